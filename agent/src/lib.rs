@@ -1,0 +1,1 @@
+//! The Headwater edge agent: sources → batcher → journal → uplink.

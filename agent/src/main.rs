@@ -1,0 +1,3 @@
+//! The `headwater-agent` program: see the library.
+
+fn main() {}

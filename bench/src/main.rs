@@ -1,0 +1,3 @@
+//! `headwater-bench`: measurements beside named peers.
+
+fn main() {}

@@ -1,0 +1,275 @@
+//! How Headwater's programs read their settings.
+//!
+//! One TOML file per program. An environment variable overrides a key of it: `HEADWATER_AGENT_UPLINK__BROKER` is
+//! `uplink.broker` for the prefix `HEADWATER_AGENT_` (two underscores stand for the dot). Unknown keys and wrong types
+//! are refused with the file, the line and, where there is one, the key that was probably meant.
+//!
+//! A program's settings are a plain `serde` struct with `#[serde(deny_unknown_fields, default)]`; times are
+//! [`Duration`] fields marked `#[serde(with = "headwater_config::duration")]`, sizes are [`ByteSize`].
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+pub use bytesize::ByteSize;
+pub use std::time::Duration;
+
+/// What can be wrong with a program's settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file's content is not what the program expects.
+    #[error("{origin}: {message}")]
+    Invalid {
+        /// The file, with the line where known, or the environment variable.
+        origin: String,
+        /// What is wrong and what was probably meant.
+        message: String,
+    },
+    /// A file with a secret cannot be read.
+    #[error("cannot read the secret in {}: {source}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Reads `path` (nothing is read where it is `None`), lays the environment's variables that begin with `prefix` over
+/// it, and makes a `T` of the result.
+///
+/// # Errors
+/// [`Error::Read`] and [`Error::Invalid`].
+pub fn load<T: DeserializeOwned>(path: Option<&Path>, prefix: &str) -> Result<T, Error> {
+    let text = match path {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.to_path_buf(), source })?,
+        None => String::new(),
+    };
+    let origin = path.map_or_else(|| "configuration".to_string(), |path| path.display().to_string());
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    parse(&text, &origin, prefix, variables)
+}
+
+/// As [`load`], of a text and variables in hand.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn parse<T: DeserializeOwned>(
+    text: &str,
+    origin: &str,
+    prefix: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, Error> {
+    // The text alone first, so that what is wrong in it is reported with its line.
+    let alone = toml::from_str::<T>(text).map_err(|error| in_file(origin, text, &error));
+    let mut overrides: Vec<(String, String)> =
+        variables.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect();
+    if overrides.is_empty() {
+        return alone;
+    }
+    overrides.sort();
+    let mut table: toml::Table = text.parse().map_err(|error| in_file(origin, text, &error))?;
+    for (name, value) in &overrides {
+        set(&mut table, name, &name[prefix.len()..], value)?;
+        // Each by itself, so that the one that is wrong is named; a file that only the environment makes complete
+        // is judged once all are laid over it.
+        if alone.is_ok() {
+            T::deserialize(table.clone()).map_err(|error| in_variable(name, &error))?;
+        }
+    }
+    T::deserialize(table).map_err(|error| match alone {
+        Err(in_file) => in_file,
+        Ok(_) => in_variable(prefix, &error),
+    })
+}
+
+/// Reads a secret from a file, without the white space at its end.
+///
+/// # Errors
+/// [`Error::Secret`].
+pub fn secret(path: &Path) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Secret { path: path.to_path_buf(), source })?;
+    Ok(text.trim_end().to_string())
+}
+
+fn set(table: &mut toml::Table, variable: &str, path: &str, value: &str) -> Result<(), Error> {
+    let lower = path.to_ascii_lowercase();
+    let mut keys: Vec<&str> = lower.split("__").collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut here = table;
+    for key in keys {
+        here = here
+            .entry(key)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| Error::Invalid {
+                origin: format!("environment variable {variable}"),
+                message: format!("`{key}` is not a table"),
+            })?;
+    }
+    // What reads as a TOML value is one (`5`, `true`, `["a"]`); anything else is a string.
+    let value = match format!("v = {value}").parse::<toml::Table>() {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("v"),
+        _ => None,
+    }
+    .unwrap_or_else(|| toml::Value::String(value.to_string()));
+    here.insert(last.to_string(), value);
+    Ok(())
+}
+
+fn in_file(origin: &str, text: &str, error: &toml::de::Error) -> Error {
+    let origin = match error.span() {
+        Some(span) => {
+            let before = text.get(..span.start).unwrap_or(text);
+            format!("{origin}, line {}", before.matches('\n').count() + 1)
+        }
+        None => origin.to_string(),
+    };
+    Error::Invalid { origin, message: with_suggestion(error.message()) }
+}
+
+fn in_variable(name: &str, error: &toml::de::Error) -> Error {
+    Error::Invalid {
+        origin: format!("environment variable {name}"),
+        message: with_suggestion(error.message()),
+    }
+}
+
+/// serde's "unknown field `a`, expected one of `b`, `c`" with the nearest of them first.
+fn with_suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    let Some(given) = quoted.next().filter(|_| unknown) else {
+        return message.trim().to_string();
+    };
+    let nearest = quoted
+        .map(|known| (strsim::damerau_levenshtein(given, known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len().max(given.len()) / 2);
+    match nearest {
+        Some((_, known)) => format!("unknown key `{given}`; did you mean `{known}`? ({})", message.trim()),
+        None => format!("unknown key `{given}` ({})", message.trim()),
+    }
+}
+
+/// Serde for [`Duration`] as people write it: `"250ms"`, `"10s"`, `"5m"`, `"2h 30m"`.
+pub mod duration {
+    use std::borrow::Cow;
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    /// Reads a duration.
+    ///
+    /// # Errors
+    /// If it is not text of that form.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(|error| {
+            D::Error::custom(format!("{text:?} is not a duration such as \"250ms\", \"10s\" or \"5m\": {error}"))
+        })
+    }
+
+    /// Writes a duration.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default, deny_unknown_fields)]
+    struct Settings {
+        device: String,
+        uplink: Uplink,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(default, deny_unknown_fields)]
+    struct Uplink {
+        broker: String,
+        window: u32,
+        #[serde(with = "duration")]
+        timeout: Duration,
+        bytes: ByteSize,
+    }
+
+    impl Default for Uplink {
+        fn default() -> Self {
+            Self {
+                broker: "localhost".into(),
+                window: 16,
+                timeout: Duration::from_secs(10),
+                bytes: ByteSize::kib(64),
+            }
+        }
+    }
+
+    fn read(text: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string()));
+        parse(text, "agent.toml", "HW_", variables).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_said() {
+        let settings = read("device = 'a'\n[uplink]\ntimeout = '1m 30s'\nbytes = '2 MiB'", &[]).unwrap();
+        assert_eq!(settings.uplink.window, 16);
+        assert_eq!(settings.uplink.timeout, Duration::from_secs(90));
+        assert_eq!(settings.uplink.bytes, ByteSize::mib(2));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_key_that_was_meant() {
+        let error = read("device = 'a'\n[uplink]\nbrocker = 'x'", &[]).unwrap_err();
+        assert!(error.starts_with("agent.toml, line 3: unknown key `brocker`; did you mean `broker`?"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_with_its_line() {
+        let error = read("[uplink]\n\nwindow = 'many'", &[]).unwrap_err();
+        assert!(error.starts_with("agent.toml, line 3: invalid type: string"), "{error}");
+        let error = read("[uplink]\ntimeout = '10 parsecs'", &[]).unwrap_err();
+        assert!(error.contains("line 2") && error.contains("is not a duration such as"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_overrides_and_is_named_when_wrong() {
+        let settings =
+            read("device = 'a'", &[("HW_UPLINK__WINDOW", "3"), ("HW_DEVICE", "gw-01"), ("OTHER", "x")]).unwrap();
+        assert_eq!((settings.device.as_str(), settings.uplink.window), ("gw-01", 3));
+        let error = read("", &[("HW_DEVICE", "ok"), ("HW_UPLINK__WINDO", "3")]).unwrap_err();
+        assert!(error.starts_with("environment variable HW_UPLINK__WINDO: unknown key"), "{error}");
+        assert!(error.contains("did you mean `window`"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load::<Settings>(Some(Path::new("/nonexistent/agent.toml")), "HW_").unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/agent.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_loses_its_line_end_only() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), " pass word \n").unwrap();
+        assert_eq!(secret(file.path()).unwrap(), " pass word");
+    }
+}

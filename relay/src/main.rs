@@ -1,0 +1,3 @@
+//! The `headwater-relay` program: see the library.
+
+fn main() {}
