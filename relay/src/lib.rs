@@ -1,1 +1,15 @@
-//! The Headwater relay: `bridge` (MQTT → Kafka), `gateway` (Kafka → WebSocket), `run` (both), `demo` (everything embedded).
+//! The Headwater relay: the cloud side between an MQTT broker, Kafka and dashboards.
+//!
+//! - [`bridge`]: MQTT → Kafka, with acknowledgements back to the agents after Kafka's delivery report.
+//! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
+//! - [`kafka`]: the connection's settings, and the topics both of them use.
+//! - [`admin`]: health and metrics on a port of their own.
+//! - [`serve`]: runs the parts of one process until it is told to stop.
+//! - [`settings`]: the one configuration file, `deploy/relay.toml`.
+
+pub mod admin;
+pub mod bridge;
+pub mod gateway;
+pub mod kafka;
+pub mod serve;
+pub mod settings;

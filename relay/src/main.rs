@@ -1,3 +1,56 @@
 //! The `headwater-relay` program: see the library.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use headwater_relay::serve::{self, Part};
+use headwater_relay::settings::Settings;
+
+/// The Headwater relay: sensor readings from MQTT through Kafka to dashboards.
+#[derive(Parser)]
+#[command(name = "headwater-relay", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bridge and gateway in one process.
+    Run(Config),
+    /// MQTT → Kafka.
+    Bridge(Config),
+    /// Kafka → WebSocket, and the dashboard page.
+    Gateway(Config),
+}
+
+#[derive(Args)]
+struct Config {
+    /// The settings (reference: deploy/relay.toml). Without it the defaults hold, and HEADWATER_RELAY_… variables.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    let (config, parts): (Config, &[Part]) = match command {
+        Command::Run(config) => (config, &[Part::Bridge, Part::Gateway]),
+        Command::Bridge(config) => (config, &[Part::Bridge]),
+        Command::Gateway(config) => (config, &[Part::Gateway]),
+    };
+    let settings = Settings::load(config.config.as_deref())?;
+    serve::log(&settings.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve::run(settings, parts))?;
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The sections `mqtt` and `bridge` of the settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_config::ByteSize;
+use serde::Deserialize;
+
+/// How the MQTT broker is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MqttSettings {
+    /// `mqtt://host:port`; the port is 1883 where it is not said.
+    pub broker: String,
+    /// The client id, unique at the broker. Empty: `headwater-relay-` and a random number.
+    pub client_id: String,
+    /// Empty: none is sent.
+    pub username: String,
+    /// The password's file.
+    pub password_file: Option<PathBuf>,
+    /// The broker is pinged when nothing else was sent for this long.
+    #[serde(with = "headwater_config::duration")]
+    pub keep_alive: Duration,
+}
+
+impl Default for MqttSettings {
+    fn default() -> Self {
+        Self {
+            broker: "mqtt://localhost:1883".into(),
+            client_id: String::new(),
+            username: String::new(),
+            password_file: None,
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+/// MQTT → Kafka.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BridgeSettings {
+    /// Bytes handed to Kafka and not yet reported as delivered. What comes beyond is dropped unacknowledged, and the
+    /// agents send it again.
+    pub in_flight: ByteSize,
+    /// A device gets at most one ack in this time.
+    #[serde(with = "headwater_config::duration")]
+    pub ack_interval: Duration,
+    /// Device states that changed are written to Kafka this often (a device going on or off line: at once).
+    #[serde(with = "headwater_config::duration")]
+    pub state_interval: Duration,
+    /// A checkpoint is written this often: it bounds what a bridge scans when it starts.
+    #[serde(with = "headwater_config::duration")]
+    pub checkpoint_interval: Duration,
+    /// How long a record may wait for Kafka before its batch is asked for again.
+    #[serde(with = "headwater_config::duration")]
+    pub delivery_timeout: Duration,
+    /// What is accepted from agents.
+    pub limits: LimitSettings,
+}
+
+impl Default for BridgeSettings {
+    fn default() -> Self {
+        Self {
+            in_flight: ByteSize::mib(64),
+            ack_interval: Duration::from_millis(20),
+            state_interval: Duration::from_secs(2),
+            checkpoint_interval: Duration::from_secs(10),
+            delivery_timeout: Duration::from_secs(30),
+            limits: LimitSettings::default(),
+        }
+    }
+}
+
+/// What is accepted from agents; anything beyond is refused with a reason.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Readings in a batch, over all columns.
+    pub readings: usize,
+    /// Columns in a batch, and series in a series set.
+    pub columns: usize,
+    /// Bytes of an MQTT payload.
+    pub frame: ByteSize,
+    /// Bytes of a batch after decompression, and in Kafka.
+    pub body: ByteSize,
+    /// Bytes of all string values of a batch.
+    pub strings: ByteSize,
+    /// Devices.
+    pub devices: usize,
+    /// Streams of one device that may still drain.
+    pub streams: usize,
+    /// Series sets of one device that are kept.
+    pub series_sets: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        let limits = headwater_proto::Limits::default();
+        Self {
+            readings: limits.readings,
+            columns: limits.columns,
+            frame: ByteSize::b(limits.frame_bytes as u64),
+            body: ByteSize::b(limits.body_bytes as u64),
+            strings: ByteSize::b(limits.string_bytes as u64),
+            devices: 100_000,
+            streams: 64,
+            series_sets: 16,
+        }
+    }
+}
+
+impl LimitSettings {
+    /// As the codec takes them.
+    pub fn codec(&self) -> headwater_proto::Limits {
+        headwater_proto::Limits {
+            readings: self.readings,
+            columns: self.columns,
+            frame_bytes: self.frame.as_u64() as usize,
+            body_bytes: self.body.as_u64() as usize,
+            string_bytes: self.strings.as_u64() as usize,
+        }
+    }
+}

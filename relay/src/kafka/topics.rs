@@ -1,0 +1,246 @@
+//! The topics: their names, their creation, and the rule that their partitions match.
+//!
+//! Telemetry, devices and commands have the same power-of-two number of partitions (≤ 256), so that a device's shard
+//! decides its partition in all three, and so that it is the partition Kafka's default partitioner picks.
+
+use std::sync::Arc;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Error, KafkaSettings};
+use crate::admin::Check;
+
+/// The topics' names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// Batches; key: device.
+    pub telemetry: String,
+    /// A state per device, compacted; key: device.
+    pub devices: String,
+    /// Commands to devices; key: device.
+    pub commands: String,
+    /// Their replies; key: device.
+    pub replies: String,
+    /// What could not be taken in, as it came.
+    pub deadletter: String,
+}
+
+impl Topics {
+    /// With this in front: `headwater` makes `headwater.telemetry`.
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            telemetry: format!("{prefix}.telemetry"),
+            devices: format!("{prefix}.devices"),
+            commands: format!("{prefix}.commands"),
+            replies: format!("{prefix}.replies"),
+            deadletter: format!("{prefix}.deadletter"),
+        }
+    }
+
+    /// All names: those whose partitions must match first.
+    pub fn all(&self) -> [&str; 5] {
+        [
+            &self.telemetry,
+            &self.devices,
+            &self.commands,
+            &self.replies,
+            &self.deadletter,
+        ]
+    }
+
+    /// How many of [`Topics::all`] are partitioned by shard.
+    pub const SHARDED: usize = 3;
+}
+
+/// Makes sure that all topics exist with matching partitions, creating what is missing where the settings say so.
+/// Returns the number of partitions.
+///
+/// # Errors
+/// [`Error::Unreachable`] while Kafka does not answer; [`Error::Topic`] and [`Error::Setting`] where only an operator can help.
+pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
+    if !settings.partitions.is_power_of_two() || settings.partitions > headwater_proto::shard::SHARDS {
+        return Err(Error::Setting {
+            key: "partitions",
+            why: format!("{} is not a power of two from 1 to 256", settings.partitions),
+        });
+    }
+    if settings.replication == 0 {
+        return Err(Error::Setting {
+            key: "replication",
+            why: "0 copies keep nothing; 1 is the least".into(),
+        });
+    }
+    let topics = settings.topics();
+    let mut found = partitions(settings).await?;
+    let sharded = found[..Topics::SHARDED].iter().copied().find(|&count| count > 0);
+    let missing: Vec<usize> = (0..found.len()).filter(|&index| found[index] == 0).collect();
+    if !missing.is_empty() {
+        if !settings.create_topics {
+            let topic = topics.all()[missing[0]].to_string();
+            let why = "does not exist; create it, or set kafka.create_topics = true".into();
+            return Err(Error::Topic { topic, why });
+        }
+        // Where some exist already, the others follow them rather than the settings.
+        let count = sharded.unwrap_or(settings.partitions);
+        create(settings, &topics, &missing, count).await?;
+        // A topic just made takes a moment to show in the metadata.
+        for _ in 0..50 {
+            found = partitions(settings).await?;
+            if found.iter().all(|&count| count > 0) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+    judge(&topics, &found)
+}
+
+/// [`ensure_topics`], again and again while Kafka does not answer, with the reason in `check`. `None` once `shutdown`.
+///
+/// # Errors
+/// Where only an operator can help.
+pub async fn await_topics(
+    settings: &KafkaSettings,
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<Option<u32>, Error> {
+    loop {
+        let attempt = tokio::select! {
+            attempt = ensure_topics(settings) => attempt,
+            () = shutdown.cancelled() => return Ok(None),
+        };
+        match attempt {
+            Ok(partitions) => return Ok(Some(partitions)),
+            Err(error) if error.is_transient() => check.failing(format!("{error}; trying again")),
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Partitions of each topic in the order of [`Topics::all`], 0 where it does not exist.
+async fn partitions(settings: &KafkaSettings) -> Result<Vec<u32>, Error> {
+    let config = settings.client_config(&[("allow.auto.create.topics", "false")])?;
+    let (topics, timeout, bootstrap) = (settings.topics(), settings.timeout, settings.bootstrap.clone());
+    let work = move || {
+        let consumer: BaseConsumer<Context> = config
+            .create_with_context(Context::default())
+            .map_err(Error::Client)?;
+        let metadata = consumer
+            .fetch_metadata(None, timeout)
+            .map_err(|source| Error::Unreachable { bootstrap, source })?;
+        let count = |name: &str| {
+            let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+            topic.map_or(0, |topic| topic.partitions().len() as u32)
+        };
+        Ok(topics.all().into_iter().map(count).collect())
+    };
+    // librdkafka's metadata call blocks.
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+async fn create(
+    settings: &KafkaSettings,
+    topics: &Topics,
+    missing: &[usize],
+    count: u32,
+) -> Result<(), Error> {
+    let config = settings.client_config(&[])?;
+    let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(config.create().map_err(Error::Client)?);
+    let names = topics.all();
+    let new: Vec<NewTopic<'_>> = missing
+        .iter()
+        .map(|&index| {
+            let partitions = if index < Topics::SHARDED { count as i32 } else { 1 };
+            let topic = NewTopic::new(
+                names[index],
+                partitions,
+                TopicReplication::Fixed(i32::from(settings.replication)),
+            );
+            if names[index] == topics.devices {
+                topic.set("cleanup.policy", "compact")
+            } else {
+                topic
+            }
+        })
+        .collect();
+    let options = AdminOptions::new()
+        .request_timeout(Some(settings.timeout))
+        .operation_timeout(Some(settings.timeout));
+    let results = admin
+        .create_topics(&new, &options)
+        .await
+        .map_err(|source| Error::Unreachable {
+            bootstrap: settings.bootstrap.clone(),
+            source,
+        })?;
+    for result in results {
+        match result {
+            // Another relay was quicker.
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => {
+                let why =
+                    format!("cannot be created: {code}; create it by hand, or look at kafka.replication");
+                return Err(Error::Topic { topic, why });
+            }
+        }
+    }
+    tracing::info!(topics = ?missing.iter().map(|&index| names[index]).collect::<Vec<_>>(), "created topics");
+    Ok(())
+}
+
+/// The rule: equal powers of two.
+fn judge(topics: &Topics, found: &[u32]) -> Result<u32, Error> {
+    let names = topics.all();
+    let first = found[0];
+    for (&name, &count) in names.iter().zip(found).take(Topics::SHARDED) {
+        let why = if count == 0 {
+            "does not exist".to_string()
+        } else if !count.is_power_of_two() || count > headwater_proto::shard::SHARDS {
+            format!(
+                "has {count} partitions; it must be a power of two up to 256, so that a device's shard decides its \
+                 partition. Create it anew, or choose another kafka.prefix"
+            )
+        } else if count != first {
+            format!(
+                "has {count} partitions but {} has {first}; they must match. Add partitions to the smaller, or create \
+                 it anew",
+                names[0]
+            )
+        } else {
+            continue;
+        };
+        return Err(Error::Topic {
+            topic: name.to_string(),
+            why,
+        });
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_must_be_equal_powers_of_two() {
+        let topics = Topics::new("hw");
+        assert_eq!(judge(&topics, &[8, 8, 8, 1, 3]).unwrap(), 8);
+        let why = |found: &[u32]| judge(&topics, found).unwrap_err().to_string();
+        assert!(why(&[6, 6, 6, 1, 1]).starts_with("topic hw.telemetry: has 6 partitions"));
+        assert!(
+            why(&[8, 4, 8, 1, 1]).starts_with("topic hw.devices: has 4 partitions but hw.telemetry has 8")
+        );
+        assert!(why(&[512, 512, 512, 1, 1]).contains("power of two up to 256"));
+        assert!(why(&[8, 8, 0, 1, 1]).contains("hw.commands: does not exist"));
+    }
+}

@@ -1,0 +1,147 @@
+//! Runs the parts of one process until it is told to stop.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin::{self, Monitor};
+use crate::settings::{LogFormat, LogSettings, Settings};
+use crate::{bridge, gateway};
+
+/// A part of the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// MQTT → Kafka.
+    Bridge,
+    /// Kafka → WebSocket.
+    Gateway,
+}
+
+/// What ends the process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `log.level` is not one.
+    #[error("log.level {given:?}: {source}")]
+    Log {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// A port cannot be had.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Bind {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The system gives no signals, or a listener failed.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// The bridge ended.
+    #[error("bridge: {0}")]
+    Bridge(#[from] bridge::Error),
+    /// The gateway ended.
+    #[error("gateway: {0}")]
+    Gateway(#[from] gateway::Error),
+}
+
+/// Sets up logging to standard error.
+///
+/// # Errors
+/// [`Error::Log`].
+pub fn log(settings: &LogSettings) -> Result<(), Error> {
+    let filter = EnvFilter::try_new(&settings.level).map_err(|source| Error::Log {
+        given: settings.level.clone(),
+        source,
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// Runs these parts until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Where only an operator can help: a taken port, topics that do not fit. An absent broker is waited for.
+pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
+    let monitor = Monitor::new();
+    let shutdown = CancellationToken::new();
+    let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+
+    let listener = bind("admin.listen", settings.admin.listen).await?;
+    tracing::info!("health and metrics on http://{}", listener.local_addr()?);
+    let (of_admin, stop) = (monitor.clone(), shutdown.clone());
+    tasks.spawn(async move { Ok(admin::serve(listener, of_admin, stop).await?) });
+
+    if parts.contains(&Part::Gateway) {
+        let listener = bind("gateway.listen", settings.gateway.listen).await?;
+        tracing::info!("dashboards on http://{}", listener.local_addr()?);
+        let (gateway, kafka) = (settings.gateway, settings.kafka.clone());
+        let (monitor, stop) = (monitor.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            Ok(gateway::run(gateway, kafka, monitor, axum::Router::new(), listener, stop).await?)
+        });
+    }
+    if parts.contains(&Part::Bridge) {
+        let (bridge, mqtt, kafka) = (settings.bridge, settings.mqtt, settings.kafka);
+        let (monitor, stop) = (monitor.clone(), shutdown.clone());
+        tasks.spawn(async move { Ok(bridge::run(bridge, mqtt, kafka, monitor, stop).await?) });
+    }
+
+    let result = tokio::select! {
+        signal = stop_signal() => signal.map_err(Error::System).map(|name| tracing::info!("{name}: stopping")),
+        // A part that ends by itself takes the process with it: better restarted whole than running in half.
+        Some(ended) = tasks.join_next() => flatten(ended),
+    };
+    shutdown.cancel();
+    let mut result = result;
+    while let Some(ended) = tasks.join_next().await {
+        result = result.and(flatten(ended));
+    }
+    result
+}
+
+/// Binds, with the setting in the error.
+///
+/// # Errors
+/// [`Error::Bind`].
+pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Bind { key, address, source })
+}
+
+/// Waits for SIGINT or SIGTERM and returns its name.
+///
+/// # Errors
+/// If the system gives no signals.
+pub async fn stop_signal() -> std::io::Result<&'static str> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    })
+}
+
+fn flatten(ended: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    match ended {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Ok(()),
+    }
+}
