@@ -1,0 +1,515 @@
+//! The agent's settings. `deploy/agent.toml` is the annotated reference; a test keeps it equal to the defaults here.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use headwater_config::{ByteSize, Duration};
+use headwater_proto::frame;
+use serde::{Deserialize, Deserializer};
+
+use crate::Error;
+use crate::broker::Broker;
+
+/// What an environment variable that overrides a key begins with: `HEADWATER_AGENT_UPLINK__BROKER`.
+pub const ENVIRONMENT_PREFIX: &str = "HEADWATER_AGENT_";
+
+/// All settings of an agent.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The device's name, as [`headwater_proto::name::check_device`] allows it. `None`: the host's name.
+    pub device: Option<String>,
+    /// When a batch is closed.
+    pub batch: Batch,
+    /// The way to the relay.
+    pub uplink: Uplink,
+    /// Where batches wait for their acknowledgement.
+    pub journal: Journal,
+    /// Where readings come from; at least one.
+    #[serde(rename = "source")]
+    pub sources: Vec<Source>,
+}
+
+/// A batch is closed by whichever of these is reached first.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// This many readings. Default 4,000; 1 to 100,000.
+    pub readings: usize,
+    /// About this many bytes before encoding: 8 a number, its length a string. Default 64 KiB.
+    pub bytes: ByteSize,
+    /// This long after its first reading. Default 10 s.
+    #[serde(with = "headwater_config::duration")]
+    pub age: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            readings: 4_000,
+            bytes: ByteSize::kib(64),
+            age: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The way to the relay.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Uplink {
+    /// `mqtt://host:port`; the port may be left out (1883). Default `mqtt://localhost:1883`.
+    pub broker: String,
+    /// The MQTT client id. `None`: the device's name.
+    pub client_id: Option<String>,
+    /// The MQTT user name. `None`: no credentials are sent.
+    pub user: Option<String>,
+    /// File with the password of `user`. `None`: an empty one.
+    pub password_file: Option<PathBuf>,
+    /// How often the connection is probed while nothing else is sent. Default 30 s; whole seconds, 1 s to 18 h.
+    #[serde(with = "headwater_config::duration")]
+    pub keep_alive: Duration,
+    /// What may be sent ahead of the relay's acknowledgement.
+    pub window: Window,
+    /// No acknowledgement for this long: go back to the last acknowledged batch and send again. Default 10 s.
+    #[serde(with = "headwater_config::duration")]
+    pub ack_timeout: Duration,
+    /// Waiting time between attempts to connect.
+    pub backoff: Backoff,
+    /// How long a stop waits for what is not yet acknowledged. Default 5 s.
+    #[serde(with = "headwater_config::duration")]
+    pub stop_timeout: Duration,
+    /// How batches are encoded on the link. Default `postcard`.
+    pub encoding: Encoding,
+    /// How batches are compressed on the link. Default `deflate`.
+    pub compression: Compression,
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            broker: "mqtt://localhost:1883".into(),
+            client_id: None,
+            user: None,
+            password_file: None,
+            keep_alive: Duration::from_secs(30),
+            window: Window::default(),
+            ack_timeout: Duration::from_secs(10),
+            backoff: Backoff::default(),
+            stop_timeout: Duration::from_secs(5),
+            encoding: Encoding::default(),
+            compression: Compression::default(),
+        }
+    }
+}
+
+/// What may be sent ahead of the relay's acknowledgement. One batch may always, however large.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Window {
+    /// Batches. Default 32; at least 1.
+    pub batches: usize,
+    /// Bytes of encoded batches. Default 256 KiB.
+    pub bytes: ByteSize,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            batches: 32,
+            bytes: ByteSize::kib(256),
+        }
+    }
+}
+
+/// Waiting time between attempts to connect: random between 0 and a bound that doubles from `min` to `max` (full
+/// jitter), so that a fleet does not return all at once.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Backoff {
+    /// The first bound. Default 1 s.
+    #[serde(with = "headwater_config::duration")]
+    pub min: Duration,
+    /// The last bound. Default 60 s.
+    #[serde(with = "headwater_config::duration")]
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How batches are encoded on the link.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// The open form.
+    Protobuf,
+    /// The dense form.
+    #[default]
+    Postcard,
+}
+
+impl From<Encoding> for frame::Encoding {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Protobuf => Self::Protobuf,
+            Encoding::Postcard => Self::Postcard,
+        }
+    }
+}
+
+/// How batches are compressed on the link.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Where it shrinks them.
+    #[default]
+    Deflate,
+}
+
+impl From<Compression> for frame::Compression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Self::None,
+            Compression::Deflate => Self::Deflate,
+        }
+    }
+}
+
+/// Where batches wait for their acknowledgement.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    /// What waiting batches may take in memory; beyond it the oldest make way, and a loss record stands in their
+    /// place. Default 8 MiB.
+    pub memory: ByteSize,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize::mib(8),
+        }
+    }
+}
+
+/// Where readings come from.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Source {
+    /// This machine's own figures.
+    System(SystemSource),
+    /// A recorded trace.
+    Replay(ReplaySource),
+    /// Made-up sensors.
+    Simulated(SimulatedSource),
+}
+
+/// This machine's own figures: CPU, memory, load, disks, network, temperatures.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct SystemSource {
+    /// Put before every metric's name. Default empty.
+    pub prefix: String,
+    /// Time between samples. Default 10 s.
+    #[serde(with = "headwater_config::duration")]
+    pub interval: Duration,
+    /// What is sampled. Default all.
+    pub groups: Vec<SystemGroup>,
+}
+
+impl Default for SystemSource {
+    fn default() -> Self {
+        Self {
+            prefix: String::new(),
+            interval: Duration::from_secs(10),
+            groups: SystemGroup::ALL.to_vec(),
+        }
+    }
+}
+
+/// A group of this machine's figures.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SystemGroup {
+    /// `cpu.usage`.
+    Cpu,
+    /// `memory.used`, `memory.available`, `swap.used`.
+    Memory,
+    /// `load.1m`, `load.5m`, `load.15m`, `uptime`.
+    Load,
+    /// `disk.<mount>.used`, `disk.<mount>.free`.
+    Disks,
+    /// `net.<interface>.rx`, `net.<interface>.tx`.
+    Network,
+    /// `temperature.<sensor>`.
+    Temperatures,
+}
+
+impl SystemGroup {
+    /// Every group.
+    pub const ALL: [Self; 6] = [
+        Self::Cpu,
+        Self::Memory,
+        Self::Load,
+        Self::Disks,
+        Self::Network,
+        Self::Temperatures,
+    ];
+}
+
+/// A recorded trace: CSV with a column `time_ms` (Unix epoch, milliseconds) and a column per metric; an empty field
+/// is no reading.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplaySource {
+    /// Put before every metric's name. Default empty.
+    pub prefix: String,
+    /// The trace; in the file the key is `path`.
+    #[serde(rename = "path")]
+    pub trace: Trace,
+    /// How fast. Default its own speed.
+    pub speed: Speed,
+    /// What follows the last row. Default `loop`.
+    pub at_end: AtEnd,
+    /// How readings are stamped. Default `now`.
+    pub times: ReplayTimes,
+    /// Units by column name (UCUM); a column that is not named has none.
+    pub units: BTreeMap<String, String>,
+}
+
+/// Where a trace is.
+#[derive(Clone, PartialEq)]
+pub enum Trace {
+    /// In a file.
+    File(PathBuf),
+    /// In memory: only for programs that embed the agent.
+    Text(Cow<'static, str>),
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self::File(PathBuf::new())
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Trace {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        PathBuf::deserialize(deserializer).map(Self::File)
+    }
+}
+
+/// How fast a trace is replayed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Speed {
+    /// As many times its own speed; in the file a number.
+    Factor(f64),
+    /// As fast as the agent takes it; in the file `"max"`.
+    Max,
+}
+
+impl Default for Speed {
+    fn default() -> Self {
+        Self::Factor(1.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Speed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Speed;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number greater than 0 or \"max\"")
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, factor: f64) -> Result<Speed, E> {
+                if factor.is_finite() && factor > 0.0 {
+                    Ok(Speed::Factor(factor))
+                } else {
+                    Err(E::invalid_value(serde::de::Unexpected::Float(factor), &self))
+                }
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, factor: i64) -> Result<Speed, E> {
+                self.visit_f64(factor as f64)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, factor: u64) -> Result<Speed, E> {
+                self.visit_f64(factor as f64)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Speed, E> {
+                match text {
+                    "max" => Ok(Speed::Max),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// What follows the last row of a trace.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum AtEnd {
+    /// Its first row.
+    #[default]
+    Loop,
+    /// Nothing.
+    Stop,
+}
+
+/// How replayed readings are stamped.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplayTimes {
+    /// From now on, at the trace's own spacing divided by the speed (at speed `max`: at its own spacing, so they
+    /// run ahead of the clock).
+    #[default]
+    Now,
+    /// As in the trace.
+    Original,
+}
+
+/// Made-up sensors: seeded random walks at the resolution of real parts.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimulatedSource {
+    /// Put before every metric's name. Default empty.
+    pub prefix: String,
+    /// Time between samples. Default 1 s.
+    #[serde(with = "headwater_config::duration")]
+    pub interval: Duration,
+    /// How many sensors. Default 8; 1 to 10,000.
+    pub sensors: usize,
+    /// The same seed walks the same way. `None`: made from the device's name.
+    pub seed: Option<u64>,
+    /// The step between neighbouring values, a decimal of at most 6 digits such as 0.01. `None`: each kind of sensor
+    /// its own.
+    pub resolution: Option<f64>,
+    /// Mean time between a sensor's outages; 0: none. Default 0.
+    #[serde(with = "headwater_config::duration")]
+    pub outage_every: Duration,
+    /// Mean length of an outage. Default 30 s.
+    #[serde(with = "headwater_config::duration")]
+    pub outage_for: Duration,
+}
+
+impl Default for SimulatedSource {
+    fn default() -> Self {
+        Self {
+            prefix: String::new(),
+            interval: Duration::from_secs(1),
+            sensors: 8,
+            seed: None,
+            resolution: None,
+            outage_every: Duration::ZERO,
+            outage_for: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the settings from a file, under the environment's variables.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        Ok(headwater_config::load(Some(path), ENVIRONMENT_PREFIX)?)
+    }
+
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], which names the key, its value and what is allowed; [`Error::Broker`].
+    pub fn check(&self) -> Result<(), Error> {
+        let setting = |key: &str, why: String| {
+            Err(Error::Setting {
+                key: key.to_string(),
+                why,
+            })
+        };
+        if self.sources.is_empty() {
+            return setting("source", "there is none; add a [[source]] table".into());
+        }
+        if !(1..=100_000).contains(&self.batch.readings) {
+            return setting(
+                "batch.readings",
+                format!("{} is not in 1..=100000", self.batch.readings),
+            );
+        }
+        for (key, bytes) in [
+            ("batch.bytes", self.batch.bytes),
+            ("uplink.window.bytes", self.uplink.window.bytes),
+            ("journal.memory", self.journal.memory),
+        ] {
+            if bytes.as_u64() < 1024 {
+                return setting(key, format!("{bytes} is less than 1 KiB"));
+            }
+        }
+        if self.uplink.window.batches == 0 {
+            return setting(
+                "uplink.window.batches",
+                "0 would send nothing; give at least 1".into(),
+            );
+        }
+        for (key, duration) in [
+            ("batch.age", self.batch.age),
+            ("uplink.ack_timeout", self.uplink.ack_timeout),
+            ("uplink.backoff.min", self.uplink.backoff.min),
+        ] {
+            if duration.is_zero() {
+                return setting(key, "0 is not allowed".into());
+            }
+        }
+        if self.uplink.backoff.max < self.uplink.backoff.min {
+            return setting("uplink.backoff.max", "it is less than uplink.backoff.min".into());
+        }
+        let keep_alive = self.uplink.keep_alive;
+        if keep_alive.subsec_nanos() != 0 || !(1..=u64::from(u16::MAX)).contains(&keep_alive.as_secs()) {
+            return setting(
+                "uplink.keep_alive",
+                format!("{keep_alive:?} is not whole seconds in 1..=65535"),
+            );
+        }
+        if self.uplink.password_file.is_some() && self.uplink.user.is_none() {
+            return setting(
+                "uplink.password_file",
+                "there is no uplink.user whose password it is".into(),
+            );
+        }
+        Broker::parse(&self.uplink.broker)?;
+        Ok(())
+    }
+
+    /// A hash of the settings in force, so that a fleet's page can tell which boxes differ.
+    pub fn hash(&self) -> String {
+        let hash = format!("{self:?}")
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("{hash:016x}")
+    }
+}

@@ -1,0 +1,108 @@
+//! What can keep an agent from starting, or end it.
+
+use std::path::PathBuf;
+
+/// What was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The settings or a secret cannot be read.
+    #[error(transparent)]
+    Config(#[from] headwater_config::Error),
+    /// A setting has a value that is not allowed.
+    #[error("setting `{key}`: {why}")]
+    Setting {
+        /// The key, dotted.
+        key: String,
+        /// What is wrong with it, and what is allowed.
+        why: String,
+    },
+    /// The broker's address cannot be used.
+    #[error("setting `uplink.broker`: {address:?} {why}")]
+    Broker {
+        /// As it was given.
+        address: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The device's name is not allowed.
+    #[error("{source}; set `device` in the configuration")]
+    Device {
+        /// What is wrong with it.
+        source: headwater_proto::Error,
+    },
+    /// There is neither `device` nor a host name to take in its place.
+    #[error("this host has no name that could be the device's; set `device` in the configuration")]
+    NoDevice,
+    /// The source is not part of this build.
+    #[error(
+        "source {number} is of type \"{kind}\", which this build leaves out; build with the feature `{feature}`"
+    )]
+    SourceLeftOut {
+        /// Its position among the [[source]] tables, from 1.
+        number: usize,
+        /// Its type.
+        kind: &'static str,
+        /// The cargo feature that holds it.
+        feature: &'static str,
+    },
+    /// The source cannot be opened.
+    #[error("source {number} ({kind}): {source}")]
+    Source {
+        /// Its position among the [[source]] tables, from 1.
+        number: usize,
+        /// Its type.
+        kind: &'static str,
+        /// Why.
+        source: SourceError,
+    },
+    /// The system gives no random numbers, without which no stream can be told from another.
+    #[error("the system gives no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// A thread or a runtime cannot be started.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What can be wrong with a source.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// A setting of it has a value that is not allowed.
+    #[error("setting `{key}`: {why}")]
+    Setting {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it, and what is allowed.
+        why: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{origin}: {why}")]
+    Content {
+        /// The file, with the line where known.
+        origin: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The system does not tell its figures.
+    #[error("the system does not tell its {what}: {why}")]
+    System {
+        /// Which figures.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+}

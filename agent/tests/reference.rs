@@ -1,0 +1,135 @@
+//! `deploy/agent.toml` is the reference: what it shows is what holds.
+
+use headwater_agent::config::{
+    Config, ENVIRONMENT_PREFIX, ReplaySource, SimulatedSource, Source, SystemSource, Trace,
+};
+
+const REFERENCE: &str = include_str!("../../deploy/agent.toml");
+
+fn parse(text: &str) -> Config {
+    headwater_config::parse(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap()
+}
+
+/// The reference with its switched-off keys switched on.
+fn everything() -> String {
+    REFERENCE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '[') => rest,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn it_is_exactly_the_defaults_and_a_system_source() {
+    let expected = Config {
+        sources: vec![Source::System(SystemSource::default())],
+        ..Config::default()
+    };
+    let config = parse(REFERENCE);
+    assert_eq!(config, expected);
+    config.check().unwrap();
+}
+
+#[test]
+fn what_it_switches_off_is_understood_and_shows_the_defaults() {
+    let config = parse(&everything());
+    config.check().unwrap();
+    assert_eq!(config.device.as_deref(), Some("gw-01"));
+    assert_eq!(config.uplink.user.as_deref(), Some("gw-01"));
+    let [
+        Source::System(_),
+        Source::Replay(replay),
+        Source::Simulated(simulated),
+    ] = &config.sources[..]
+    else {
+        panic!("{:?}", config.sources);
+    };
+    assert_eq!(replay.units["cabinet_temp_c"], "Cel");
+    let shown = ReplaySource {
+        trace: Trace::default(),
+        units: Default::default(),
+        ..replay.clone()
+    };
+    assert_eq!(shown, ReplaySource::default());
+    let shown = SimulatedSource {
+        seed: None,
+        resolution: None,
+        ..simulated.clone()
+    };
+    assert_eq!(shown, SimulatedSource::default());
+}
+
+/// Every field of the settings stands in the reference: a new one cannot be forgotten there.
+#[test]
+fn every_key_stands_in_it() {
+    let debug = format!("{:?}", parse(&everything()));
+    let keys = debug.split(|c: char| !(c.is_ascii_lowercase() || c == '_' || c == ':'));
+    let mut seen = 0;
+    for key in keys
+        .filter_map(|word| word.strip_suffix(':'))
+        .filter(|key| !key.is_empty())
+    {
+        let key = match key {
+            "sources" => "[[source]]",
+            "trace" => "path",
+            "cabinet_temp_c" => continue,
+            key => key,
+        };
+        assert!(REFERENCE.contains(key), "{key} is missing from deploy/agent.toml");
+        seen += 1;
+    }
+    assert!(seen > 30, "{seen} keys");
+}
+
+#[test]
+fn an_unknown_key_in_a_source_is_refused_with_what_was_meant() {
+    let text = "[[source]]\ntype = 'simulated'\nintervall = '1s'";
+    let error = headwater_config::parse::<Config>(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap_err();
+    assert!(error.to_string().contains("did you mean `interval`"), "{error}");
+    let text = "[[source]]\ntype = 'systen'";
+    let error = headwater_config::parse::<Config>(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap_err();
+    assert!(error.to_string().contains("did you mean `system`"), "{error}");
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused_by_key() {
+    let source = "[[source]]\ntype = 'simulated'\n";
+    for (text, part) in [
+        (String::new(), "setting `source`: there is none"),
+        (
+            format!("[batch]\nreadings = 0\n{source}"),
+            "setting `batch.readings`: 0 is not in",
+        ),
+        (format!("[batch]\nage = '0s'\n{source}"), "setting `batch.age`"),
+        (
+            format!("[uplink.window]\nbatches = 0\n{source}"),
+            "setting `uplink.window.batches`",
+        ),
+        (
+            format!("[uplink]\nkeep_alive = '1500ms'\n{source}"),
+            "setting `uplink.keep_alive`",
+        ),
+        (
+            format!("[uplink.backoff]\nmin = '2s'\nmax = '1s'\n{source}"),
+            "setting `uplink.backoff.max`",
+        ),
+        (
+            format!("[uplink]\npassword_file = 'x'\n{source}"),
+            "setting `uplink.password_file`",
+        ),
+        (
+            format!("[journal]\nmemory = '1B'\n{source}"),
+            "setting `journal.memory`",
+        ),
+        (
+            format!("[uplink]\nbroker = 'localhost'\n{source}"),
+            "setting `uplink.broker`: \"localhost\" has no scheme",
+        ),
+    ] {
+        let error = parse(&text).check().unwrap_err().to_string();
+        assert!(error.starts_with(part), "{text}: {error}");
+    }
+}
