@@ -23,7 +23,9 @@ pub enum Error {
         why: String,
     },
     /// The envelope's version, encoding or compression is unknown to this build.
-    #[error("envelope byte {byte:#04x}: {field} {value} is not known to this version; upgrade the receiver or lower the sender's setting")]
+    #[error(
+        "envelope byte {byte:#04x}: {field} {value} is not known to this version; upgrade the receiver or lower the sender's setting"
+    )]
     Envelope {
         /// The envelope byte.
         byte: u8,

@@ -1,19 +1,35 @@
 //! The payload of an MQTT data message.
 //!
 //! ```text
-//! envelope  1 byte   version (bits 7..4: 1) | encoding (bits 3..2) | compression (bits 1..0)
-//! stream    varint   the stream's short number, from the agent's hello
-//! seq       varint
-//! body      rest     the batch without device, stream and seq; columns named by a series set
+//! envelope    1 byte   version (bits 7..4: 1) | encoding (bits 3..2) | compression (bits 1..0)
+//! stream      varint   the stream's short number, from the agent's hello
+//! seq         varint
+//! series set  4 bytes  the hash of the set that names the columns, little-endian; 0 for a loss record
+//! body        rest     the batch without device, stream and seq, encoded and compressed as the envelope says
 //! ```
 //!
-//! The header stands outside of encoding and compression, so that a duplicate is told without decoding the body.
+//! encoding 0 is protobuf ([`crate::protobuf`]), 1 postcard (the dense form); compression 0 is none, 1 raw
+//! deflate. What stands before the body is outside of encoding and compression, so that a duplicate is told, and a
+//! missing series set asked for, without decoding it.
 
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::model::{Batch, Body};
-use crate::series::SeriesSet;
-use crate::{Error, Limits};
+use miniz_oxide::deflate::compress_to_vec;
+use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
+
+use crate::limits::within;
+use crate::model::{Body, Readings};
+use crate::series::{Series, SeriesSet};
+use crate::{Error, Limits, protobuf, varint};
+
+const VERSION: u8 = 1;
+const HASH_BYTES: usize = 4;
+/// Envelope, stream and seq at their longest.
+const HEADER_MAX: usize = 1 + 5 + 10;
+const DEFLATE_LEVEL: u8 = 6;
 
 /// How a body is encoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +61,7 @@ pub struct Sealed {
     pub envelope: u8,
     /// The series set that names its columns; 0 for a loss record.
     pub series_set: u32,
-    /// The body's bytes.
+    /// The hash of the series set and the body's bytes.
     pub body: Vec<u8>,
 }
 
@@ -58,26 +74,87 @@ pub struct Frame<'a> {
     pub short: u32,
     /// The sequence number.
     pub seq: u64,
-    /// The body's bytes, encoded and compressed as the envelope says.
+    /// What follows the header: the hash of the series set, then the body as the envelope says.
     pub body: &'a [u8],
 }
 
-/// Encodes a body. Its columns must all be in `series` (metric, unit and type).
+/// Encodes a body. Its columns must all be in `series` (metric, unit and type). Compressed is only what gets smaller
+/// by it; the envelope says what was done.
 ///
 /// # Errors
-/// [`Error::Malformed`] for a column that is not in the set, [`Error::Limit`] where a limit is passed.
+/// [`Error::Malformed`] for a column that is not in the set or not whole, [`Error::Limit`] where a limit is passed.
 pub fn seal(
     body: &Body,
     series: &SeriesSet,
-    _encoding: Encoding,
-    _compression: Compression,
-    _limits: &Limits,
+    encoding: Encoding,
+    compression: Compression,
+    limits: &Limits,
 ) -> Result<Sealed, Error> {
-    let batch = Batch { body: body.clone(), ..Batch::default() };
-    let series_set = if matches!(body, Body::Loss(_)) { 0 } else { series.hash() };
-    let mut bytes = series_set.to_le_bytes().to_vec();
-    bytes.extend(crate::protobuf::encode(&batch));
-    Ok(Sealed { envelope: CONTROL_ENVELOPE, series_set, body: bytes })
+    let (series_set, index_of) = match body {
+        Body::Loss(_) => (0, Vec::new()),
+        Body::Readings(readings) => {
+            limits.check(readings)?;
+            (series.hash(), places(readings, series)?)
+        }
+    };
+    let plain = match encoding {
+        Encoding::Protobuf | Encoding::Postcard => protobuf::encode_body(body, &index_of),
+    };
+    within("body_bytes", plain.len(), limits.body_bytes)?;
+    let mut bytes = Vec::with_capacity(HASH_BYTES + plain.len());
+    bytes.extend_from_slice(&series_set.to_le_bytes());
+    let deflated = match compression {
+        Compression::Deflate => {
+            Some(compress_to_vec(&plain, DEFLATE_LEVEL)).filter(|bytes| bytes.len() < plain.len())
+        }
+        Compression::None => None,
+    };
+    let envelope = (VERSION << 4) | u8::from(deflated.is_some());
+    bytes.extend_from_slice(deflated.as_deref().unwrap_or(&plain));
+    within("frame_bytes", HEADER_MAX + bytes.len(), limits.frame_bytes)?;
+    Ok(Sealed {
+        envelope,
+        series_set,
+        body: bytes,
+    })
+}
+
+/// Where each column stands in the set. Columns in the set's order are found at once.
+fn places(readings: &Readings, series: &SeriesSet) -> Result<Vec<u32>, Error> {
+    let series = series.series();
+    let mut index = BTreeMap::new();
+    let mut next = 0;
+    let mut out = Vec::with_capacity(readings.columns.len());
+    for (at, column) in readings.columns.iter().enumerate() {
+        let value_type = column.values.value_type();
+        let is_it = |series: &Series| {
+            series.metric == column.metric && series.unit == column.unit && series.value_type == value_type
+        };
+        if !series.get(next).is_some_and(is_it) {
+            if index.is_empty() {
+                index.extend(
+                    series
+                        .iter()
+                        .zip(0usize..)
+                        .map(|(s, at)| ((&*s.metric, &*s.unit, s.value_type), at)),
+                );
+            }
+            next = *index
+                .get(&(&*column.metric, &*column.unit, value_type))
+                .ok_or_else(|| {
+                    let unit = &column.unit;
+                    let why =
+                        format!("{value_type:?} in unit {unit:?} is not in the series set; make a new set");
+                    Error::Malformed {
+                        what: format!("column {at} ({})", column.metric),
+                        why,
+                    }
+                })?;
+        }
+        out.push(next as u32);
+        next += 1;
+    }
+    Ok(out)
 }
 
 impl Sealed {
@@ -85,8 +162,8 @@ impl Sealed {
     pub fn frame(&self, short: u32, seq: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 16);
         out.push(self.envelope);
-        put_varint(&mut out, u64::from(short));
-        put_varint(&mut out, seq);
+        varint::put(&mut out, u64::from(short));
+        varint::put(&mut out, seq);
         out.extend_from_slice(&self.body);
         out
     }
@@ -94,31 +171,111 @@ impl Sealed {
 
 impl<'a> Frame<'a> {
     /// Reads envelope and header.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a frame over the limit, [`Error::Envelope`] for an unknown version, [`Error::Truncated`].
     pub fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self, Error> {
         if bytes.len() > limits.frame_bytes {
-            return Err(Error::Limit { what: "frame_bytes", actual: bytes.len(), limit: limits.frame_bytes });
+            return Err(Error::Limit {
+                what: "frame_bytes",
+                actual: bytes.len(),
+                limit: limits.frame_bytes,
+            });
         }
-        let (&envelope, rest) = bytes.split_first().ok_or(Error::Truncated { what: "envelope", at: 0 })?;
-        if envelope >> 4 != 1 {
-            return Err(Error::Envelope { byte: envelope, field: "version", value: envelope >> 4 });
+        let (&envelope, rest) = bytes.split_first().ok_or(Error::Truncated {
+            what: "envelope",
+            at: 0,
+        })?;
+        if envelope >> 4 != VERSION {
+            return Err(Error::Envelope {
+                byte: envelope,
+                field: "version",
+                value: envelope >> 4,
+            });
         }
         let mut rest = rest;
-        let short = get_varint(&mut rest).ok_or(Error::Truncated { what: "stream", at: 1 })?;
-        let seq = get_varint(&mut rest)
-            .ok_or(Error::Truncated { what: "seq", at: bytes.len() - rest.len() })?;
-        Ok(Self { envelope, short: short as u32, seq, body: rest })
+        let short = varint::get(&mut rest).ok_or(Error::Truncated {
+            what: "stream",
+            at: 1,
+        })?;
+        let short = u32::try_from(short).map_err(|_| Error::Malformed {
+            what: String::from("stream"),
+            why: format!("short number {short} is over 32 bits"),
+        })?;
+        let at = bytes.len() - rest.len();
+        let seq = varint::get(&mut rest).ok_or(Error::Truncated { what: "seq", at })?;
+        Ok(Self {
+            envelope,
+            short,
+            seq,
+            body: rest,
+        })
     }
 
     /// The hash of the series set that names the columns, without decoding the readings; 0 for a loss record.
     pub fn series_set(&self) -> Result<u32, Error> {
-        let bytes = self.body.get(..4).ok_or(Error::Truncated { what: "series set", at: self.body.len() })?;
-        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        match self.body.first_chunk() {
+            Some(bytes) => Ok(u32::from_le_bytes(*bytes)),
+            None => Err(Error::Truncated {
+                what: "series set",
+                at: self.body.len(),
+            }),
+        }
     }
 
     /// Decodes the body. `series` must be the set that [`Frame::series_set`] names, or `None` for 0.
-    pub fn body(&self, _series: Option<&SeriesSet>, limits: &Limits) -> Result<Body, Error> {
-        let bytes = self.body.get(4..).ok_or(Error::Truncated { what: "series set", at: self.body.len() })?;
-        Ok(crate::protobuf::decode(bytes, limits)?.body)
+    ///
+    /// # Errors
+    /// [`Error::UnknownSeriesSet`] if it is another set; [`Error::Envelope`], [`Error::Limit`], [`Error::Truncated`]
+    /// or [`Error::Malformed`] for what the bytes are.
+    pub fn body(&self, series: Option<&SeriesSet>, limits: &Limits) -> Result<Body, Error> {
+        let hash = self.series_set()?;
+        let none;
+        let series = match series {
+            Some(series) if series.hash() == hash => series,
+            None if hash == 0 => {
+                none = SeriesSet::new(Vec::new(), 0);
+                &none
+            }
+            _ => return Err(Error::UnknownSeriesSet { hash }),
+        };
+        let bytes = &self.body[HASH_BYTES..];
+        let inflated;
+        let bytes = match self.envelope & 3 {
+            0 => bytes,
+            1 => {
+                inflated =
+                    decompress_to_vec_with_limit(bytes, limits.body_bytes).map_err(|error| {
+                        match error.status {
+                            TINFLStatus::HasMoreOutput => Error::Limit {
+                                what: "body_bytes",
+                                actual: limits.body_bytes + 1,
+                                limit: limits.body_bytes,
+                            },
+                            status => Error::Malformed {
+                                what: String::from("deflated body"),
+                                why: format!("{status:?} after {} bytes came out", error.output.len()),
+                            },
+                        }
+                    })?;
+                &inflated
+            }
+            value => {
+                return Err(Error::Envelope {
+                    byte: self.envelope,
+                    field: "compression",
+                    value,
+                });
+            }
+        };
+        match (self.envelope >> 2) & 3 {
+            0 => protobuf::decode_body(bytes, series, limits),
+            value => Err(Error::Envelope {
+                byte: self.envelope,
+                field: "encoding",
+                value,
+            }),
+        }
     }
 }
 
@@ -136,30 +293,13 @@ pub fn open_control<M: prost::Message + Default>(what: &'static str, bytes: &[u8
     match bytes.split_first() {
         None => Err(Error::Truncated { what, at: 0 }),
         Some((&CONTROL_ENVELOPE, rest)) => M::decode(rest).map_err(|error| Error::Malformed {
-            what: alloc::string::String::from(what),
-            why: alloc::format!("{error}"),
+            what: String::from(what),
+            why: format!("{error}"),
         }),
-        Some((&byte, _)) => Err(Error::Envelope { byte, field: "version", value: byte >> 4 }),
+        Some((&byte, _)) => Err(Error::Envelope {
+            byte,
+            field: "version",
+            value: byte >> 4,
+        }),
     }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn get_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }

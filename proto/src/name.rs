@@ -16,12 +16,19 @@ pub fn check_device(name: &str) -> Result<(), Error> {
         "it is longer than 128 bytes"
     } else if !name.as_bytes()[0].is_ascii_alphanumeric() {
         "it must begin with a letter or a digit (A-Z a-z 0-9)"
-    } else if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b)) {
+    } else if !name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
+    {
         "only A-Z a-z 0-9 . _ : - are allowed"
     } else {
         return Ok(());
     };
-    Err(Error::Name { kind: "device", name: name.chars().take(64).collect(), why })
+    Err(Error::Name {
+        kind: "device",
+        name: name.chars().take(64).collect(),
+        why,
+    })
 }
 
 /// A metric's name: 1 to 256 bytes of UTF-8 without control characters.
@@ -35,5 +42,9 @@ pub fn check_metric(name: &str) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::Name { kind: "metric", name: name.chars().take(64).collect(), why })
+    Err(Error::Name {
+        kind: "metric",
+        name: name.chars().take(64).collect(),
+        why,
+    })
 }

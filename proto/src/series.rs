@@ -48,7 +48,11 @@ impl SeriesSet {
             }
             hash = fnv1a(hash, &[series.value_type as u8]);
         }
-        Self { hash: hash.max(1), salt, series }
+        Self {
+            hash: hash.max(1),
+            salt,
+            series,
+        }
     }
 
     /// What frames call it by. Never 0.
@@ -73,13 +77,21 @@ impl SeriesSet {
                 ValueType::String => pb::ValueType::String,
             } as i32,
         });
-        pb::SeriesSet { hash: self.hash, salt: self.salt, series: series.collect() }
+        pb::SeriesSet {
+            hash: self.hash,
+            salt: self.salt,
+            series: series.collect(),
+        }
     }
 
     /// Checks what was received: limits, names, types, and that the hash is right.
     pub fn from_pb(message: pb::SeriesSet, limits: &Limits) -> Result<Self, Error> {
         if message.series.len() > limits.columns {
-            return Err(Error::Limit { what: "columns", actual: message.series.len(), limit: limits.columns });
+            return Err(Error::Limit {
+                what: "columns",
+                actual: message.series.len(),
+                limit: limits.columns,
+            });
         }
         let mut series = Vec::with_capacity(message.series.len());
         for entry in message.series {
@@ -96,7 +108,11 @@ impl SeriesSet {
                     });
                 }
             };
-            series.push(Series { metric: entry.metric, unit: entry.unit, value_type });
+            series.push(Series {
+                metric: entry.metric,
+                unit: entry.unit,
+                value_type,
+            });
         }
         let set = Self::new(series, message.salt);
         if set.hash != message.hash {
