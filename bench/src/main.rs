@@ -1,3 +1,65 @@
 //! `headwater-bench`: measurements beside named peers.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use headwater_bench::{table, trace};
+
+/// Measurements beside named peers. For readings per second: cargo bench -p headwater-bench.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bytes per reading of JSON, protobuf rows, Sparkplug B, pco and Headwater's forms.
+    Encode {
+        /// CSV files: time_ms, then a column per metric. Without any: the traces of the repository.
+        files: Vec<PathBuf>,
+        /// Rows of the file per batch; may be given several times [default: 10, 60 and 480].
+        #[arg(long)]
+        rows: Vec<usize>,
+        /// Fail if a promise about sizes is not kept.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let Command::Encode {
+        mut files,
+        mut rows,
+        check,
+    } = Arguments::parse().command;
+    if files.is_empty() {
+        files = trace::own()?;
+    }
+    if rows.is_empty() {
+        rows = vec![10, 60, 480];
+    }
+    if rows.contains(&0) {
+        bail!("--rows 0: a batch has at least one row");
+    }
+    let mut shortfalls = Vec::new();
+    for rows in rows {
+        let all = files
+            .iter()
+            .map(|file| table::of(file, rows))
+            .collect::<Result<Vec<_>>>()?;
+        table::print(&all);
+        shortfalls.extend(all.iter().flat_map(table::Totals::shortfalls));
+    }
+    for shortfall in &shortfalls {
+        println!("over: {shortfall}");
+    }
+    Ok(if check && !shortfalls.is_empty() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}

@@ -23,7 +23,7 @@ use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 use crate::limits::within;
 use crate::model::{Body, Readings};
 use crate::series::{Series, SeriesSet};
-use crate::{Error, Limits, protobuf, varint};
+use crate::{Error, Limits, dense, protobuf, varint};
 
 const VERSION: u8 = 1;
 const HASH_BYTES: usize = 4;
@@ -98,7 +98,8 @@ pub fn seal(
         }
     };
     let plain = match encoding {
-        Encoding::Protobuf | Encoding::Postcard => protobuf::encode_body(body, &index_of),
+        Encoding::Protobuf => protobuf::encode_body(body, &index_of),
+        Encoding::Postcard => dense::encode(body, &index_of, series.series().len()),
     };
     within("body_bytes", plain.len(), limits.body_bytes)?;
     let mut bytes = Vec::with_capacity(HASH_BYTES + plain.len());
@@ -109,7 +110,7 @@ pub fn seal(
         }
         Compression::None => None,
     };
-    let envelope = (VERSION << 4) | u8::from(deflated.is_some());
+    let envelope = (VERSION << 4) | ((encoding as u8) << 2) | u8::from(deflated.is_some());
     bytes.extend_from_slice(deflated.as_deref().unwrap_or(&plain));
     within("frame_bytes", HEADER_MAX + bytes.len(), limits.frame_bytes)?;
     Ok(Sealed {
@@ -270,6 +271,7 @@ impl<'a> Frame<'a> {
         };
         match (self.envelope >> 2) & 3 {
             0 => protobuf::decode_body(bytes, series, limits),
+            1 => dense::decode(bytes, series, limits),
             value => Err(Error::Envelope {
                 byte: self.envelope,
                 field: "encoding",

@@ -13,6 +13,7 @@
 extern crate alloc;
 
 mod decimal;
+mod dense;
 pub mod error;
 pub mod frame;
 pub mod limits;

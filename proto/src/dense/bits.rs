@@ -1,0 +1,151 @@
+//! Bits, least significant first, and the numbers written in them.
+
+use alloc::vec::Vec;
+
+/// Writes bits.
+#[derive(Default)]
+pub(super) struct Writer {
+    out: Vec<u8>,
+    word: u64,
+    used: u32,
+}
+
+impl Writer {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self {
+            out: Vec::with_capacity(bytes),
+            word: 0,
+            used: 0,
+        }
+    }
+
+    /// The low `width` bits of `value`, whose other bits are 0; `width` ≤ 64.
+    #[inline(always)]
+    pub(super) fn put(&mut self, value: u64, width: u32) {
+        self.word |= value << self.used;
+        let used = self.used + width;
+        if used < 64 {
+            self.used = used;
+        } else {
+            self.out.extend_from_slice(&self.word.to_le_bytes());
+            self.word = value.checked_shr(64 - self.used).unwrap_or(0);
+            self.used = used - 64;
+        }
+    }
+
+    /// A number of unknown size: 6 bits with its length less one (0 counts as one bit), then its bits but the highest.
+    pub(super) fn number(&mut self, value: u64) {
+        let length = (value | 1).ilog2() + 1;
+        self.put(u64::from(length - 1), 6);
+        if length == 1 {
+            self.put(value, 1);
+        } else {
+            self.put(value & !(1 << (length - 1)), length - 1);
+        }
+    }
+
+    /// A number that is mostly 0 or small: groups of three bits, each followed by a bit that says whether more come.
+    pub(super) fn small(&mut self, mut value: u64) {
+        while value >= 8 {
+            self.put(value & 7 | 8, 4);
+            value >>= 3;
+        }
+        self.put(value, 4);
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.put(u64::from(*byte), 8);
+        }
+    }
+
+    /// The bytes; the last is filled with 0 bits.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        let bytes = self.used.div_ceil(8) as usize;
+        self.out.extend_from_slice(&self.word.to_le_bytes()[..bytes]);
+        self.out
+    }
+}
+
+/// Reads bits. Beyond the end there are zeros; whoever reads asks [`Reader::overrun`] before trusting them.
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// The next 57 bits or more, without moving on.
+    #[inline(always)]
+    pub(super) fn peek(&self) -> u64 {
+        let (byte, bit) = (self.at / 8, self.at % 8);
+        let word = match self.bytes.get(byte..).and_then(|rest| rest.first_chunk()) {
+            Some(chunk) => u64::from_le_bytes(*chunk),
+            None => self.tail(byte),
+        };
+        word >> bit
+    }
+
+    #[cold]
+    fn tail(&self, byte: usize) -> u64 {
+        let rest = self.bytes.get(byte..).unwrap_or_default();
+        let mut word = [0; 8];
+        word[..rest.len()].copy_from_slice(rest);
+        u64::from_le_bytes(word)
+    }
+
+    #[inline(always)]
+    pub(super) fn skip(&mut self, bits: u32) {
+        self.at += bits as usize;
+    }
+
+    /// The next `width` ≤ 64 bits.
+    #[inline(always)]
+    pub(super) fn get(&mut self, width: u32) -> u64 {
+        if width > 56 {
+            let low = self.get(32);
+            return low | self.get(width - 32) << 32;
+        }
+        let value = self.peek() & ((1 << width) - 1);
+        self.skip(width);
+        value
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        match self.get(6) as u32 {
+            0 => self.get(1),
+            length => self.get(length) | 1 << length,
+        }
+    }
+
+    /// Bits beyond 64 are dropped.
+    pub(super) fn small(&mut self) -> u64 {
+        let mut value = 0;
+        for shift in (0..64).step_by(3) {
+            let group = self.get(4);
+            value |= (group & 7) << shift;
+            if group < 8 {
+                break;
+            }
+        }
+        value
+    }
+
+    /// Whether more was read than there is.
+    pub(super) fn overrun(&self) -> bool {
+        self.at > self.bytes.len() * 8
+    }
+
+    /// How many bits are left.
+    pub(super) fn left(&self) -> usize {
+        (self.bytes.len() * 8).saturating_sub(self.at)
+    }
+
+    /// Where it stands, in bytes.
+    pub(super) fn at_byte(&self) -> usize {
+        self.at / 8
+    }
+}
