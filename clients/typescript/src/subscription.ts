@@ -1,0 +1,242 @@
+/** One subscription: its place in the log, its handler, and the frames that wait for it. */
+
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { Batch } from "./batch.js";
+import { advance, type Cursor, toPositions } from "./cursor.js";
+import type { DataFrame } from "./frame.js";
+import { type DevicePresence, Mode, StartSchema, type SubscribeSchema } from "./gen/headwater/v1/live_pb.js";
+import { matcher } from "./glob.js";
+
+/** What to subscribe to. */
+export interface SubscribeOptions {
+  /** Globs over device names: `*`, `?`, `[a-z]`, `{a,b}`. Absent or empty: all the token allows. */
+  devices?: string[];
+  /** Globs over metric names. Absent or empty: all. */
+  metrics?: string[];
+  /**
+   * `all` (the default): every batch in order. `latest`: the newest value per device and metric, at a bounded rate.
+   * `presence`: which devices there are, and how they are.
+   */
+  mode?: "all" | "latest" | "presence";
+  /**
+   * `now` (the default); `snapshot`: the current state, then what follows; a time: everything that arrived at or
+   * after it; a cursor that an earlier subscription, on any gateway, left.
+   */
+  start?: "now" | "snapshot" | { timeUs: number } | { cursor: Cursor };
+  /** `latest`, `presence`: at most one frame in this time, milliseconds. Default 250. */
+  intervalMs?: number;
+}
+
+/** What could not be delivered. */
+export interface Gap {
+  partition: number;
+  fromOffset: number;
+  /** Exclusive. */
+  toOffset: number;
+  reason: "unspecified" | "retention" | "unreadable" | "reset";
+}
+
+/** What a handler gets. */
+export type SubscriptionEvent =
+  | {
+      type: "batch";
+      batch: Batch;
+      partition: number;
+      offset: number;
+      /** When the bridge took it in, microseconds since the Unix epoch. */
+      arrivalUs: number;
+    }
+  /** `latest`, and the snapshot that `start: "snapshot"` begins with. More merged than batches: some were overwritten. */
+  | { type: "latest"; batches: Batch[]; merged: number; snapshot: boolean }
+  | { type: "presence"; devices: DevicePresence[]; snapshot: boolean; complete: boolean }
+  /** Nothing between these offsets can be delivered any more. */
+  | { type: "gap"; gap: Gap }
+  /** Everything up to the end of the log has been delivered; what follows is live. Comes again now and then. */
+  | { type: "caught-up" };
+
+/** May be asynchronous: a frame is acknowledged when its handlers are done with it. */
+export type Handler = (event: SubscriptionEvent) => void | Promise<void>;
+
+/** A frame on its way through a handler. */
+export interface Item {
+  event: SubscriptionEvent;
+  /** How the position moves when it is handled. */
+  moves?: { to: Cursor; back?: boolean };
+  /** Called once, when the handler is done with it or never will be. */
+  done: () => void;
+}
+
+export class Subscription implements AsyncIterable<SubscriptionEvent> {
+  /** Its number in the connection. */
+  readonly id: number;
+  /** The filter number that the server gave it in the present connection; null: none yet. */
+  filter: number | null = null;
+  private readonly options: SubscribeOptions;
+  private readonly matches: (device: string) => boolean;
+  private readonly leave: () => void;
+  private readonly failed: (error: unknown) => void;
+  private handler: Handler | null;
+  /** Where the server has to go on: everything before it is here, handled or waiting. */
+  private received: Cursor | null = null;
+  private handled: Cursor = {};
+  private begun = false;
+  private queue: Item[] = [];
+  private running = false;
+  private ended = false;
+  private wake: (() => void) | null = null;
+
+  constructor(
+    id: number,
+    options: SubscribeOptions,
+    handler: Handler | null,
+    hooks: { leave: () => void; failed: (error: unknown) => void },
+  ) {
+    this.id = id;
+    this.options = options;
+    this.matches = matcher(options.devices ?? []);
+    matcher(options.metrics ?? []);
+    this.handler = handler;
+    this.leave = hooks.leave;
+    this.failed = hooks.failed;
+  }
+
+  /** Where it stands: everything before has been handled. Store it to go on there later. */
+  get cursor(): Cursor {
+    return { ...this.handled };
+  }
+
+  /** Ends it. Frames that are on their way are dropped (and acknowledged). */
+  close(): void {
+    if (this.ended) return;
+    this.ended = true;
+    this.leave();
+    const dropped = this.queue;
+    this.queue = [];
+    for (const item of dropped) item.done();
+    this.wake?.();
+  }
+
+  /**
+   * Events one by one, for a subscription without a handler. An event counts as handled when the next one is asked
+   * for; leaving the loop ends the subscription.
+   */
+  async *[Symbol.asyncIterator](): AsyncGenerator<SubscriptionEvent, void, void> {
+    if (this.handler) throw new TypeError("this subscription has a handler; iterate over one without");
+    let held: Item | undefined;
+    try {
+      for (;;) {
+        const item = this.queue.shift();
+        if (item) {
+          held = item;
+          yield item.event;
+          held = undefined;
+          this.finish(item);
+        } else if (this.ended) {
+          return;
+        } else {
+          await new Promise<void>((resolve) => {
+            this.wake = resolve;
+          });
+          this.wake = null;
+        }
+      }
+    } finally {
+      // The loop was left at this event: not handled, so the cursor stays before it.
+      held?.done();
+      this.close();
+    }
+  }
+
+  /** The Subscribe message that begins it, or goes on where it stands. */
+  request(): MessageInitShape<typeof SubscribeSchema> {
+    const { devices = [], metrics = [], mode = "all", start = "now", intervalMs = 0 } = this.options;
+    let at: MessageInitShape<typeof StartSchema>["at"];
+    if (mode === "all" && this.received && (start !== "snapshot" || this.begun)) {
+      at = { case: "cursor", value: { positions: toPositions(this.received) } };
+    } else if (start === "now") at = { case: "now", value: true };
+    else if (start === "snapshot") at = { case: "snapshot", value: true };
+    else if ("timeUs" in start) at = { case: "timeUs", value: BigInt(Math.round(start.timeUs)) };
+    else at = { case: "cursor", value: { positions: toPositions(start.cursor) } };
+    return {
+      id: this.id,
+      devices,
+      metrics,
+      mode: mode === "all" ? Mode.ALL : mode === "latest" ? Mode.LATEST : Mode.PRESENCE,
+      start: create(StartSchema, { at }),
+      intervalMs,
+    };
+  }
+
+  /** The server accepted it. */
+  subscribed(filter: number, cursor: Cursor): void {
+    this.filter = filter;
+    if (this.received && (this.begun || this.options.start !== "snapshot")) {
+      advance(this.received, cursor);
+    } else {
+      this.received = { ...cursor };
+      advance(this.handled, cursor);
+    }
+  }
+
+  /** Whether this frame is its own and new; if so its position moves. */
+  takes(frame: DataFrame, device: string): boolean {
+    if (this.ended || this.filter !== frame.filter || this.received === null) return false;
+    if ((this.options.mode ?? "all") !== "all" || !this.matches(device)) return false;
+    if (frame.offset < (this.received[frame.partition] ?? 0)) return false;
+    this.received[frame.partition] = frame.offset + 1;
+    this.begun = true;
+    return true;
+  }
+
+  /** A gap or the end of the log moves the position too; `back`: the log begins anew. */
+  moved(to: Cursor, back = false): void {
+    this.received ??= {};
+    if (back) Object.assign(this.received, to);
+    else advance(this.received, to);
+  }
+
+  /** What came before is complete: after a reconnect it goes on at its cursor. */
+  begin(): void {
+    this.begun = true;
+  }
+
+  push(item: Item): void {
+    if (this.ended) {
+      item.done();
+      return;
+    }
+    this.queue.push(item);
+    if (!this.handler) this.wake?.();
+    else if (!this.running) this.run(this.handler);
+  }
+
+  /** Hands the waiting frames over, in order. Stays synchronous for as long as the handler does. */
+  private run(handler: Handler): void {
+    this.running = true;
+    for (;;) {
+      const item = this.queue.shift();
+      if (!item) break;
+      let result: unknown;
+      try {
+        result = handler(item.event);
+      } catch (error) {
+        this.failed(error);
+      }
+      if (result instanceof Promise) {
+        result.catch(this.failed).then(() => {
+          this.finish(item);
+          this.run(handler);
+        });
+        return;
+      }
+      this.finish(item);
+    }
+    this.running = false;
+  }
+
+  private finish(item: Item): void {
+    if (item.moves?.back) Object.assign(this.handled, item.moves.to);
+    else if (item.moves) advance(this.handled, item.moves.to);
+    item.done();
+  }
+}

@@ -1,0 +1,294 @@
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { WebSocket } from "ws";
+import manifest from "../package.json" with { type: "json" };
+import {
+  type Connection,
+  type ConnectOptions,
+  connect,
+  type Status,
+  type SubscriptionEvent,
+} from "../src/index.js";
+import type { WebSocketConstructor } from "../src/options.js";
+import { VERSION } from "../src/session.js";
+import { Relay } from "./relay.js";
+
+let relay: Relay;
+let open: Connection[] = [];
+
+beforeEach(async () => {
+  relay = await Relay.start();
+});
+
+afterEach(async () => {
+  for (const connection of open) connection.close();
+  open = [];
+  await relay.stop();
+  expect(relay.faults).toEqual([]);
+});
+
+function dial(options: Partial<ConnectOptions> = {}): Connection {
+  const connection = connect({
+    url: relay.url,
+    WebSocket: WebSocket as unknown as WebSocketConstructor,
+    backoff: { baseMs: 20, capMs: 50 },
+    ...options,
+  });
+  open.push(connection);
+  return connection;
+}
+
+function statuses(connection: Connection): Status[] {
+  const seen: Status[] = [];
+  connection.on("status", (status) => seen.push(status));
+  return seen;
+}
+
+async function until(what: () => boolean): Promise<void> {
+  for (const end = Date.now() + 4000; !what(); ) {
+    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+const batch = (seq: number, device = "a") => ({ device, stream: 7n, seq: BigInt(seq) });
+const append = (count: number, from = 1, partition = 0, device = "a") => {
+  for (let seq = from; seq < from + count; seq++) relay.append(partition, batch(seq, device));
+};
+
+/** The sequence numbers of the batches among events. */
+function seqs(events: SubscriptionEvent[]): number[] {
+  return events.flatMap((event) => (event.type === "batch" ? [Number(event.batch.seq)] : []));
+}
+
+const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1);
+
+describe("a subscription", () => {
+  it("delivers every batch in order, within the window, and acknowledges exactly", async () => {
+    append(500);
+    const connection = dial({ window: { frames: 16, bytes: 1000 } });
+    const events: SubscriptionEvent[] = [];
+    connection.subscribe({ start: { timeUs: 0 } }, (event) => void events.push(event));
+    await until(() => seqs(events).length === 500);
+    expect(seqs(events)).toEqual(upTo(500));
+    await until(() => relay.acks.at(-1)?.frames === 500);
+    expect(relay.most.frames).toBeLessThanOrEqual(16);
+    // At half a window: about 500 / 8 acknowledgements, not one a frame.
+    expect(relay.acks.length).toBeLessThan(80);
+    expect(connection.stats?.unacked.frames).toBe(0);
+  });
+
+  it("acknowledges after an asynchronous handler, and another one's frames meanwhile", async () => {
+    append(10);
+    append(10, 1, 1, "b");
+    const connection = dial({ window: { frames: 256 } });
+    let release: () => void = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const slow: number[] = [];
+    const quick: SubscriptionEvent[] = [];
+    connection.subscribe({ devices: ["a"], start: { timeUs: 0 } }, async (event) => {
+      if (event.type !== "batch") return;
+      if (event.batch.seq === 3n) await held;
+      slow.push(Number(event.batch.seq));
+    });
+    connection.subscribe({ devices: ["b"], start: { timeUs: 0 } }, (event) => void quick.push(event));
+    await until(() => quick.length === 11);
+    await until(() => relay.acks.at(-1)?.frames === 12);
+    expect(slow).toEqual([1, 2]);
+    release();
+    await until(() => relay.acks.at(-1)?.frames === 20);
+    expect(slow).toEqual(upTo(10));
+  });
+
+  it("goes on at its cursor after broken lines, with no hole and no repeat", async () => {
+    const connection = dial({ window: { frames: 8 } });
+    const events: SubscriptionEvent[] = [];
+    const subscription = connection.subscribe({ start: { timeUs: 0 } }, async (event) => {
+      events.push(event);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    });
+    for (let round = 0; round < 8; round++) {
+      append(25, 1 + round * 25, round % 2);
+      await until(() => seqs(events).length > round * 25 + (round % 3) * 10);
+      relay.break();
+    }
+    await until(() => seqs(events).length >= 200);
+    expect([...seqs(events)].sort((a, b) => a - b)).toEqual(upTo(200));
+    await until(() => subscription.cursor[0] === 100 && subscription.cursor[1] === 100);
+    expect(connection.stats?.connections).toBeGreaterThan(4);
+  });
+
+  it("can be gone through with for await, and goes on elsewhere with its cursor", async () => {
+    append(20);
+    const connection = dial();
+    const subscription = connection.subscribe({ start: { timeUs: 0 } });
+    const first: number[] = [];
+    for await (const event of subscription) {
+      if (event.type !== "batch") continue;
+      first.push(Number(event.batch.seq));
+      if (event.batch.seq === 7n) break;
+    }
+    // The seventh was not handled when the loop was left.
+    expect(subscription.cursor).toEqual({ 0: 6, 1: 0 });
+    const events: SubscriptionEvent[] = [];
+    dial().subscribe({ start: { cursor: subscription.cursor } }, (event) => void events.push(event));
+    await until(() => seqs(events).length === 14);
+    expect([...first.slice(0, 6), ...seqs(events)]).toEqual(upTo(20));
+    // What the left loop did not take is acknowledged all the same.
+    await until(() => relay.acks.some((ack) => ack.frames === 20));
+  });
+
+  it("survives a handler that throws, and tells", async () => {
+    append(3);
+    const connection = dial();
+    const errors: string[] = [];
+    connection.on("error", ({ error }) => errors.push(error.message));
+    const seen: bigint[] = [];
+    connection.subscribe({ start: { timeUs: 0 } }, (event) => {
+      if (event.type !== "batch") return;
+      seen.push(event.batch.seq);
+      if (event.batch.seq === 2n) throw new Error("two");
+    });
+    await until(() => seen.length === 3);
+    expect(errors).toEqual(["two"]);
+  });
+
+  it("tells a batch that cannot be read as a gap", async () => {
+    append(1);
+    relay.log[0].push(new Uint8Array([0x2a, 0x7f]));
+    relay.devices[0].push("a");
+    append(1, 2);
+    const connection = dial();
+    const gaps: number[] = [];
+    const events: SubscriptionEvent[] = [];
+    connection.on("gap", ({ gap }) => gaps.push(gap.fromOffset));
+    connection.subscribe({ start: { timeUs: 0 } }, (event) => void events.push(event));
+    await until(() => seqs(events).length === 2);
+    expect(gaps).toEqual([1]);
+    await until(() => relay.acks.at(-1)?.frames === 3);
+  });
+
+  it("starts again where the log was made anew", async () => {
+    append(30);
+    const connection = dial();
+    const events: SubscriptionEvent[] = [];
+    connection.subscribe({}, (event) => void events.push(event));
+    await until(() => events.length === 1);
+    relay.send({ case: "gap", value: { id: 1, partition: 0, fromOffset: 30n, toOffset: 0n, reason: 3 } });
+    const value = { filter: 0, partition: 0, offset: 0n, batch: relay.log[0][0] };
+    relay.send({ case: "data", value });
+    // Sent past the window's count: not for the acknowledgements of this test.
+    await until(() => seqs(events).length === 1);
+    relay.faults = [];
+    connection.close();
+  });
+});
+
+describe("a connection", () => {
+  it("notices a relay that went silent", async () => {
+    const connection = dial({ pingMs: 30, staleMs: 60 });
+    const seen = statuses(connection);
+    await until(() => connection.status.state === "open");
+    relay.deaf = true;
+    await until(() =>
+      seen.some((status) => status.state === "waiting" && /no answer/.test(status.error.message)),
+    );
+    relay.deaf = false;
+    await until(() => connection.status.state === "open");
+  });
+
+  it("stops at a refused token instead of trying for ever", async () => {
+    relay.judge = () => 4401;
+    const connection = dial({ token: "old" });
+    await until(() => connection.status.state === "closed");
+    expect(connection.status).toMatchObject({ error: { code: 4401, remedy: "token" } });
+    expect(relay.hellos).toEqual(["old"]);
+  });
+
+  it("asks for a fresh token once, and goes on with it", async () => {
+    let issued = 0;
+    relay.judge = (token) => (token === "token 2" ? 0 : 4401);
+    const connection = dial({ token: async () => `token ${++issued}` });
+    await until(() => connection.status.state === "open");
+    expect(relay.hellos).toEqual(["token 1", "token 2"]);
+  });
+
+  it("replaces a token in band before it expires", async () => {
+    let issued = 0;
+    relay.tokenExpiresUs = BigInt(Date.now() + 200) * 1000n;
+    dial({ token: () => `token ${++issued}` });
+    await until(() => relay.hellos.length === 2);
+    expect(relay.hellos).toEqual(["token 1", "token 2"]);
+  });
+
+  it("ends for good where another try cannot help", async () => {
+    const connection = dial();
+    await until(() => connection.status.state === "open");
+    relay.break(4403);
+    await until(() => connection.status.state === "closed");
+    expect(connection.status).toMatchObject({ error: { code: 4403 } });
+  });
+
+  it("tells goodbye and waits as long as it was asked to", async () => {
+    const connection = dial();
+    const goodbyes: string[] = [];
+    connection.on("goodbye", ({ reason }) => goodbyes.push(reason));
+    const seen = statuses(connection);
+    await until(() => connection.status.state === "open");
+    relay.send({ case: "goodbye", value: { reason: "restart", retryAfterMs: 70 } });
+    relay.break(1001);
+    await until(() => connection.status.state === "waiting");
+    const waiting = seen.find((status) => status.state === "waiting");
+    expect(waiting).toMatchObject({ error: { code: 1001 } });
+    expect(waiting?.state === "waiting" && waiting.delayMs).toBeGreaterThanOrEqual(70);
+    expect(goodbyes).toEqual(["restart"]);
+  });
+
+  it("measures the round trip, the clocks' difference and the wire", async () => {
+    const connection = dial();
+    await until(() => connection.stats?.roundTripMs != null);
+    const stats = connection.stats!;
+    expect(stats.wire?.bytes).toBe(77);
+    expect(Math.abs(stats.clockOffsetMs!)).toBeLessThan(200);
+    expect(stats.compressed).toBe(true);
+  });
+
+  it("holds everything back while paused, and loses nothing", async () => {
+    const connection = dial();
+    const events: SubscriptionEvent[] = [];
+    connection.subscribe({}, (event) => void events.push(event));
+    await until(() => events.length === 1);
+    connection.pause();
+    await until(() => relay.acks.length > 0);
+    append(5);
+    await new Promise((resolve) => setTimeout(resolve, 80));
+    expect(seqs(events)).toEqual([]);
+    connection.resume();
+    await until(() => seqs(events).length === 5);
+  });
+
+  it("shows the fleet", async () => {
+    const connection = dial();
+    for await (const event of connection.subscribe({ mode: "presence" })) {
+      expect(event).toMatchObject({
+        type: "presence",
+        snapshot: true,
+        complete: true,
+        devices: [{ device: "a" }],
+      });
+      break;
+    }
+  });
+
+  it("says where there is no WebSocket, and names its version", () => {
+    expect(VERSION).toBe(manifest.version);
+    const had = globalThis.WebSocket;
+    try {
+      Reflect.deleteProperty(globalThis, "WebSocket");
+      expect(() => connect({ url: "ws://127.0.0.1:1" })).toThrow(/no WebSocket/);
+    } finally {
+      if (had) globalThis.WebSocket = had;
+    }
+  });
+});

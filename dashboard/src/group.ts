@@ -1,0 +1,59 @@
+/** Which metrics share a chart: those of one family and one unit, up to as many as an eye can tell apart. Pure. */
+
+export interface Named {
+  metric: string;
+  unit: string;
+}
+
+export interface Group<T extends Named> {
+  key: string;
+  /** What its metrics' names have in common; the metric itself if it is alone. */
+  title: string;
+  unit: string;
+  members: T[];
+}
+
+const MOST = 6;
+
+/** Groups in the order of their names, members likewise. */
+export function group<T extends Named>(all: readonly T[]): Group<T>[] {
+  const sorted = [...all].sort((a, b) => compare(a.metric, b.metric));
+  const families = new Map<string, T[]>();
+  for (const each of sorted) {
+    const key = `${family(each.metric)}|${each.unit}`;
+    const members = families.get(key);
+    if (members) members.push(each);
+    else families.set(key, [each]);
+  }
+  const groups: Group<T>[] = [];
+  for (const [key, members] of families) {
+    const parts = Math.ceil(members.length / MOST);
+    const size = Math.ceil(members.length / parts);
+    for (let part = 0; part < parts; part++) {
+      const some = members.slice(part * size, (part + 1) * size);
+      const title = some.length === 1 ? some[0].metric : family(some[0].metric);
+      groups.push({ key: `${key}|${part}`, title, unit: some[0].unit, members: some });
+    }
+  }
+  return groups;
+}
+
+/** A metric's name without its last part. */
+function family(metric: string): string {
+  const cut = Math.max(...[".", "/", "_", "-", ":"].map((mark) => metric.lastIndexOf(mark)));
+  const digits = /\d+$/.exec(metric);
+  if (cut <= 0) return digits && digits.index > 0 ? metric.slice(0, digits.index) : metric;
+  return metric.slice(0, cut);
+}
+
+/** A member's name beside its group's title. */
+export function label(metric: string, title: string): string {
+  if (metric === title || !metric.startsWith(title)) return metric;
+  return metric.slice(title.length).replace(/^[./_:-]/, "") || metric;
+}
+
+const collator = new Intl.Collator("en", { numeric: true });
+
+export function compare(a: string, b: string): number {
+  return collator.compare(a, b);
+}
