@@ -36,15 +36,13 @@ pub enum Error {
     NoDevice,
     /// The source is not part of this build.
     #[error(
-        "source {number} is of type \"{kind}\", which this build leaves out; build with the feature `{feature}`"
+        "source {number} is of type \"{kind}\", which this build leaves out; build with the feature `source-{kind}`"
     )]
     SourceLeftOut {
         /// Its position among the [[source]] tables, from 1.
         number: usize,
         /// Its type.
         kind: &'static str,
-        /// The cargo feature that holds it.
-        feature: &'static str,
     },
     /// The source cannot be opened.
     #[error("source {number} ({kind}): {source}")]

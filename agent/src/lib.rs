@@ -3,13 +3,24 @@
 //! One file per noun; what decides is plain structs with time as an argument, what waits is tokio:
 //!
 //! - [`config`]: the settings.
+//! - `source`: where readings come from; one file per kind, each behind its cargo feature.
+//! - `batcher`, `sealer`: readings become batches, and batches become encoded entries no larger than a frame.
+//! - `journal`: where they wait until the relay has acknowledged them.
+//! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::connection` is the socket.
 //! - [`agent`]: the driver that ties the parts together; the public face of this crate.
 
 pub mod agent;
+mod batcher;
 mod broker;
+mod clock;
 pub mod config;
 pub mod error;
+mod host;
+mod journal;
+mod sealer;
+mod source;
 pub mod stats;
+mod uplink;
 
 pub use agent::Agent;
 pub use config::Config;

@@ -7,7 +7,7 @@ use headwater_agent::config::{
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
 
 fn parse(text: &str) -> Config {
-    headwater_config::parse(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap()
+    headwater_config::parse(text, "agent.toml", ENVIRONMENT_PREFIX, []).expect("the text parses")
 }
 
 /// The reference with its switched-off keys switched on.

@@ -1,0 +1,89 @@
+//! Ticks at whole multiples of an interval since the Unix epoch, so that sources of one interval share their ticks and a
+//! batch stores one time column for all of them.
+
+use std::time::Duration;
+
+use crate::clock::now_us;
+
+/// When to sample.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    interval_us: i64,
+}
+
+impl Schedule {
+    /// Every `interval`, at least a millisecond.
+    pub(crate) fn every(interval: Duration) -> Self {
+        Self {
+            interval_us: i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1_000),
+        }
+    }
+
+    /// The first tick after `now_us`.
+    pub(crate) fn after(self, now_us: i64) -> i64 {
+        (now_us.div_euclid(self.interval_us) + 1).saturating_mul(self.interval_us)
+    }
+
+    /// The newest tick that is not after `now_us`.
+    fn upto(self, now_us: i64) -> i64 {
+        now_us.div_euclid(self.interval_us) * self.interval_us
+    }
+
+    /// Waits for the next tick after `previous_us` and returns it. Ticks that passed meanwhile are skipped; a clock that is
+    /// set back by more than an interval starts the schedule anew.
+    pub(crate) async fn tick(self, previous_us: Option<i64>) -> i64 {
+        let start = now_us();
+        let mut due = self.after(start);
+        if let Some(previous) =
+            previous_us.filter(|previous| *previous >= due && *previous - due < self.interval_us)
+        {
+            due = previous + self.interval_us;
+        }
+        sleep_until(due).await;
+        // More than one interval late: a suspended machine, a clock set forward.
+        due.max(self.upto(now_us()))
+    }
+}
+
+/// Sleeps until the wall clock shows `due_us`.
+pub(crate) async fn sleep_until(due_us: i64) {
+    loop {
+        let left = due_us - now_us();
+        if left <= 0 {
+            return;
+        }
+        // In pieces, so that a clock set forward is noticed.
+        let left = Duration::from_micros(left.unsigned_abs());
+        tokio::time::sleep(left.min(Duration::from_secs(10))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_multiples_of_the_interval() {
+        let schedule = Schedule::every(Duration::from_secs(10));
+        assert_eq!(schedule.after(0), 10_000_000);
+        assert_eq!(schedule.after(9_999_999), 10_000_000);
+        assert_eq!(schedule.after(10_000_000), 20_000_000);
+        assert_eq!(schedule.upto(19_999_999), 10_000_000);
+        assert_eq!(schedule.after(-1), 0);
+    }
+
+    #[tokio::test]
+    async fn a_tick_comes_once_and_not_early() {
+        let schedule = Schedule::every(Duration::from_millis(20));
+        let mut previous = None;
+        for _ in 0..5 {
+            let tick = schedule.tick(previous).await;
+            assert!(now_us() >= tick && tick % 20_000 == 0);
+            assert!(
+                previous.is_none_or(|previous| tick > previous),
+                "{previous:?} {tick}"
+            );
+            previous = Some(tick);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The agent against a real broker (Mosquitto) and a small scripted relay.
+
+#[path = "broker/bridge.rs"]
+mod bridge;
+#[path = "broker/mosquitto.rs"]
+mod mosquitto;
+
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use headwater_agent::config::{AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, Trace};
+use headwater_agent::{Agent, AgentHandle, AgentStats, Config};
+use headwater_proto::{Body, LossReason};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use bridge::Bridge;
+use mosquitto::Mosquitto;
+
+/// Rows of two metrics, a millisecond apart.
+fn trace(rows: usize) -> String {
+    let mut text = "time_ms,a,b\n".to_string();
+    for row in 0..rows {
+        writeln!(text, "{},{},{}.25", 1_700_000_000_000 + row, row, row).unwrap();
+    }
+    text
+}
+
+fn expected(rows: usize, metric: &str) -> Vec<(i64, String)> {
+    let value = |row| {
+        if metric == "a" {
+            format!("{row}")
+        } else {
+            format!("{row}.25")
+        }
+    };
+    (0..rows)
+        .map(|row| ((1_700_000_000_000 + row as i64) * 1000, value(row)))
+        .collect()
+}
+
+fn config(address: &str, rows: usize) -> Config {
+    let mut config = Config {
+        device: Some("gw-01".into()),
+        ..Config::default()
+    };
+    config.uplink.broker = address.into();
+    config.uplink.ack_timeout = Duration::from_secs(1);
+    config.uplink.backoff.min = Duration::from_millis(100);
+    config.uplink.backoff.max = Duration::from_millis(500);
+    config.uplink.keep_alive = Duration::from_secs(2);
+    config.batch.readings = 20;
+    config.batch.age = Duration::from_millis(100);
+    config.sources.push(Source::Replay(ReplaySource {
+        trace: Trace::Text(trace(rows).into()),
+        at_end: AtEnd::Stop,
+        speed: Speed::Max,
+        times: ReplayTimes::Original,
+        ..Default::default()
+    }));
+    config
+}
+
+struct Running {
+    handle: AgentHandle,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), headwater_agent::Error>>,
+}
+
+impl Running {
+    fn start(config: Config) -> Self {
+        let (agent, handle) = Agent::new(config).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(agent.run(async {
+            let _ = stopped.await;
+        }));
+        Self { handle, stop, task }
+    }
+
+    async fn until(&self, what: &str, seconds: u64, reached: impl Fn(&AgentStats) -> bool) -> AgentStats {
+        let until = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let stats = self.handle.stats();
+            assert_eq!(
+                stats.sampled_readings,
+                stats.acked_readings + stats.lost_readings + stats.waiting_readings,
+                "{stats:?}"
+            );
+            if reached(&stats) {
+                return stats;
+            }
+            assert!(
+                Instant::now() < until,
+                "{what}: not within {seconds} s: {stats:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn all_acked(&self, readings: u64) -> AgentStats {
+        self.until("everything acknowledged", 60, |stats| {
+            stats.sampled_readings == readings && stats.waiting_readings == 0
+        })
+        .await
+    }
+
+    async fn stop(self) -> AgentStats {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        self.handle.stats()
+    }
+}
+
+async fn wait_for(what: &str, reached: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !reached() {
+        assert!(Instant::now() < until, "{what}: not within 20 s");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_reading_arrives_once_and_in_order() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let agent = Running::start(config(&broker.address(), 5_000));
+    let stats = agent.all_acked(10_000).await;
+    assert_eq!(
+        (stats.lost_readings, stats.acked_readings, stats.resent_batches),
+        (0, 10_000, 0)
+    );
+    assert!(stats.connected && stats.sent_bytes > bridge.state(|state| state.frame_bytes));
+    assert_eq!(bridge.readings("a"), expected(5_000, "a"));
+    assert_eq!(bridge.readings("b"), expected(5_000, "b"));
+    assert_eq!(bridge.check_chains(), (10_000, 0));
+    let (_, hello) = bridge.state(|state| state.hellos[0].clone());
+    let info = hello.agent.unwrap();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert!(
+        info.target.contains("linux") && info.boot_id.len() == 36 && info.config_hash.len() == 16,
+        "{info:?}"
+    );
+    assert_eq!(
+        (
+            hello.streams.len(),
+            hello.streams[0].short,
+            hello.streams[0].acked_seq
+        ),
+        (1, 1, 0)
+    );
+    agent.stop().await;
+    wait_for("the goodbye", || {
+        bridge.state(|state| !state.statuses.last().unwrap().1.online)
+    })
+    .await;
+    assert!(bridge.state(|state| state.statuses[0].1.online));
+}
+
+#[tokio::test]
+async fn a_link_that_loses_every_fifth_frame_costs_repetitions_and_no_reading() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    bridge.state(|state| state.script.lose_every = 5);
+    let _relay = bridge.run(broker.port());
+    let mut config = config(&broker.address(), 1_000);
+    config.uplink.window.batches = 8;
+    let agent = Running::start(config);
+    let stats = agent.all_acked(2_000).await;
+    assert!(stats.resent_batches > 0 && stats.lost_readings == 0, "{stats:?}");
+    assert_eq!(bridge.readings("b"), expected(1_000, "b"));
+    assert_eq!(bridge.check_chains(), (2_000, 0));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_is_away_and_then_forgets_loses_and_repeats_nothing() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let mut config = config(&broker.address(), 500);
+    if let Source::Replay(replay) = &mut config.sources[0] {
+        // A row every 4 ms: two seconds.
+        replay.speed = Speed::Factor(0.25);
+    }
+    let agent = Running::start(config);
+    agent
+        .until("a backlog while there is no relay", 10, |stats| {
+            stats.waiting_batches > 2
+        })
+        .await;
+    assert!(!agent.handle.stats().connected);
+    for _ in 0..4 {
+        let relay = bridge.run(broker.port());
+        agent
+            .until("the relay's answer", 10, |stats| {
+                stats.connected && stats.acked_readings > 0
+            })
+            .await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(relay);
+        bridge.forget();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let _relay = bridge.run(broker.port());
+    let stats = agent.all_acked(1_000).await;
+    assert_eq!(stats.lost_readings, 0);
+    assert_eq!(bridge.readings("a"), expected(500, "a"));
+    assert_eq!(bridge.check_chains(), (1_000, 0));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_absent_then_killed_and_started_again_loses_and_repeats_nothing() {
+    let mut broker = Mosquitto::stopped();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let mut config = config(&broker.address(), 600);
+    if let Source::Replay(replay) = &mut config.sources[0] {
+        replay.speed = Speed::Factor(0.15);
+    }
+    let agent = Running::start(config);
+    agent
+        .until("a backlog while there is no broker", 10, |stats| {
+            stats.waiting_batches > 2
+        })
+        .await;
+    for _ in 0..3 {
+        broker.start();
+        agent.until("connected", 10, |stats| stats.connected).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        broker.kill();
+        agent.until("cut off", 10, |stats| !stats.connected).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    broker.start();
+    let stats = agent.all_acked(1_200).await;
+    assert_eq!((stats.lost_readings, stats.reconnects), (0, 3));
+    assert_eq!(bridge.readings("a"), expected(600, "a"));
+    assert_eq!(bridge.check_chains(), (1_200, 0));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_overflows_is_told_and_the_chain_has_no_hole() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let mut config = config(&broker.address(), 5_000);
+    config.journal.memory = headwater_config::ByteSize::kib(16);
+    let agent = Running::start(config);
+    agent
+        .until("all sampled", 20, |stats| stats.sampled_readings == 10_000)
+        .await;
+    let _relay = bridge.run(broker.port());
+    let stats = agent.all_acked(10_000).await;
+    assert!(stats.lost_readings > 1_000, "{stats:?}");
+    assert_eq!(bridge.check_chains(), (stats.acked_readings, stats.lost_readings));
+    let last = bridge.readings("a").pop();
+    assert_eq!(last, expected(5_000, "a").pop(), "the newest are kept");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_becomes_a_loss_record_and_the_rest_goes_on() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    bridge.state(|state| state.script.refuse = Some(3));
+    let _relay = bridge.run(broker.port());
+    let agent = Running::start(config(&broker.address(), 100));
+    let stats = agent.all_acked(200).await;
+    assert_eq!(stats.lost_readings, 20);
+    assert_eq!(bridge.check_chains(), (180, 20));
+    let loss = bridge.state(|state| state.taken[2].3.clone());
+    assert!(
+        matches!(loss, Body::Loss(loss) if loss.reason == LossReason::Refused && loss.through == 3),
+        "{loss:?}"
+    );
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_says_nothing_is_told_what_waits_and_not_flooded() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let mut config = config(&broker.address(), 200);
+    config.uplink.window.batches = 4;
+    if let Source::Replay(replay) = &mut config.sources[0] {
+        replay.speed = Speed::Factor(0.1);
+    }
+    let agent = Running::start(config);
+    agent
+        .until("the first acknowledgement", 10, |stats| stats.acked_readings > 0)
+        .await;
+    bridge.state(|state| state.script.silent = true);
+    let before = bridge.state(|state| state.frame_bytes);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (sent, waiting) = bridge.state(|state| {
+        let waiting = state.statuses.last().unwrap().1.waiting.unwrap();
+        (state.frame_bytes - before, waiting)
+    });
+    assert!(
+        waiting.batches > 4 && waiting.oldest_us >= 1_700_000_000_000_000,
+        "{waiting:?}"
+    );
+    assert!(sent < 12 * 600, "{sent} bytes to a relay that does not answer");
+    bridge.state(|state| state.script.silent = false);
+    agent.all_acked(400).await;
+    assert_eq!(bridge.check_chains(), (400, 0));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_will_says_offline_when_the_agent_dies() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let agent = Running::start(config(&broker.address(), 10));
+    agent.all_acked(20).await;
+    assert!(bridge.state(|state| state.statuses.last().unwrap().1.online));
+    agent.task.abort();
+    wait_for("the Last Will", || {
+        bridge.state(|state| !state.statuses.last().unwrap().1.online)
+    })
+    .await;
+    let (will, hello) = bridge.state(|state| {
+        (
+            state.statuses.last().unwrap().1,
+            state.hellos.last().unwrap().1.clone(),
+        )
+    });
+    assert_eq!(will.session, hello.session);
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_are_tried_again_until_they_are_taken() {
+    let broker = Mosquitto::with_user("gw-01", "right");
+    let bridge = Bridge::default();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "wrong\n").unwrap();
+    let mut config = config(&broker.address(), 10);
+    config.uplink.user = Some("gw-01".into());
+    config.uplink.password_file = Some(file.clone());
+    let agent = Running::start(config.clone());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let stats = agent.handle.stats();
+    assert!(!stats.connected && stats.waiting_readings == 20, "{stats:?}");
+    let stats = agent.stop().await;
+    assert_eq!(stats.waiting_readings, 20);
+    // The bridge of these tests has no credentials: that the broker takes the agent's is seen on the agent alone.
+    assert_eq!(bridge.check_chains(), (0, 0));
+    std::fs::write(&file, "right\n").unwrap();
+    let agent = Running::start(config);
+    agent.until("hello sent", 10, |stats| stats.sent_bytes > 0).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_accepts_and_says_nothing_costs_nothing_but_patience() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let agent = Running::start(config(&format!("mqtt://127.0.0.1:{port}"), 1_000));
+    // Sampling goes on while the handshake hangs.
+    let stats = agent
+        .until("all sampled", 10, |stats| stats.sampled_readings == 2_000)
+        .await;
+    assert!(!stats.connected);
+    // It gives up on that one and tries again.
+    silent.set_nonblocking(true).unwrap();
+    let mut connections = Vec::new();
+    let until = Instant::now() + Duration::from_secs(30);
+    while connections.len() < 2 {
+        assert!(Instant::now() < until, "no second attempt within 30 s");
+        match silent.accept() {
+            Ok((connection, _)) => connections.push(connection),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    let began = Instant::now();
+    agent.stop().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "a stop must not wait for a broker that is away"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_agents_run_in_one_runtime() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let agents: Vec<_> = (0..100)
+        .map(|number| {
+            let mut config = config(&broker.address(), 1);
+            config.device = Some(format!("gw-{number:03}"));
+            config.batch.readings = 1000;
+            config.sources = vec![Source::Simulated(SimulatedSource {
+                interval: Duration::from_millis(100),
+                ..Default::default()
+            })];
+            Running::start(config)
+        })
+        .collect();
+    for agent in &agents {
+        agent
+            .until("readings acknowledged", 30, |stats| stats.acked_readings > 40)
+            .await;
+    }
+    let mut acked = 0;
+    for agent in agents {
+        let stats = agent.stop().await;
+        assert_eq!(
+            (stats.waiting_readings, stats.lost_readings),
+            (0, 0),
+            "a clean stop leaves nothing behind"
+        );
+        acked += stats.acked_readings;
+    }
+    assert_eq!(bridge.check_chains(), (acked, 0));
+}

@@ -1,0 +1,113 @@
+//! Mosquitto on a free port of the loopback, with a folder of its own, stopped when dropped.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Debian's place for it.
+const BINARY: &str = "/usr/sbin/mosquitto";
+
+pub struct Mosquitto {
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Mosquitto {
+    /// Ready to start; nothing listens yet.
+    pub fn stopped() -> Self {
+        assert!(
+            Path::new(BINARY).exists(),
+            "{BINARY} is missing: these tests need a real broker; apt-get install mosquitto (scripts/test does)"
+        );
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let broker = Self {
+            folder: tempfile::tempdir().unwrap(),
+            port,
+            process: None,
+        };
+        broker.configure("allow_anonymous true\n");
+        broker
+    }
+
+    pub fn started() -> Self {
+        let mut broker = Self::stopped();
+        broker.start();
+        broker
+    }
+
+    /// Only `user` with `password` may connect.
+    pub fn with_user(user: &str, password: &str) -> Self {
+        let mut broker = Self::stopped();
+        let file = broker.folder.path().join("passwords");
+        let status = Command::new("mosquitto_passwd")
+            .arg("-b")
+            .arg("-c")
+            .arg(&file)
+            .args([user, password])
+            .status();
+        assert!(status.unwrap().success());
+        broker.configure(&format!(
+            "allow_anonymous false\npassword_file {}\n",
+            file.display()
+        ));
+        broker.start();
+        broker
+    }
+
+    fn configure(&self, rest: &str) {
+        let text = format!(
+            "listener {} 127.0.0.1\nuser root\npersistence false\n{rest}",
+            self.port
+        );
+        std::fs::write(self.folder.path().join("mosquitto.conf"), text).unwrap();
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn address(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    pub fn start(&mut self) {
+        let child = Command::new(BINARY)
+            .arg("-c")
+            .arg(self.folder.path().join("mosquitto.conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.process = Some(child.unwrap());
+        let until = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(
+                Instant::now() < until,
+                "mosquitto does not listen on {}",
+                self.port
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// As with -9: nothing is kept.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
