@@ -1,4 +1,8 @@
 //! The agent against a real broker (Mosquitto) and a small scripted relay.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in tests' own parts too, a panic is the report"
+)]
 
 #[path = "broker/bridge.rs"]
 mod bridge;

@@ -357,7 +357,7 @@ mod tests {
             [
                 (1, 1, Some((1, full))),
                 (2, 2, Some((2, full))),
-                (3, 7, Some((20, full)))
+                (3, 6, Some((16, full)))
             ]
         );
         // The acknowledgement of 1 was on its way; the loss record of 2 was sent since.

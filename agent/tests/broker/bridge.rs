@@ -13,39 +13,39 @@ use tokio::task::JoinHandle;
 
 /// What it is told to do.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
+pub(crate) struct Script {
     /// Every n-th data frame is lost on its way in; 0: none.
-    pub lose_every: u64,
+    pub(crate) lose_every: u64,
     /// Nothing is acknowledged.
-    pub silent: bool,
+    pub(crate) silent: bool,
     /// This batch is refused for good.
-    pub refuse: Option<u64>,
+    pub(crate) refuse: Option<u64>,
 }
 
 /// What it knows and has.
 #[derive(Default)]
-pub struct State {
-    pub script: Script,
+pub(crate) struct State {
+    pub(crate) script: Script,
     shorts: HashMap<(String, u32), u64>,
     sets: HashMap<(String, u32), SeriesSet>,
     /// Lasting, as Kafka is: by device and stream.
     positions: BTreeMap<(String, u64), u64>,
     /// What was taken, in order: device, stream, seq, body.
-    pub taken: Vec<(String, u64, u64, Body)>,
+    pub(crate) taken: Vec<(String, u64, u64, Body)>,
     /// Every status, in order.
-    pub statuses: Vec<(String, pb::Status)>,
-    pub hellos: Vec<(String, pb::Hello)>,
+    pub(crate) statuses: Vec<(String, pb::Status)>,
+    pub(crate) hellos: Vec<(String, pb::Hello)>,
     frames: u64,
-    pub frame_bytes: u64,
+    pub(crate) frame_bytes: u64,
 }
 
 #[derive(Clone, Default)]
-pub struct Bridge {
+pub(crate) struct Bridge {
     state: Arc<Mutex<State>>,
 }
 
 /// Ends the bridge's task when dropped.
-pub struct Running(JoinHandle<()>);
+pub(crate) struct Running(JoinHandle<()>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -54,12 +54,12 @@ impl Drop for Running {
 }
 
 impl Bridge {
-    pub fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         look(&mut self.state.lock().unwrap())
     }
 
     /// Everything but what was taken is forgotten, as when a relay is killed and started again.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.state(|state| {
             state.shorts.clear();
             state.sets.clear();
@@ -67,7 +67,7 @@ impl Bridge {
     }
 
     /// Runs until the result is dropped; connects again whenever the broker is gone.
-    pub fn run(&self, port: u16) -> Running {
+    pub(crate) fn run(&self, port: u16) -> Running {
         let bridge = self.clone();
         Running(tokio::spawn(async move {
             let mut options = MqttOptions::new("bridge", "127.0.0.1", port);
@@ -105,7 +105,7 @@ impl Bridge {
     }
 
     /// The readings taken of one metric, in order: time and value as text.
-    pub fn readings(&self, metric: &str) -> Vec<(i64, String)> {
+    pub(crate) fn readings(&self, metric: &str) -> Vec<(i64, String)> {
         self.state(|state| {
             let mut out = Vec::new();
             for (.., body) in &state.taken {
@@ -118,7 +118,7 @@ impl Bridge {
     }
 
     /// Each stream's chain has no hole and nothing twice; returns readings taken and readings told as lost.
-    pub fn check_chains(&self) -> (u64, u64) {
+    pub(crate) fn check_chains(&self) -> (u64, u64) {
         self.state(|state| {
             let mut next: HashMap<(String, u64), u64> = HashMap::new();
             let (mut taken, mut lost) = (0, 0);
@@ -139,7 +139,7 @@ impl Bridge {
     }
 }
 
-pub fn readings_of(readings: &Readings, metric: &str) -> Vec<(i64, String)> {
+pub(crate) fn readings_of(readings: &Readings, metric: &str) -> Vec<(i64, String)> {
     use headwater_proto::Values;
     let mut out = Vec::new();
     for column in readings.columns.iter().filter(|column| column.metric == metric) {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 /// Debian's place for it.
 const BINARY: &str = "/usr/sbin/mosquitto";
 
-pub struct Mosquitto {
+pub(crate) struct Mosquitto {
     folder: TempDir,
     port: u16,
     process: Option<Child>,
@@ -18,7 +18,7 @@ pub struct Mosquitto {
 
 impl Mosquitto {
     /// Ready to start; nothing listens yet.
-    pub fn stopped() -> Self {
+    pub(crate) fn stopped() -> Self {
         assert!(
             Path::new(BINARY).exists(),
             "{BINARY} is missing: these tests need a real broker; apt-get install mosquitto (scripts/test does)"
@@ -37,14 +37,14 @@ impl Mosquitto {
         broker
     }
 
-    pub fn started() -> Self {
+    pub(crate) fn started() -> Self {
         let mut broker = Self::stopped();
         broker.start();
         broker
     }
 
     /// Only `user` with `password` may connect.
-    pub fn with_user(user: &str, password: &str) -> Self {
+    pub(crate) fn with_user(user: &str, password: &str) -> Self {
         let mut broker = Self::stopped();
         let file = broker.folder.path().join("passwords");
         let status = Command::new("mosquitto_passwd")
@@ -70,15 +70,15 @@ impl Mosquitto {
         std::fs::write(self.folder.path().join("mosquitto.conf"), text).unwrap();
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let child = Command::new(BINARY)
             .arg("-c")
             .arg(self.folder.path().join("mosquitto.conf"))
@@ -98,7 +98,7 @@ impl Mosquitto {
     }
 
     /// As with -9: nothing is kept.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
