@@ -1,12 +1,28 @@
 //! MQTT → Kafka, with acknowledgements back to the agents after Kafka's delivery report.
+//!
+//! What decides is plain structs with time and messages as arguments: [`stream`] (what is the next batch), [`device`]
+//! (presence, positions), [`ack`] (what to tell whom, coalesced), [`checkpoint`] (what to write when), [`scan`] (what an
+//! earlier bridge left), and [`fleet`], which holds them together. What waits is thin: [`mqtt`] and [`producer`] at either
+//! end, [`reader`] at the start, [`driver`] between them. There is one task for all devices.
 
+pub mod ack;
+pub mod checkpoint;
+pub mod device;
+pub mod driver;
+pub mod fleet;
+pub mod metrics;
+pub mod mqtt;
+pub mod ownership;
+pub mod producer;
+pub mod reader;
+pub mod record;
+pub mod scan;
 pub mod settings;
+pub mod stream;
 
-use tokio_util::sync::CancellationToken;
+pub use driver::run;
 
-use crate::admin::Monitor;
-use crate::kafka::{self, KafkaSettings};
-use settings::{BridgeSettings, MqttSettings};
+use crate::kafka;
 
 /// What ends the bridge.
 #[derive(Debug, thiserror::Error)]
@@ -14,24 +30,15 @@ pub enum Error {
     /// Kafka, where only an operator can help.
     #[error(transparent)]
     Kafka(#[from] kafka::Error),
-}
-
-/// Carries readings from MQTT to Kafka until `shutdown`.
-///
-/// # Errors
-/// Where only an operator can help; an absent Kafka or MQTT broker is waited for.
-pub async fn run(
-    _settings: BridgeSettings,
-    _mqtt: MqttSettings,
-    kafka: KafkaSettings,
-    monitor: Monitor,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let check = monitor.check("bridge kafka", "connecting");
-    let Some(_partitions) = kafka::await_topics(&kafka, &check, &shutdown).await? else {
-        return Ok(());
-    };
-    check.ready();
-    shutdown.cancelled().await;
-    Ok(())
+    /// The MQTT broker's URL is none.
+    #[error("mqtt.broker {url:?}: {why}")]
+    Broker {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The MQTT password cannot be read.
+    #[error("mqtt.password_file: {0}")]
+    Secret(#[from] headwater_config::Error),
 }

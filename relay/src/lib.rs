@@ -2,6 +2,7 @@
 //!
 //! - [`bridge`]: MQTT → Kafka, with acknowledgements back to the agents after Kafka's delivery report.
 //! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
+//! - `demo`: both with an embedded broker, an embedded Kafka and agents, for trying out (feature `demo`).
 //! - [`kafka`]: the connection's settings, and the topics both of them use.
 //! - [`admin`]: health and metrics on a port of their own.
 //! - [`serve`]: runs the parts of one process until it is told to stop.
@@ -9,6 +10,8 @@
 
 pub mod admin;
 pub mod bridge;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod gateway;
 pub mod kafka;
 pub mod serve;

@@ -23,6 +23,9 @@ enum Command {
     Bridge(Config),
     /// Kafka → WebSocket, and the dashboard page.
     Gateway(Config),
+    /// Everything in one process, embedded, for trying out: nothing to install, nothing kept.
+    #[cfg(feature = "demo")]
+    Demo(headwater_relay::demo::Options),
 }
 
 #[derive(Args)]
@@ -47,10 +50,19 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Run(config) => (config, &[Part::Bridge, Part::Gateway]),
         Command::Bridge(config) => (config, &[Part::Bridge]),
         Command::Gateway(config) => (config, &[Part::Gateway]),
+        #[cfg(feature = "demo")]
+        Command::Demo(options) => {
+            serve::log(&headwater_relay::demo::log_settings(&options))?;
+            runtime()?.block_on(headwater_relay::demo::run(options))?;
+            return Ok(());
+        }
     };
     let settings = Settings::load(config.config.as_deref())?;
     serve::log(&settings.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve::run(settings, parts))?;
+    runtime()?.block_on(serve::run(settings, parts))?;
     Ok(())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }

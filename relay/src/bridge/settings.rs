@@ -48,12 +48,11 @@ pub struct BridgeSettings {
     /// Device states that changed are written to Kafka this often (a device going on or off line: at once).
     #[serde(with = "headwater_config::duration")]
     pub state_interval: Duration,
+    /// So many states are written a second at most.
+    pub state_rate: u32,
     /// A checkpoint is written this often: it bounds what a bridge scans when it starts.
     #[serde(with = "headwater_config::duration")]
     pub checkpoint_interval: Duration,
-    /// How long a record may wait for Kafka before its batch is asked for again.
-    #[serde(with = "headwater_config::duration")]
-    pub delivery_timeout: Duration,
     /// What is accepted from agents.
     pub limits: LimitSettings,
 }
@@ -64,8 +63,8 @@ impl Default for BridgeSettings {
             in_flight: ByteSize::mib(64),
             ack_interval: Duration::from_millis(20),
             state_interval: Duration::from_secs(2),
+            state_rate: 500,
             checkpoint_interval: Duration::from_secs(10),
-            delivery_timeout: Duration::from_secs(30),
             limits: LimitSettings::default(),
         }
     }

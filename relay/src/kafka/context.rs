@@ -1,5 +1,6 @@
 //! What librdkafka tells beside its results: log lines and errors of the whole client.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rdkafka::ClientContext;
@@ -10,9 +11,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 /// Turns librdkafka's chatter into log lines at `debug`, and remembers what matters: whether any broker is reachable.
 ///
 /// librdkafka repeats itself at every attempt to connect; the parts that use it log once per change of state.
-#[derive(Debug, Default)]
+/// Clones share what they remember.
+#[derive(Clone, Debug, Default)]
 pub struct Context {
-    all_down: AtomicBool,
+    all_down: Arc<AtomicBool>,
 }
 
 impl Context {

@@ -1,0 +1,566 @@
+//! All devices of a bridge: what a message from MQTT, a report from Kafka or the passing of time makes of them.
+//!
+//! Pure: time and messages are arguments, and what is to be done is returned. [`Fleet::message`] never changes a stream's
+//! position; only [`Fleet::sent`] (handed to Kafka's client) and [`Fleet::reported`] do.
+
+mod reports;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use headwater_proto::frame::{Frame, open_control};
+use headwater_proto::topic::{self, Kind};
+use headwater_proto::{Batch, Body, Error, Limits, Loss, LossReason, SeriesSet, pb};
+
+use super::ack::Acks;
+use super::checkpoint::{Entry, Ledger};
+use super::device::{Device, Now};
+use super::metrics::Metrics;
+use super::ownership::Ownership;
+use super::record::Name;
+use super::scan::Scan;
+use super::settings::BridgeSettings;
+use super::stream::{Refused, Verdict};
+
+/// Not told again to go back for the same position within this time.
+const GO_BACK: Duration = Duration::from_millis(500);
+/// Not asked again for hello or the same series set within this time.
+const ASK: Duration = Duration::from_secs(1);
+/// Payloads that name no batch become dead letters at most this often a device.
+const DEAD_LETTER: Duration = Duration::from_secs(1);
+/// What a record in flight costs beside its bytes: the client's own bookkeeping.
+const OVERHEAD: usize = 256;
+/// So often Kafka may fail a stream's next batch, for its size or content, before it is refused.
+const FAILURES: u32 = 3;
+
+/// A message from MQTT.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The topic.
+    pub topic: String,
+    /// Whether the broker had kept it.
+    pub retained: bool,
+    /// The payload, cut where it is longer than anything that is accepted.
+    pub payload: Bytes,
+    /// The payload's length before it was cut.
+    pub length: usize,
+}
+
+/// A record for telemetry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The device's number here.
+    pub device: u32,
+    /// Its name: the key.
+    pub key: Arc<str>,
+    /// Its partition.
+    pub partition: u32,
+    /// Which batch it is.
+    pub name: Name,
+    /// A `headwater.v1.Batch`.
+    pub value: Vec<u8>,
+    /// Its readings.
+    pub readings: u64,
+    /// Readings it reports as lost.
+    pub lost_readings: u64,
+    /// When it arrived.
+    pub arrival: Now,
+}
+
+impl Record {
+    /// What it costs while in flight, bytes.
+    pub fn cost(&self) -> usize {
+        self.value.len() + self.key.len() + OVERHEAD
+    }
+
+    /// What the report of it will have to say.
+    pub fn ticket(&self) -> Ticket {
+        Ticket {
+            device: self.device,
+            partition: self.partition,
+            name: self.name,
+            bytes: self.value.len(),
+            cost: self.cost(),
+            readings: self.readings,
+            lost_readings: self.lost_readings,
+            arrival: self.arrival.at,
+        }
+    }
+}
+
+/// Names a record in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ticket {
+    device: u32,
+    partition: u32,
+    name: Name,
+    bytes: usize,
+    cost: usize,
+    readings: u64,
+    lost_readings: u64,
+    arrival: Instant,
+}
+
+/// What Kafka made of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in Kafka, at this offset.
+    Stored(i64),
+    /// It is not: for a reason that passes.
+    Failed,
+    /// It is not, and will not be, for its size or content.
+    Unfit(String),
+}
+
+/// Names a dead letter on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letter {
+    device: u32,
+    /// The batch that is refused once this is stored: stream and sequence number.
+    refuses: Option<(u64, u64)>,
+}
+
+/// What could not be taken in, for the dead letters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Its name here.
+    pub letter: Letter,
+    /// The device that sent it.
+    pub key: Arc<str>,
+    /// The topic it came on.
+    pub topic: String,
+    /// The payload, perhaps cut.
+    pub payload: Bytes,
+    /// The payload's length before it was cut.
+    pub length: usize,
+    /// Why.
+    pub reason: String,
+    /// When it arrived, microseconds since the Unix epoch.
+    pub arrival_us: i64,
+}
+
+/// What is to be done about a message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing.
+    Nothing,
+    /// Hand this to Kafka, then call [`Fleet::sent`] or [`Fleet::unsent`].
+    Produce(Record),
+    /// Put this to the dead letters, then call [`Fleet::dead_letter`] with the outcome.
+    DeadLetter(DeadLetter),
+}
+
+/// A state or a checkpoint to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The device's number; `None` for a checkpoint.
+    pub device: Option<u32>,
+    /// The key.
+    pub key: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// A `headwater.v1.DeviceState`.
+    pub value: Vec<u8>,
+}
+
+/// All devices.
+#[derive(Debug)]
+pub struct Fleet {
+    limits: Limits,
+    control_limit: usize,
+    max_devices: usize,
+    max_streams: usize,
+    max_series_sets: usize,
+    max_in_flight: usize,
+    ownership: Ownership,
+    devices: Vec<Device>,
+    index: HashMap<Arc<str>, u32>,
+    acks: Acks,
+    ledger: Ledger,
+    /// By partition: the offset after the last record delivered, and the one last marked.
+    offsets: Vec<(i64, i64)>,
+    in_flight: usize,
+    halted: bool,
+    metrics: Metrics,
+}
+
+impl Fleet {
+    /// With no device yet.
+    pub fn new(settings: &BridgeSettings, ownership: Ownership, metrics: Metrics) -> Self {
+        let limits = settings.limits.codec();
+        Self {
+            control_limit: limits.body_bytes,
+            limits,
+            max_devices: settings.limits.devices,
+            max_streams: settings.limits.streams,
+            max_series_sets: settings.limits.series_sets,
+            max_in_flight: settings.in_flight.as_u64() as usize,
+            offsets: vec![(0, -1); ownership.partitions() as usize],
+            ownership,
+            devices: Vec::new(),
+            index: HashMap::new(),
+            acks: Acks::new(settings.ack_interval),
+            ledger: Ledger::new(settings.state_interval),
+            in_flight: 0,
+            halted: false,
+            metrics,
+        }
+    }
+
+    /// Takes in what an earlier bridge, or an earlier producer of this one, left of a partition.
+    pub fn restore(&mut self, partition: u32, mut scan: Scan, now: Now) {
+        for (_, state) in std::mem::take(&mut scan.states) {
+            if let Some(device) = self.number(&state.device.clone()) {
+                self.devices[device as usize] = Device::restore(state, partition);
+            }
+        }
+        let (next, _) = &mut self.offsets[partition as usize];
+        *next = (*next).max(scan.next_offset);
+        for (name, addition) in scan.additions() {
+            let Some(number) = self.number(&name) else {
+                continue;
+            };
+            let device = &mut self.devices[number as usize];
+            for (stream, position) in addition.positions {
+                device.streams.entry(stream).or_default().deliver(position);
+            }
+            // A state knows of every record up to its newest.
+            let unknown = |(offset, _): &&(i64, u64)| *offset >= device.newest;
+            let lost: u64 = addition
+                .losses
+                .iter()
+                .filter(unknown)
+                .map(|(_, readings)| readings)
+                .sum();
+            device.lost_readings = device.lost_readings.saturating_add(lost);
+            device.newest = device.newest.max(addition.newest);
+            self.ledger.changed(number, now.at);
+        }
+        self.count_devices();
+    }
+
+    /// A message came.
+    pub fn message(&mut self, now: Now, message: &Message) -> Step {
+        self.metrics.bytes_in.inc_by(message.length as u64);
+        let Some((name, kind)) = topic::parse(&message.topic) else {
+            self.metrics.refuse("topic");
+            return Step::Nothing;
+        };
+        // An empty payload only clears what the broker had kept.
+        if message.payload.is_empty() && kind != Kind::Data {
+            return Step::Nothing;
+        }
+        if self.ownership.partition(name).is_none() {
+            self.metrics.refuse("partition of another bridge");
+            return Step::Nothing;
+        }
+        let Some(number) = self.number(name) else {
+            self.metrics.refuse("too many devices");
+            return Step::Nothing;
+        };
+        match kind {
+            Kind::Data => self.data(now, number, message),
+            Kind::Hello | Kind::Series | Kind::Status => match self.control(now, number, kind, message) {
+                Ok(()) => Step::Nothing,
+                Err(error) => self.unnamed(now, number, message, "control message", error.to_string()),
+            },
+            Kind::Ack | Kind::Command | Kind::Reply => {
+                self.metrics.refuse("topic");
+                Step::Nothing
+            }
+        }
+    }
+
+    fn control(&mut self, now: Now, number: u32, kind: Kind, message: &Message) -> Result<(), Error> {
+        if message.length > self.control_limit {
+            return Err(Error::Limit {
+                what: "body_bytes",
+                actual: message.length,
+                limit: self.control_limit,
+            });
+        }
+        let device = &mut self.devices[number as usize];
+        let online = device.online;
+        match kind {
+            Kind::Hello => {
+                let hello: pb::Hello = open_control("hello", &message.payload)?;
+                let session = hello.session;
+                let over = device.hello(hello, message.retained, self.max_streams, now);
+                for _ in 0..over {
+                    self.metrics.refuse("too many streams");
+                }
+                let note = self.acks.note(number, now.at);
+                note.streams.extend(device.streams.keys());
+                note.session = session;
+                // Kept by the broker: we are the ones who were away, and what was sent meanwhile is lost.
+                note.go_back |= message.retained;
+                note.want_hello = false;
+                self.ledger.changed_urgently(number);
+            }
+            Kind::Series => {
+                let set = SeriesSet::from_pb(open_control("series set", &message.payload)?, &self.limits)?;
+                if !message.retained {
+                    device.heard(now);
+                }
+                device.keep_series(set, self.max_series_sets);
+            }
+            _ => {
+                let status: pb::Status = open_control("status", &message.payload)?;
+                device.status(&status, message.retained, now);
+                self.ledger.changed(number, now.at);
+            }
+        }
+        self.presence(number, online);
+        Ok(())
+    }
+
+    fn data(&mut self, now: Now, number: u32, message: &Message) -> Step {
+        let device = &mut self.devices[number as usize];
+        let online = device.online;
+        // One kept by the broker is no sign of life, and no harm: it is judged like any other.
+        if !message.retained {
+            device.heard(now);
+        }
+        self.presence(number, online);
+        // The header first, whatever the payload's length: a refusal must name the batch.
+        let header = Limits {
+            frame_bytes: usize::MAX,
+            ..self.limits.clone()
+        };
+        let frame = match Frame::parse(&message.payload, &header) {
+            Ok(frame) => frame,
+            Err(error) => return self.unnamed(now, number, message, "frame", error.to_string()),
+        };
+        let device = &mut self.devices[number as usize];
+        let Some(id) = device.stream(frame.short) else {
+            self.metrics.unknown_streams.inc();
+            if device.asks(0, now.at, ASK) {
+                self.acks.note(number, now.at).want_hello = true;
+            }
+            return Step::Nothing;
+        };
+        let stream = device.streams.entry(id).or_default();
+        let verdict = stream.judge(frame.seq);
+        if verdict == Verdict::Duplicate {
+            self.metrics.duplicates.inc();
+            if frame.seq <= stream.delivered() {
+                self.acks.note(number, now.at).streams.insert(id);
+            }
+            return Step::Nothing;
+        }
+        // Neither accepted nor asked for again: it would come into the same.
+        if self.halted || self.in_flight >= self.max_in_flight {
+            self.metrics
+                .drop(if self.halted { "recovering" } else { "in flight" });
+            return Step::Nothing;
+        }
+        if verdict == Verdict::Gap {
+            self.metrics.gaps.inc();
+            if let Some(through) = stream.hole().filter(|&through| frame.seq > through) {
+                let name = Name {
+                    stream: id,
+                    seq: stream.accepted() + 1,
+                    through,
+                    loss: true,
+                };
+                return self.close_hole(now, number, name);
+            }
+            if stream.goes_back(now.at, GO_BACK) {
+                let note = self.acks.note(number, now.at);
+                note.streams.insert(id);
+                note.go_back = true;
+            }
+            return Step::Nothing;
+        }
+        let unfit = stream.is_unfit(frame.seq);
+        match self.decode(number, &frame, message.length) {
+            Ok(Body::Readings(_)) if unfit => self.refuse(now, number, id, frame.seq, message, String::new()),
+            Ok(body) => {
+                let name = match &body {
+                    Body::Loss(loss) => Name {
+                        stream: id,
+                        seq: frame.seq,
+                        through: loss.through,
+                        loss: true,
+                    },
+                    Body::Readings(_) => Name {
+                        stream: id,
+                        seq: frame.seq,
+                        through: frame.seq,
+                        loss: false,
+                    },
+                };
+                match self.record(now, number, name, body) {
+                    Ok(record) => Step::Produce(record),
+                    Err(error) => self.refuse(now, number, id, frame.seq, message, error.to_string()),
+                }
+            }
+            Err(Error::UnknownSeriesSet { hash }) => {
+                self.metrics.unknown_series.inc();
+                if self.devices[number as usize].asks(hash, now.at, ASK) {
+                    let note = self.acks.note(number, now.at);
+                    note.want_series.insert(hash);
+                    note.streams.insert(id);
+                }
+                Step::Nothing
+            }
+            Err(error) => self.refuse(now, number, id, frame.seq, message, error.to_string()),
+        }
+    }
+
+    fn decode(&self, number: u32, frame: &Frame<'_>, length: usize) -> Result<Body, Error> {
+        if length > self.limits.frame_bytes {
+            let limit = self.limits.frame_bytes;
+            return Err(Error::Limit {
+                what: "frame_bytes",
+                actual: length,
+                limit,
+            });
+        }
+        let hash = frame.series_set()?;
+        let set = match hash {
+            0 => None,
+            hash => Some(
+                self.devices[number as usize]
+                    .series(hash)
+                    .ok_or(Error::UnknownSeriesSet { hash })?,
+            ),
+        };
+        let body = frame.body(set.as_deref(), &self.limits)?;
+        match &body {
+            Body::Loss(loss) if loss.through < frame.seq => Err(Error::Malformed {
+                what: "loss record".into(),
+                why: format!("it ends at {} before it begins at {}", loss.through, frame.seq),
+            }),
+            Body::Readings(readings) => {
+                readings
+                    .columns
+                    .iter()
+                    .try_for_each(|column| headwater_proto::name::check_metric(&column.metric))?;
+                Ok(body)
+            }
+            Body::Loss(_) => Ok(body),
+        }
+    }
+
+    fn record(&self, now: Now, number: u32, name: Name, body: Body) -> Result<Record, Error> {
+        let device = &self.devices[number as usize];
+        let (readings, lost_readings) = match &body {
+            Body::Readings(readings) => (readings.len() as u64, 0),
+            Body::Loss(loss) => (0, loss.readings),
+        };
+        let batch = Batch {
+            device: device.name.to_string(),
+            stream: name.stream,
+            seq: name.seq,
+            body,
+        };
+        let value = headwater_proto::protobuf::encode(&batch);
+        if value.len() > self.limits.body_bytes {
+            let limit = self.limits.body_bytes;
+            return Err(Error::Limit {
+                what: "body_bytes",
+                actual: value.len(),
+                limit,
+            });
+        }
+        Ok(Record {
+            device: number,
+            key: Arc::clone(&device.name),
+            partition: device.partition,
+            name,
+            value,
+            readings,
+            lost_readings,
+            arrival: now,
+        })
+    }
+
+    /// Neither the agent nor Kafka has these batches: that shows as a loss, and the stream goes on.
+    fn close_hole(&self, now: Now, number: u32, name: Name) -> Step {
+        let device = &self.devices[number as usize].name;
+        tracing::warn!(%device, ?name, "neither the agent nor Kafka has these batches: a loss record stands for them");
+        let loss = Loss {
+            through: name.through,
+            readings: 0,
+            reason: LossReason::Corrupt,
+        };
+        match self.record(now, number, name, Body::Loss(loss)) {
+            Ok(record) => Step::Produce(record),
+            Err(_) => Step::Nothing,
+        }
+    }
+
+    /// A payload that cannot be told to be of any batch: nothing can be answered.
+    fn unnamed(&mut self, now: Now, number: u32, message: &Message, what: &'static str, why: String) -> Step {
+        self.metrics.refuse(what);
+        let device = &mut self.devices[number as usize];
+        if !device.dead_letter(now.at, DEAD_LETTER) {
+            return Step::Nothing;
+        }
+        self.letter(now, number, message, why, None)
+    }
+
+    fn refuse(
+        &mut self,
+        now: Now,
+        number: u32,
+        id: u64,
+        seq: u64,
+        message: &Message,
+        reason: String,
+    ) -> Step {
+        self.metrics.refuse("batch");
+        let stream = self.devices[number as usize].streams.entry(id).or_default();
+        match &stream.refused {
+            Some(refused) if refused.seq == seq => {
+                if refused.stored {
+                    let refusal = pb::Refusal {
+                        stream: id,
+                        seq,
+                        reason: refused.reason.clone(),
+                    };
+                    let note = self.acks.note(number, now.at);
+                    note.refusals
+                        .retain(|other| (other.stream, other.seq) != (id, seq));
+                    note.refusals.push(refusal);
+                }
+                Step::Nothing
+            }
+            _ => {
+                stream.refused = Some(Refused {
+                    seq,
+                    reason: reason.clone(),
+                    stored: false,
+                    unfit: false,
+                });
+                self.letter(now, number, message, reason, Some((id, seq)))
+            }
+        }
+    }
+
+    fn letter(
+        &self,
+        now: Now,
+        number: u32,
+        message: &Message,
+        reason: String,
+        refuses: Option<(u64, u64)>,
+    ) -> Step {
+        let keep = message.payload.len().min(self.limits.frame_bytes);
+        Step::DeadLetter(DeadLetter {
+            letter: Letter {
+                device: number,
+                refuses,
+            },
+            key: Arc::clone(&self.devices[number as usize].name),
+            topic: message.topic.clone(),
+            payload: message.payload.slice(..keep),
+            length: message.length,
+            reason,
+            arrival_us: now.us,
+        })
+    }
+}

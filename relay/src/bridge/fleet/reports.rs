@@ -1,0 +1,294 @@
+//! What Kafka's reports and the passing of time make of the fleet.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use headwater_proto::frame::seal_control;
+use headwater_proto::topic::{self, Kind};
+use headwater_proto::{Message as _, pb};
+
+use super::{Entry, FAILURES, Fleet, Letter, Name, Now, Outcome, Record, Refused, Scan, State, Ticket};
+use crate::bridge::device::Device;
+use crate::bridge::scan::CHECKPOINT;
+
+impl Fleet {
+    /// A record was handed to Kafka's client.
+    pub fn sent(&mut self, record: &Record) {
+        if let Some(stream) = self.devices[record.device as usize]
+            .streams
+            .get_mut(&record.name.stream)
+        {
+            stream.accept(record.name.through);
+        }
+        self.in_flight += record.cost();
+        self.metrics.in_flight_bytes.set(self.in_flight as i64);
+    }
+
+    /// Kafka's client would not take a record now. `unfit`: nor ever, for this reason.
+    pub fn unsent(&mut self, record: &Record, unfit: Option<String>) {
+        match unfit {
+            None => self.metrics.drop("queue full"),
+            Some(reason) => self.unfit(record.device, record.name, reason),
+        }
+    }
+
+    /// Kafka's report of a record that was sent.
+    pub fn reported(&mut self, now: Now, ticket: &Ticket, outcome: Outcome) {
+        self.in_flight = self.in_flight.saturating_sub(ticket.cost);
+        self.metrics.in_flight_bytes.set(self.in_flight as i64);
+        let device = &mut self.devices[ticket.device as usize];
+        let name = ticket.name;
+        match outcome {
+            Outcome::Stored(offset) => {
+                let (next, _) = &mut self.offsets[ticket.partition as usize];
+                *next = (*next).max(offset + 1);
+                device.newest = device.newest.max(offset + 1);
+                device.lost_readings = device.lost_readings.saturating_add(ticket.lost_readings);
+                device
+                    .streams
+                    .entry(name.stream)
+                    .or_default()
+                    .deliver(name.through);
+                self.metrics.readings.inc_by(ticket.readings);
+                self.metrics.lost_readings.inc_by(ticket.lost_readings);
+                self.metrics.batches.inc();
+                self.metrics.bytes_out.inc_by(ticket.bytes as u64);
+                let took = now.at.saturating_duration_since(ticket.arrival);
+                self.metrics.delivery_seconds.observe(took.as_secs_f64());
+                self.acks.note(ticket.device, now.at).streams.insert(name.stream);
+                self.ledger.changed(ticket.device, now.at);
+            }
+            Outcome::Failed => {
+                self.metrics.delivery_failures.inc();
+            }
+            Outcome::Unfit(reason) => {
+                self.metrics.delivery_failures.inc();
+                // Records of one request fail together: only what fails again and again, alone at the head of its
+                // stream, is the culprit.
+                let stream = device.streams.entry(name.stream).or_default();
+                if stream.failed(name.seq) >= FAILURES {
+                    self.unfit(ticket.device, name, reason);
+                }
+            }
+        }
+    }
+
+    /// Whether a dead letter is in Kafka. If so the agent is told of the refusal; if not it is tried again when the batch
+    /// comes again.
+    pub fn dead_letter(&mut self, now: Now, letter: &Letter, stored: bool) {
+        if stored {
+            self.metrics.dead_letters.inc();
+        }
+        let Some((id, seq)) = letter.refuses else { return };
+        let Some(stream) = self.devices[letter.device as usize].streams.get_mut(&id) else {
+            return;
+        };
+        let Some(refused) = stream.refused.as_mut().filter(|refused| refused.seq == seq) else {
+            return;
+        };
+        if stored {
+            refused.stored = true;
+            let refusal = pb::Refusal {
+                stream: id,
+                seq,
+                reason: refused.reason.clone(),
+            };
+            let note = self.acks.note(letter.device, now.at);
+            note.refusals.push(refusal);
+            note.streams.insert(id);
+        } else {
+            stream.refused = None;
+        }
+    }
+
+    /// The connection to Kafka's telemetry is to be made anew: until [`Fleet::resume`] no batch is accepted.
+    /// Returns by partition the offset from which to scan what got through.
+    pub fn halt(&mut self) -> Vec<i64> {
+        self.halted = true;
+        self.offsets.iter().map(|(next, _)| *next).collect()
+    }
+
+    /// Every record in flight has been reported, and these scans of the partitions say what of them is in Kafka: the rest
+    /// is asked for again.
+    pub fn resume(&mut self, now: Now, scans: Vec<(u32, Scan)>) {
+        for (partition, scan) in scans {
+            self.restore(partition, scan, now);
+        }
+        for (number, device) in (0u32..).zip(&mut self.devices) {
+            let ids: Vec<u64> = device
+                .streams
+                .iter_mut()
+                .filter_map(|(id, stream)| stream.roll_back().then_some(*id))
+                .collect();
+            if !ids.is_empty() {
+                let note = self.acks.note(number, now.at);
+                note.streams.extend(ids);
+                note.go_back = true;
+            }
+        }
+        self.halted = false;
+    }
+
+    /// Whether no batch is accepted until [`Fleet::resume`].
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Bytes handed to Kafka's client and not yet reported.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The MQTT connection stands: every device has to give a sign of life, or a retained status, until
+    /// [`Fleet::give_up`].
+    pub fn connected(&mut self) {
+        self.devices.iter_mut().for_each(Device::doubt);
+    }
+
+    /// The MQTT connection is gone: nobody can be told anything.
+    pub fn disconnected(&mut self) {
+        self.acks.clear();
+    }
+
+    /// Devices that gave no sign of life since the connection was made are taken as away.
+    pub fn give_up(&mut self, now: Now) {
+        for number in 0..self.devices.len() as u32 {
+            let online = self.devices[number as usize].online;
+            self.devices[number as usize].give_up(now);
+            self.presence(number, online);
+        }
+    }
+
+    /// When the next ack is due.
+    pub fn next_ack(&self) -> Option<Instant> {
+        self.acks.next()
+    }
+
+    /// The next ack that is due: topic and payload.
+    pub fn ack(&mut self, now: Instant) -> Option<(String, Vec<u8>)> {
+        let (number, note) = self.acks.take(now)?;
+        let device = &self.devices[number as usize];
+        let positions = note.streams.iter().filter(|id| device.streams.contains_key(id));
+        let ack = pb::Ack {
+            positions: positions.map(|&id| device.position(id)).collect(),
+            want_hello: note.want_hello,
+            want_series: note.want_series.into_iter().collect(),
+            refusals: note.refusals,
+            go_back: note.go_back,
+            session: note.session,
+        };
+        Some((topic::topic(&device.name, Kind::Ack), seal_control(&ack)))
+    }
+
+    /// Checkpoints are due for every partition in which something was delivered since the last.
+    pub fn mark(&mut self, now: Now) {
+        let partitions: Vec<u32> = self.ownership.owned().collect();
+        for partition in partitions {
+            let (next, marked) = &mut self.offsets[partition as usize];
+            if next != marked {
+                *marked = *next;
+                self.ledger.mark(partition, *next, now.at);
+            }
+        }
+    }
+
+    /// The next state or checkpoint to write, if one may be written now. Call [`Fleet::state`] with the outcome.
+    pub fn next_state(&mut self, now: Instant) -> Option<State> {
+        Some(match self.ledger.take(now)? {
+            Entry::State(number) => {
+                let device = &self.devices[number as usize];
+                State {
+                    device: Some(number),
+                    key: Arc::clone(&device.name),
+                    partition: device.partition,
+                    value: device.state().encode_to_vec(),
+                }
+            }
+            Entry::Checkpoint {
+                partition,
+                telemetry_offset,
+            } => {
+                let checkpoint = Some(pb::Checkpoint {
+                    partition,
+                    telemetry_offset,
+                });
+                let state = pb::DeviceState {
+                    checkpoint,
+                    ..Default::default()
+                };
+                State {
+                    device: None,
+                    key: CHECKPOINT.into(),
+                    partition,
+                    value: state.encode_to_vec(),
+                }
+            }
+        })
+    }
+
+    /// Whether a state is in Kafka. A checkpoint that is not is no harm: the one before holds.
+    pub fn state(&mut self, now: Instant, device: Option<u32>, stored: bool) {
+        match device {
+            Some(_) if stored => self.ledger.confirmed(),
+            Some(device) => {
+                self.ledger.failed(device, now);
+                self.offsets.iter_mut().for_each(|(_, marked)| *marked = -1);
+            }
+            None => {}
+        }
+    }
+
+    /// Whether every state and checkpoint is in Kafka.
+    pub fn is_clean(&self) -> bool {
+        self.ledger.is_clean()
+    }
+
+    /// The devices, in no order that means anything.
+    pub fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    fn unfit(&mut self, number: u32, name: Name, reason: String) {
+        self.metrics.refuse("unfit for Kafka");
+        let stream = self.devices[number as usize]
+            .streams
+            .entry(name.stream)
+            .or_default();
+        stream.refused = Some(Refused {
+            seq: name.seq,
+            reason,
+            stored: true,
+            unfit: true,
+        });
+    }
+
+    pub(super) fn presence(&mut self, number: u32, before: bool) {
+        if self.devices[number as usize].online != before {
+            self.ledger.changed_urgently(number);
+            self.metrics.devices_online.inc_by(if before { -1 } else { 1 });
+        }
+    }
+
+    pub(super) fn count_devices(&self) {
+        self.metrics.devices.set(self.devices.len() as i64);
+        let online = self.devices.iter().filter(|device| device.online).count();
+        self.metrics.devices_online.set(online as i64);
+    }
+
+    /// The number of a device, known or new; `None` where there are too many, or another bridge owns it.
+    pub(super) fn number(&mut self, name: &str) -> Option<u32> {
+        if let Some(&number) = self.index.get(name) {
+            return Some(number);
+        }
+        let partition = self.ownership.partition(name)?;
+        if self.devices.len() >= self.max_devices {
+            return None;
+        }
+        let number = self.devices.len() as u32;
+        let device = Device::new(name, partition);
+        self.index.insert(Arc::clone(&device.name), number);
+        self.devices.push(device);
+        self.metrics.devices.set(self.devices.len() as i64);
+        Some(number)
+    }
+}

@@ -1,0 +1,290 @@
+//! The connection to the MQTT broker: a task of its own that only polls, and tells.
+//!
+//! Clean sessions and nothing published at QoS 1: what is lost on the way is repaired by Headwater's own positions, so
+//! nothing has to be carried over from one connection to the next, and everything the client library would carry over is
+//! cleared. Hello, series and status are subscribed before data, so that what the broker kept of them comes first.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_proto::topic::Kind;
+use rumqttc::{AsyncClient, ConnectionError, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
+use rumqttc::{ConnectReturnCode, SubscribeReasonCode};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Error;
+use super::fleet::Message;
+use super::ownership::Ownership;
+use super::settings::MqttSettings;
+
+/// The largest packet MQTT knows. The broker's own limit is the one that counts: a lower one here would end the connection
+/// at each packet above it, and a kept one would come again for ever.
+const MAX_PACKET: usize = 268_435_455;
+/// Acks on their way to the socket.
+const QUEUE: usize = 4096;
+/// Messages read and not yet handled. When handling cannot keep up, reading waits for it: never for Kafka.
+const BACKLOG: usize = 1024;
+/// Longest wait between two attempts to connect.
+const BACKOFF: Duration = Duration::from_secs(5);
+
+/// What the connection tells.
+#[derive(Debug)]
+pub enum Event {
+    /// It stands, and everything is subscribed.
+    Connected,
+    /// It is gone, or cannot be made, for this reason.
+    Disconnected(String),
+    /// A message came.
+    Message(Message),
+}
+
+/// The connection.
+#[derive(Debug)]
+pub struct Mqtt {
+    client: AsyncClient,
+    poller: JoinHandle<()>,
+}
+
+impl Mqtt {
+    /// Connects, and keeps connecting. Payloads longer than `longest` are cut.
+    ///
+    /// # Errors
+    /// [`Error::Broker`] for a URL that is none, and a password that cannot be read.
+    pub fn start(
+        settings: &MqttSettings,
+        ownership: &Ownership,
+        longest: usize,
+    ) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+        let (host, port) = address(&settings.broker)?;
+        let id = if settings.client_id.is_empty() {
+            format!("headwater-relay-{:08x}", random())
+        } else {
+            settings.client_id.clone()
+        };
+        let mut options = MqttOptions::new(id, host, port);
+        options.set_keep_alive(settings.keep_alive.max(Duration::from_secs(1)));
+        options.set_clean_session(true);
+        options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
+        if !settings.username.is_empty() {
+            let password = match &settings.password_file {
+                Some(path) => headwater_config::secret(path)?,
+                None => String::new(),
+            };
+            options.set_credentials(&settings.username, password);
+        }
+        let (client, events) = AsyncClient::new(options, QUEUE);
+        let filters = |kinds: &[(Kind, QoS)]| -> Vec<SubscribeFilter> {
+            let each = |&(kind, qos)| {
+                ownership
+                    .filters(kind)
+                    .into_iter()
+                    .map(move |path| SubscribeFilter::new(path, qos))
+            };
+            kinds.iter().flat_map(each).collect()
+        };
+        let first = filters(&[
+            (Kind::Hello, QoS::AtLeastOnce),
+            (Kind::Series, QoS::AtLeastOnce),
+            (Kind::Status, QoS::AtLeastOnce),
+        ]);
+        let then = filters(&[(Kind::Data, QoS::AtMostOnce)]);
+        let (tell, told) = mpsc::channel(BACKLOG);
+        let poller = Poller {
+            client: client.clone(),
+            events,
+            tell,
+            first,
+            then,
+            longest,
+        };
+        Ok((
+            Self {
+                client,
+                poller: tokio::spawn(poller.run(settings.broker.clone())),
+            },
+            told,
+        ))
+    }
+
+    /// Puts a message on its way, QoS 0. Returns whether there was room.
+    pub fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
+        self.client
+            .try_publish(topic, QoS::AtMostOnce, false, payload)
+            .is_ok()
+    }
+
+    /// Sends what is on its way, and disconnects.
+    pub async fn stop(self) {
+        let _ = self.client.try_disconnect();
+        // The poller ends when the broker closes the connection; a broker that does not is not waited for.
+        let mut poller = self.poller;
+        if tokio::time::timeout(Duration::from_millis(500), &mut poller)
+            .await
+            .is_err()
+        {
+            poller.abort();
+        }
+    }
+}
+
+struct Poller {
+    client: AsyncClient,
+    events: EventLoop,
+    tell: mpsc::Sender<Event>,
+    first: Vec<SubscribeFilter>,
+    then: Vec<SubscribeFilter>,
+    longest: usize,
+}
+
+impl Poller {
+    async fn run(mut self, broker: String) {
+        let mut backoff = Duration::from_millis(200);
+        // Subscriptions answered on this connection.
+        let mut answered = 0;
+        loop {
+            let event = match self.events.poll().await {
+                Ok(rumqttc::Event::Incoming(packet)) => match packet {
+                    Packet::ConnAck(_) => {
+                        answered = 0;
+                        let _ = self.client.try_subscribe_many(self.first.clone());
+                        continue;
+                    }
+                    Packet::SubAck(ack) => {
+                        if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                            let reason =
+                                format!("{broker} refuses our subscriptions; look at its access rules");
+                            Event::Disconnected(reason)
+                        } else if answered == 0 {
+                            answered = 1;
+                            let _ = self.client.try_subscribe_many(self.then.clone());
+                            continue;
+                        } else {
+                            backoff = Duration::from_millis(200);
+                            Event::Connected
+                        }
+                    }
+                    Packet::Publish(publish) => Event::Message(self.message(publish)),
+                    _ => continue,
+                },
+                Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
+                Ok(rumqttc::Event::Outgoing(_)) => continue,
+                Err(ConnectionError::RequestsDone) => return,
+                Err(error) => {
+                    // Messages of the dead connection would come after the next one is made.
+                    self.events.clean();
+                    self.events.state.events.clear();
+                    self.events.pending.clear();
+                    if self
+                        .tell
+                        .send(Event::Disconnected(reason(&broker, &error)))
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                    tokio::time::sleep(backoff.mul_f64(0.5 + f64::from(random() % 1000) / 2000.0)).await;
+                    backoff = (backoff * 2).min(BACKOFF);
+                    continue;
+                }
+            };
+            if self.tell.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn message(&self, publish: rumqttc::Publish) -> Message {
+        let length = publish.payload.len();
+        let payload = if length > self.longest {
+            // A copy, so that the rest is freed.
+            Bytes::copy_from_slice(&publish.payload[..self.longest])
+        } else {
+            publish.payload
+        };
+        Message {
+            topic: publish.topic,
+            retained: publish.retain,
+            payload,
+            length,
+        }
+    }
+}
+
+/// Host and port of `mqtt://host:port`.
+pub(crate) fn address(url: &str) -> Result<(String, u16), Error> {
+    let wrong = |why: &str| Error::Broker {
+        url: url.to_string(),
+        why: why.to_string(),
+    };
+    let rest = match url.split_once("://") {
+        Some(("mqtt" | "tcp", rest)) => rest,
+        None => url,
+        Some((scheme, _)) => {
+            return Err(wrong(&format!(
+                "{scheme}:// is not supported; write mqtt://host:port"
+            )));
+        }
+    };
+    let rest = rest.trim_end_matches('/');
+    if rest.contains(['/', '?', '@']) {
+        return Err(wrong(
+            "write mqtt://host:port; the user goes to mqtt.username, the password to a file",
+        ));
+    }
+    // A port follows the last colon, but not one inside the brackets of an IPv6 address.
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (
+            host,
+            port.parse()
+                .map_err(|_| wrong(&format!("{port:?} is not a port")))?,
+        ),
+        _ => (rest, 1883),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() || port == 0 {
+        return Err(wrong("write mqtt://host:port"));
+    }
+    Ok((host.to_string(), port))
+}
+
+fn reason(broker: &str, error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => {
+            format!("{broker} refuses us: look at mqtt.username and mqtt.password_file")
+        }
+        ConnectionError::ConnectionRefused(code) => format!("{broker} refuses us: {code:?}"),
+        ConnectionError::NetworkTimeout => format!("{broker} does not answer"),
+        error => format!("no connection to {broker}: {error}"),
+    }
+}
+
+/// Not for secrets: ids and jitter.
+fn random() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_urls() {
+        let ok = |url| address(url).unwrap();
+        assert_eq!(ok("mqtt://broker"), ("broker".into(), 1883));
+        assert_eq!(ok("mqtt://10.0.0.1:2883/"), ("10.0.0.1".into(), 2883));
+        assert_eq!(ok("broker:2883"), ("broker".into(), 2883));
+        assert_eq!(ok("mqtt://[::1]:2883"), ("::1".into(), 2883));
+        assert_eq!(ok("mqtt://[::1]"), ("::1".into(), 1883));
+        let error = |url| address(url).unwrap_err().to_string();
+        assert!(error("http://broker").contains("http:// is not supported"));
+        assert!(error("mqtt://u:p@broker").contains("mqtt.username"));
+        assert!(error("mqtt://broker:99999").contains("is not a port"));
+        assert!(error("mqtt://").contains("mqtt://host:port"));
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads partitions of Kafka to their ends, for a scan. Blocking: call it from a thread that may.
+
+use std::time::{Duration, Instant};
+
+use headwater_proto::Limits;
+use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
+
+use super::record::Name;
+use super::scan::Scan;
+use crate::admin::Check;
+use crate::kafka::{Context, Error, KafkaSettings};
+
+/// Reads what an earlier bridge left of these partitions: states, then telemetry from the checkpoints on.
+/// `None` once `shutdown`.
+///
+/// # Errors
+/// [`Error::Client`]. While Kafka does not answer it waits, with the reason in `check`.
+pub fn read_all(
+    kafka: &KafkaSettings,
+    partitions: &[u32],
+    limits: &Limits,
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<Option<Vec<(u32, Scan)>>, Error> {
+    let mut scans: Vec<(u32, Scan)> = partitions
+        .iter()
+        .map(|&partition| (partition, Scan::default()))
+        .collect();
+    let topic = kafka.topics().devices;
+    let from: Vec<(u32, i64)> = partitions.iter().map(|&partition| (partition, 0)).collect();
+    let done = read(kafka, &topic, &from, check, shutdown, |partition, message| {
+        let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else {
+            return;
+        };
+        if let Some((_, scan)) = scans.iter_mut().find(|(number, _)| *number == partition) {
+            scan.state(key, message.payload());
+        }
+    })?;
+    if done.is_none() {
+        return Ok(None);
+    }
+    let from: Vec<(u32, i64)> = scans
+        .iter()
+        .map(|(partition, scan)| (*partition, scan.checkpoint))
+        .collect();
+    read_telemetry(kafka, scans, &from, limits, check, shutdown)
+}
+
+/// Reads telemetry from these offsets on, into these scans. `None` once `shutdown`.
+///
+/// # Errors
+/// [`Error::Client`].
+pub fn read_telemetry(
+    kafka: &KafkaSettings,
+    mut scans: Vec<(u32, Scan)>,
+    from: &[(u32, i64)],
+    limits: &Limits,
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<Option<Vec<(u32, Scan)>>, Error> {
+    let topic = kafka.topics().telemetry;
+    let ends = read(kafka, &topic, from, check, shutdown, |partition, message| {
+        let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else {
+            return;
+        };
+        let Some(name) = message.headers().and_then(Name::read) else {
+            return;
+        };
+        if let Some((_, scan)) = scans.iter_mut().find(|(number, _)| *number == partition) {
+            scan.telemetry(
+                message.offset(),
+                key,
+                name,
+                message.payload().unwrap_or_default(),
+                limits,
+            );
+        }
+    })?;
+    let Some(ends) = ends else { return Ok(None) };
+    for (partition, end) in ends {
+        if let Some((_, scan)) = scans.iter_mut().find(|(number, _)| *number == partition) {
+            scan.next_offset = scan.next_offset.max(end);
+        }
+    }
+    Ok(Some(scans))
+}
+
+/// Reads each partition from its offset to its end as of now, and returns the ends.
+/// `None` once `shutdown`.
+///
+/// # Errors
+/// [`Error::Client`].
+pub fn read(
+    kafka: &KafkaSettings,
+    topic: &str,
+    from: &[(u32, i64)],
+    check: &Check,
+    shutdown: &CancellationToken,
+    mut each: impl FnMut(u32, &BorrowedMessage<'_>),
+) -> Result<Option<Vec<(u32, i64)>>, Error> {
+    let config = kafka.client_config(&[
+        // No group is used, but the library wants the name of one.
+        ("group.id", "headwater-relay-scan"),
+        ("enable.auto.commit", "false"),
+        ("enable.partition.eof", "true"),
+        // Where retention has taken the offset, or the topic was made anew, all there is is read.
+        ("auto.offset.reset", "earliest"),
+        ("allow.auto.create.topics", "false"),
+        ("fetch.wait.max.ms", "50"),
+        ("queued.max.messages.kbytes", "16384"),
+    ])?;
+    let consumer: BaseConsumer<Context> = config
+        .create_with_context(Context::default())
+        .map_err(Error::Client)?;
+    let mut list = TopicPartitionList::new();
+    for &(partition, offset) in from {
+        let offset = if offset == 0 {
+            Offset::Beginning
+        } else {
+            Offset::Offset(offset)
+        };
+        list.add_partition_offset(topic, partition as i32, offset)
+            .map_err(Error::Client)?;
+    }
+    consumer.assign(&list).map_err(Error::Client)?;
+    let mut ends: Vec<(u32, i64)> = from.iter().map(|(partition, _)| (*partition, 0)).collect();
+    let mut open: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
+    let mut heard = Instant::now();
+    while !open.is_empty() {
+        if shutdown.is_cancelled() {
+            return Ok(None);
+        }
+        match consumer.poll(Duration::from_millis(100)) {
+            None if heard.elapsed() > Duration::from_secs(5) => {
+                check.failing(format!(
+                    "reading {topic} from {}: no answer; trying again",
+                    kafka.bootstrap
+                ));
+            }
+            None => {}
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                let partition = message.partition() as u32;
+                if let Some((_, end)) = ends.iter_mut().find(|(number, _)| *number == partition) {
+                    *end = (*end).max(message.offset() + 1);
+                }
+                each(partition, &message);
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                heard = Instant::now();
+                open.retain(|number| *number != partition as u32);
+            }
+            Some(Err(error)) => tracing::debug!("reading {topic}: {error}"),
+        }
+    }
+    // Nothing came after the offset asked for: then that is the end, unless the topic is another, shorter one.
+    for ((partition, end), (_, asked)) in ends.iter_mut().zip(from) {
+        if *end == 0 && *asked > 0 {
+            let high = consumer
+                .fetch_watermarks(topic, *partition as i32, kafka.timeout)
+                .map_or(0, |(_, high)| high);
+            *end = high.min(*asked);
+        }
+    }
+    Ok(Some(ends))
+}

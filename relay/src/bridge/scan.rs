@@ -1,0 +1,160 @@
+//! What an earlier bridge left in Kafka, folded record by record: states and checkpoint of `headwater.devices`, then the
+//! telemetry from the checkpoint on, by its headers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use headwater_proto::{Limits, Message as _, pb};
+
+use super::record::Name;
+
+/// The key of the checkpoint among the devices' states; no device can be called so.
+pub const CHECKPOINT: &str = ".checkpoint";
+
+/// The fold over one partition.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// States, by device.
+    pub states: BTreeMap<String, pb::DeviceState>,
+    /// The offset that all states are complete up to.
+    pub checkpoint: i64,
+    /// The end of the partition's telemetry.
+    pub next_offset: i64,
+    positions: HashMap<(String, u64), u64>,
+    newest: HashMap<String, i64>,
+    losses: Vec<(String, i64, u64)>,
+}
+
+/// What a scan adds to a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addition {
+    /// Positions, by stream.
+    pub positions: Vec<(u64, u64)>,
+    /// The newest record: offset + 1.
+    pub newest: i64,
+    /// Loss records: offset and readings.
+    pub losses: Vec<(i64, u64)>,
+}
+
+impl Scan {
+    /// A record of the devices topic. `value` is `None` for a deleted one. What cannot be decoded is left out: the
+    /// agents' hello, and the telemetry itself, make it good.
+    pub fn state(&mut self, key: &str, value: Option<&[u8]>) {
+        match value.map(pb::DeviceState::decode) {
+            None => {
+                self.states.remove(key);
+            }
+            Some(Ok(state)) if key == CHECKPOINT => {
+                self.checkpoint = state
+                    .checkpoint
+                    .map_or(0, |checkpoint| checkpoint.telemetry_offset);
+            }
+            Some(Ok(state)) if state.device == key => {
+                self.states.insert(key.to_string(), state);
+            }
+            Some(_) => tracing::warn!(device = key, "a device state cannot be decoded; left out"),
+        }
+    }
+
+    /// A record of telemetry; `name` is what its headers say.
+    pub fn telemetry(&mut self, offset: i64, device: &str, name: Name, value: &[u8], limits: &Limits) {
+        self.next_offset = self.next_offset.max(offset + 1);
+        let position = self
+            .positions
+            .entry((device.to_string(), name.stream))
+            .or_default();
+        *position = (*position).max(name.through);
+        self.newest.insert(device.to_string(), offset + 1);
+        if name.loss {
+            let lost_readings = match headwater_proto::protobuf::decode(value, limits).map(|batch| batch.body)
+            {
+                Ok(headwater_proto::Body::Loss(loss)) => loss.readings,
+                _ => 0,
+            };
+            self.losses.push((device.to_string(), offset, lost_readings));
+        }
+    }
+
+    /// What the telemetry adds to each device.
+    pub fn additions(self) -> BTreeMap<String, Addition> {
+        let mut additions: BTreeMap<String, Addition> = BTreeMap::new();
+        for ((device, stream), position) in self.positions {
+            additions
+                .entry(device)
+                .or_default()
+                .positions
+                .push((stream, position));
+        }
+        for (device, newest) in self.newest {
+            additions.entry(device).or_default().newest = newest;
+        }
+        for (device, offset, lost_readings) in self.losses {
+            additions
+                .entry(device)
+                .or_default()
+                .losses
+                .push((offset, lost_readings));
+        }
+        additions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_state_of_a_device_counts_and_deleted_ones_are_gone() {
+        let state = |device: &str, lost_readings| {
+            pb::DeviceState {
+                device: device.into(),
+                lost_readings,
+                ..Default::default()
+            }
+            .encode_to_vec()
+        };
+        let mut scan = Scan::default();
+        scan.state("a", Some(&state("a", 1)));
+        scan.state("b", Some(&state("b", 1)));
+        scan.state("a", Some(&state("a", 2)));
+        scan.state("b", None);
+        scan.state("c", Some(b"\xff\xff"));
+        scan.state("d", Some(&state("another", 1)));
+        assert_eq!(scan.states.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(scan.states["a"].lost_readings, 2);
+    }
+
+    #[test]
+    fn telemetry_adds_positions() {
+        let mut scan = Scan::default();
+        let limits = Limits::default();
+        let name = |stream, seq| Name {
+            stream,
+            seq,
+            through: seq,
+            loss: false,
+        };
+        scan.telemetry(5, "a", name(1, 7), &[], &limits);
+        scan.telemetry(6, "a", name(1, 8), &[], &limits);
+        scan.telemetry(
+            9,
+            "a",
+            Name {
+                stream: 2,
+                seq: 1,
+                through: 4,
+                loss: true,
+            },
+            &[],
+            &limits,
+        );
+        assert_eq!(scan.next_offset, 10);
+        let mut additions = scan.additions();
+        additions.get_mut("a").unwrap().positions.sort_unstable();
+        let expected = Addition {
+            positions: vec![(1, 8), (2, 4)],
+            newest: 10,
+            losses: vec![(9, 0)],
+        };
+        assert_eq!(additions["a"], expected);
+    }
+}
