@@ -6,7 +6,7 @@ export function number(value: number): string {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
   if (size !== 0 && (size >= 1e12 || size < 1e-4)) return value.toExponential(3).replace("-", "−");
-  const digits = size >= 1000 ? 0 : size >= 100 ? 1 : size >= 1 ? 2 : 4;
+  const digits = size >= 1000 ? 0 : size >= 100 ? 1 : size >= 1 ? 2 : size >= 0.1 ? 3 : 4;
   // Integers stay integers.
   const text = Number.isInteger(value) ? grouped(value, 0) : grouped(value, digits);
   return text.replace("-", "−");

@@ -9,8 +9,6 @@ import { now } from "../link";
 import { plot } from "../plot";
 import { theme } from "../theme";
 
-const HEIGHT = 190;
-
 export function Chart({ feed, group }: { feed: Feed; group: Group<Metric> }) {
   const home = useRef<HTMLElement>(null);
   const canvas = useRef<HTMLDivElement>(null);
@@ -51,7 +49,7 @@ interface Entry {
 }
 
 function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLElement): () => void {
-  const style = getComputedStyle(document.documentElement);
+  const style = getComputedStyle(document.body);
   const color = (name: string) => style.getPropertyValue(name).trim();
   const entries: Entry[] = [...home.querySelectorAll<HTMLElement>("li[data-metric]")].map((item) => ({
     item,
@@ -72,16 +70,16 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
   const chart = new uPlot(
     {
       width: canvas.clientWidth || 300,
-      height: HEIGHT,
+      height: canvas.clientHeight || 190,
       legend: { show: false },
-      padding: [8, 4, 0, 0],
+      padding: [8, 26, 0, 0],
       cursor: { sync: { key: "device" }, drag: { x: false, y: false }, points: { size: 7 } },
       scales: {
         x: { time: true, range: () => edges() },
         y: isBool ? { range: () => [-0.1, 1.1] } : { range: (_, min, max) => room(min, max) },
       },
       axes: [
-        { ...axis, space: 70, size: 28 },
+        { ...axis, space: 70, size: 28, values: (_, ticks) => ticks.map(clock(feed.windowMs)) },
         {
           ...axis,
           size: 56,
@@ -89,7 +87,7 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
           values: (_, ticks) =>
             isBool
               ? ticks.map((tick) => (tick === 0 ? "off" : tick === 1 ? "on" : ""))
-              : ticks.map((tick) => tickText(tick, group.unit)),
+              : ticks.map((tick) => tickText(tick, group.unit, ticks.length > 1 ? ticks[1] - ticks[0] : 1)),
         },
       ],
       series: [
@@ -202,7 +200,7 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
   frame = requestAnimationFrame(tick);
 
   const sizes = new ResizeObserver(() => {
-    if (canvas.clientWidth > 0) chart.setSize({ width: canvas.clientWidth, height: HEIGHT });
+    if (canvas.clientWidth > 0) chart.setSize({ width: canvas.clientWidth, height: canvas.clientHeight });
   });
   sizes.observe(canvas);
   return () => {
@@ -234,15 +232,36 @@ function near(values: (number | null | undefined)[], index: number): number | nu
   return null;
 }
 
-function tickText(tick: number, unit: string): string {
-  const size = Math.abs(tick);
+/** Times of day, as the axis' steps need them. */
+function clock(windowMs: number): (seconds: number) => string {
+  const format = new Intl.DateTimeFormat(undefined, {
+    hour: "2-digit",
+    minute: "2-digit",
+    hourCycle: "h23",
+    ...(windowMs <= 120_000 ? { second: "2-digit" } : {}),
+  });
+  return (seconds) => format.format(seconds * 1000);
+}
+
+function tickText(tick: number, unit: string, step: number): string {
   if (unit === "By" || unit === "By/s" || unit === "B" || unit === "B/s") {
-    const text = quantity(tick, unit);
-    return `${text.value.replace(".0", "")} ${text.unit.replace("/s", "")}`;
+    const size = Math.abs(tick);
+    const [by, name] =
+      size >= 1e9 ? [1e9, "GB"] : size >= 1e6 ? [1e6, "MB"] : size >= 1e3 ? [1e3, "kB"] : [1, "B"];
+    return `${digits(tick / by, step / by)} ${name}`;
   }
-  if (size >= 1e6) return `${+(tick / 1e6).toFixed(2)} M`;
-  if (size >= 1e4) return `${+(tick / 1e3).toFixed(2)} k`;
-  return String(+tick.toPrecision(6)).replace("-", "−");
+  const size = Math.abs(tick);
+  if (size >= 1e6) return `${digits(tick / 1e6, step / 1e6)} M`;
+  if (size >= 1e5) return `${digits(tick / 1e3, step / 1e3)} k`;
+  return digits(tick, step);
+}
+
+/** A tick with as many decimals as its axis' step has. */
+function digits(tick: number, step: number): string {
+  let decimals = 0;
+  for (let scaled = step; decimals < 8 && Math.abs(scaled - Math.round(scaled)) > 1e-6; scaled *= 10)
+    decimals += 1;
+  return tick.toFixed(decimals).replace("-", "−");
 }
 
 /** The line's colour, nearly transparent. */

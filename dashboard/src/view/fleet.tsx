@@ -79,6 +79,7 @@ export function FleetView() {
         <label class="sort">
           <span>Sort by</span>
           <select
+            aria-label="Sort by"
             value={order.value}
             onChange={(event) => {
               const by = event.currentTarget.value as Order;

@@ -3,6 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { agents, cuts, setLink } from "../demo";
 import { count, span } from "../format";
+import { now } from "../link";
 
 export function LinkSwitch({ device }: { device: string }) {
   const agent = agents.value?.get(device);
@@ -41,8 +42,8 @@ export function CutStory({ device }: { device: string }) {
     return (
       <p class="story down" role="status">
         <b>The link is cut.</b> The gateway goes on sampling and keeps every batch until Kafka has it: {waits}{" "}
-        readings wait, for {span(Date.now() - cut.since)} now. Restore the link, and watch them drain into the
-        chart.
+        readings wait, the oldest for {span(agent.oldest_us > 0 ? now() - agent.oldest_us / 1000 : 0)}.
+        Restore the link, and watch them drain into the chart.
       </p>
     );
   }

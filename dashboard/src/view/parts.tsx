@@ -7,7 +7,7 @@ export function Spark({ values, label }: { values: readonly number[]; label: str
   const width = 90;
   const height = 24;
   if (values.length < 2) return <svg class="spark" viewBox={`0 0 ${width} ${height}`} aria-hidden="true" />;
-  const top = Math.max(...values, 1e-9) * 1.15;
+  const top = Math.max(...values, 1e-9) * 1.6;
   const step = width / (values.length - 1);
   const points = values.map(
     (value, i) => `${(i * step).toFixed(1)},${(height - 1.5 - (value / top) * (height - 3)).toFixed(1)}`,
