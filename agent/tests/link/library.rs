@@ -1,13 +1,4 @@
 //! The agent against a real broker (Mosquitto) and a small scripted relay.
-#![allow(
-    clippy::unwrap_used,
-    reason = "in tests' own parts too, a panic is the report"
-)]
-
-#[path = "broker/bridge.rs"]
-mod bridge;
-#[path = "broker/mosquitto.rs"]
-mod mosquitto;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
@@ -19,8 +10,8 @@ use headwater_proto::{Body, LossReason};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use bridge::Bridge;
-use mosquitto::Mosquitto;
+use crate::bridge::Bridge;
+use crate::mosquitto::Mosquitto;
 
 /// Rows of two metrics, a millisecond apart.
 fn trace(rows: usize) -> String {
@@ -120,7 +111,7 @@ impl Running {
     }
 }
 
-async fn wait_for(what: &str, reached: impl Fn() -> bool) {
+pub(crate) async fn wait_for(what: &str, reached: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !reached() {
         assert!(Instant::now() < until, "{what}: not within 20 s");

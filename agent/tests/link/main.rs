@@ -1,0 +1,10 @@
+//! The agent on a link: as a library and as a program, with a real broker (Mosquitto) and a scripted relay.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in the tests' own parts too, a panic is the report"
+)]
+
+mod bridge;
+mod library;
+mod mosquitto;
+mod program;
