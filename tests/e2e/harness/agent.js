@@ -1,0 +1,20 @@
+import { join } from "node:path";
+import { binaries } from "./site.js";
+import { toml } from "./toml.js";
+
+/** `headwater-agent run` that replays a trace once, at its own times. `settings` is laid over that. */
+export function startAgent(site, { device, mosquitto, trace, speed = "max", batch = {}, uplink = {}, source = {} }) {
+  const settings = {
+    device,
+    batch: { readings: 80, age: "200ms", ...batch },
+    uplink: {
+      broker: mosquitto.url,
+      ack_timeout: "1s",
+      backoff: { min: "50ms", max: "500ms" },
+      ...uplink,
+    },
+    source: [{ type: "replay", path: trace.path, speed, at_end: "stop", times: "original", ...source }],
+  };
+  const config = site.write(`agent-${device}.toml`, toml(settings));
+  return site.start(`agent-${device}`, join(binaries, "headwater-agent"), ["run", "--config", config]);
+}

@@ -1,0 +1,87 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { test } from "node:test";
+import { Program } from "./program.js";
+
+export const repository = resolve(import.meta.dirname, "../../..");
+export const binaries = resolve(process.env.HEADWATER_BIN ?? join(repository, "target/debug"));
+export const python = resolve(process.env.HEADWATER_PYTHON ?? join(repository, ".venv/bin/python"));
+
+/** Where one scenario runs: a temporary directory, and the programs started in it. */
+export class Site {
+  #closers = [];
+  #count = 0;
+
+  constructor() {
+    this.directory = mkdtempSync(join(tmpdir(), "headwater-e2e-"));
+  }
+
+  path(name) {
+    return join(this.directory, name);
+  }
+
+  write(name, text) {
+    writeFileSync(this.path(name), text);
+    return this.path(name);
+  }
+
+  /** Starts a program; its output goes to a log of that name. */
+  start(name, command, args, options = {}) {
+    const log = this.path(`${String(++this.#count).padStart(2, "0")}-${name}.log`);
+    const program = new Program(name, command, args, { log, ...options });
+    this.onClose(() => program.exited ?? program.kill("SIGTERM"));
+    return program;
+  }
+
+  /** Called when the scenario ends, the last given first. */
+  onClose(close) {
+    this.#closers.push(close);
+  }
+
+  /** The end of every log, for a scenario that failed. */
+  printLogs(lines = 25) {
+    for (const path of logs(this.directory)) {
+      const text = readFileSync(path, "utf8").trimEnd().split("\n");
+      console.log(`--- ${path}, the last ${Math.min(lines, text.length)} of ${text.length} lines`);
+      console.log(text.slice(-lines).map(shortened).join("\n"));
+    }
+  }
+
+  async close({ keep = false } = {}) {
+    for (const close of this.#closers.reverse()) await close();
+    if (!keep) rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+function logs(directory) {
+  return readdirSync(directory, { recursive: true })
+    .filter((name) => name.endsWith(".log"))
+    .map((name) => join(directory, name))
+    .filter((path) => statSync(path).isFile())
+    .sort();
+}
+
+function shortened(line) {
+  return line.length > 300 ? `${line.slice(0, 300)}…` : line;
+}
+
+/** A test with a site of its own. `limit`: milliseconds. On failure the logs' ends are printed and the site is kept. */
+export function scenario(name, body, { limit = 120_000 } = {}) {
+  test(name, async () => {
+    const site = new Site();
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`not finished after ${limit / 1000} s`)), limit);
+    });
+    let failed = true;
+    try {
+      await Promise.race([body(site), late]);
+      failed = false;
+    } finally {
+      clearTimeout(timer);
+      if (failed) site.printLogs();
+      await site.close({ keep: failed });
+    }
+  });
+}

@@ -1,0 +1,67 @@
+"""Prints what Kafka holds: a JSON object a record, from the first record of a topic on, until it is ended.
+
+Usage: telemetry.py BOOTSTRAP TOPIC
+"""
+
+import json
+import sys
+import time
+
+import contract  # noqa: F401
+from batch import readings
+from contract import batch_pb2
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+
+def connect(bootstrap, topic):
+    while True:
+        try:
+            consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=100,
+                                     enable_auto_commit=False, group_id=None, metadata_max_age_ms=2000)
+            partitions = consumer.partitions_for_topic(topic)
+            if partitions:
+                return consumer, partitions
+            consumer.close()
+        except KafkaError as error:
+            print(f"not yet: {error}", file=sys.stderr)
+        time.sleep(0.2)
+
+
+def main():
+    bootstrap, topic = sys.argv[1:]
+    consumer, partitions = connect(bootstrap, topic)
+    consumer.assign([TopicPartition(topic, partition) for partition in sorted(partitions)])
+    consumer.seek_to_beginning()
+    print(json.dumps({"ready": True, "partitions": len(partitions)}), flush=True)
+    while True:
+        for records in consumer.poll(timeout_ms=200).values():
+            for record in records:
+                print(json.dumps(describe(record)))
+            sys.stdout.flush()
+
+
+def describe(record):
+    batch = batch_pb2.Batch.FromString(record.value)
+    described = {
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp_ms": record.timestamp,
+        "key": record.key.decode(),
+        "headers": {name: value.decode() for name, value in record.headers},
+        "device": batch.device,
+        "stream": f"{batch.stream:016x}",
+        "seq": batch.seq,
+        "columns": readings(batch),
+    }
+    if batch.HasField("loss"):
+        described["loss"] = {
+            "through": batch.loss.through,
+            "readings": batch.loss.readings,
+            "reason": batch_pb2.LossReason.Name(batch.loss.reason),
+        }
+    return described
+
+
+if __name__ == "__main__":
+    main()
