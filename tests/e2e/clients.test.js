@@ -58,7 +58,7 @@ function checkCompressed(tap, extensions, decodedBytes) {
 
 scenario("Python websockets: mode ALL has every reading, in order, bit for bit, compressed", async (site) => {
   const { mosquitto, tap } = await path(site);
-  const client = pythonClient(site, { url: `ws://127.0.0.1:${tap.port}/`, devices: ["py-*"] });
+  const client = pythonClient(site, { url: tap.url, devices: ["py-*"] });
   await client.heard("subscribed");
   assert.equal(client.of("open")[0].subprotocol, "headwater.v1");
   startAgent(site, { device: "py-1", mosquitto, trace: sensors, batch: { readings: 480 } });
@@ -71,7 +71,7 @@ scenario("Python websockets: mode ALL has every reading, in order, bit for bit, 
 
 scenario("ws: mode ALL has every reading, in order, bit for bit, compressed", async (site) => {
   const { mosquitto, tap } = await path(site);
-  const client = await Live.open(site, `ws://127.0.0.1:${tap.port}/`);
+  const client = await Live.open(site, tap.url);
   await client.next("welcome");
   client.subscribe({ devices: ["node-*"] });
   await client.next("subscribed");
@@ -84,7 +84,7 @@ scenario("ws: mode ALL has every reading, in order, bit for bit, compressed", as
 
 scenario("ws without deflate gets the same in plain frames", async (site) => {
   const { mosquitto, tap } = await path(site);
-  const client = await Live.open(site, `ws://127.0.0.1:${tap.port}/`, { deflate: false });
+  const client = await Live.open(site, tap.url, { deflate: false });
   client.subscribe({ devices: ["plain"] });
   await client.next("subscribed");
   const trace = sensors.slice(site, "trace.csv", 0, 600);
@@ -98,7 +98,7 @@ scenario("ws without deflate gets the same in plain frames", async (site) => {
 
 scenario("a metric filter leaves the other columns out; LATEST has the newest value; PRESENCE the device", async (site) => {
   const { kafka, mosquitto, relay } = await path(site);
-  const url = `ws://127.0.0.1:${relay.port}/`;
+  const url = relay.live;
   const filtered = await Live.open(site, url);
   filtered.subscribe({ devices: ["dev"], metrics: ["*_temp_c"] });
   await filtered.next("subscribed");
@@ -133,7 +133,7 @@ scenario("a metric filter leaves the other columns out; LATEST has the newest va
 
 scenario("a client that does not acknowledge gets no more than its window, then everything", async (site) => {
   const { kafka, mosquitto, relay } = await path(site);
-  const client = await Live.open(site, `ws://127.0.0.1:${relay.port}/`, {
+  const client = await Live.open(site, relay.live, {
     hello: { window: { frames: 5, bytes: 1n << 20n } },
     acks: false,
   });

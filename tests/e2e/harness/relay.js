@@ -32,6 +32,7 @@ export class Relay {
   constructor(site, part, port, admin, config) {
     Object.assign(this, { site, part, port, config });
     this.page = `http://127.0.0.1:${port}/`;
+    this.live = `ws://127.0.0.1:${port}/v1/live`;
     this.admin = `http://127.0.0.1:${admin}`;
   }
 

@@ -12,6 +12,7 @@ export class WireTap {
   static async start(site, port) {
     const tap = new WireTap();
     tap.port = await freePort();
+    tap.url = `ws://127.0.0.1:${tap.port}/v1/live`;
     const sockets = new Set();
     const server = createServer((client) => {
       const upstream = connect({ port, host: "127.0.0.1" });
