@@ -11,6 +11,7 @@ export const python = resolve(process.env.HEADWATER_PYTHON ?? join(repository, "
 /** Where one scenario runs: a temporary directory, and the programs started in it. */
 export class Site {
   #closers = [];
+  #onFailure = [];
   #count = 0;
 
   constructor() {
@@ -39,8 +40,14 @@ export class Site {
     this.#closers.push(close);
   }
 
-  /** The end of every log, for a scenario that failed. */
-  printLogs(lines = 25) {
+  /** Called when the scenario has failed, while everything still runs. */
+  onFailure(show) {
+    this.#onFailure.push(show);
+  }
+
+  /** What there is to see of a scenario that failed: the end of every log. */
+  async explain(lines = 25) {
+    for (const show of this.#onFailure) await show().catch(() => {});
     for (const path of logs(this.directory)) {
       const text = readFileSync(path, "utf8").trimEnd().split("\n");
       console.log(`--- ${path}, the last ${Math.min(lines, text.length)} of ${text.length} lines`);
@@ -80,7 +87,7 @@ export function scenario(name, body, { limit = 120_000 } = {}) {
       failed = false;
     } finally {
       clearTimeout(timer);
-      if (failed) site.printLogs();
+      if (failed) await site.explain();
       await site.close({ keep: failed });
     }
   });

@@ -1,0 +1,90 @@
+import assert from "node:assert/strict";
+import { chromium } from "playwright-core";
+import { until } from "./until.js";
+
+const FLAGS = [
+  // Root may not use the sandbox; nothing but our own page is opened.
+  ...(process.getuid() === 0 ? ["--no-sandbox"] : []),
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  // No connections of its own.
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/** The dashboard in headless Chromium. */
+export class Dashboard {
+  errors = [];
+
+  static async open(site, url, { width = 1280, height = 800 } = {}) {
+    const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+    site.onClose(() => browser.close());
+    const page = await browser.newPage({ viewport: { width, height } });
+    const dashboard = new Dashboard(page, url);
+    site.onFailure(async () => {
+      await page.screenshot({ path: site.path("page.png"), fullPage: true });
+      console.log(`--- the page: ${site.path("page.png")}; its errors: ${JSON.stringify(dashboard.errors)}`);
+    });
+    page.on("pageerror", (error) => dashboard.errors.push(String(error)));
+    await page.goto(url);
+    return dashboard;
+  }
+
+  constructor(page, url) {
+    Object.assign(this, { page, url });
+  }
+
+  /** Goes to a device's charts. */
+  async device(name, minutes = 5) {
+    await this.page.goto(`${this.url}#/device/${encodeURIComponent(name)}?minutes=${minutes}`);
+  }
+
+  /** "open", "connecting", "waiting" or "closed". */
+  async connection() {
+    const names = (await this.page.locator("button.chip").getAttribute("class")).split(" ");
+    return names.find((name) => name !== "chip");
+  }
+
+  /** Waits until the page's connection is in this state. */
+  async untilConnection(state, limit) {
+    await until(`the page's connection is ${state}`, async () => (await this.connection()) === state, limit);
+  }
+
+  /** What the fleet's table says of a device, or undefined. */
+  async row(device) {
+    return this.page.evaluate((name) => {
+      const row = document.querySelector(`tr[data-device="${CSS.escape(name)}"]`);
+      return row
+        ? {
+            online: row.querySelector("[data-online]").dataset.online === "true",
+            waiting: Number(row.querySelector("[data-waiting]").dataset.waiting),
+            rate: Number(row.querySelector("[data-rate]").dataset.rate),
+          }
+        : undefined;
+    }, device);
+  }
+
+  /** What the charts of the device's page hold: metric → { points, value, timeMs }. */
+  async charts() {
+    return this.page.evaluate(() =>
+      Object.fromEntries(
+        [...document.querySelectorAll("li[data-metric][data-points]")].map(({ dataset }) => [
+          dataset.metric,
+          { points: Number(dataset.points), value: dataset.value, timeMs: Number(dataset.timeMs) },
+        ]),
+      ),
+    );
+  }
+
+  /** The pixels of the first chart, to see whether it moves. */
+  picture() {
+    return this.page.evaluate(() => document.querySelector(".chart canvas").toDataURL());
+  }
+
+  /** No script of the page has failed. */
+  checkErrors() {
+    assert.deepEqual(this.errors, []);
+  }
+}
