@@ -48,7 +48,9 @@ scenario("each bad client is closed with its code; a good one gets everything", 
   await closesWith(4408, "no hello", () => {}, silent);
   await closesWith(4409, "ack for what was never sent", (client) => client.ack(1000, 100_000));
   await closesWith(4408, "no ack ever", (client) => client.subscribe({ devices: ["good"] }), { acks: false });
-  await closesWith(1009, "message over the limit", (client) => client.socket.send(Buffer.alloc(1 << 20)), { deflate: false });
+  await closesWith(1009, "message over the limit", (client) => client.socket.send(Buffer.alloc(1 << 20)), {
+    deflate: false,
+  });
   // 16 MiB of zeros are about 16 KiB on the wire: only the inflated size is too big.
   await closesWith(1009, "deflate bomb", (client) => client.socket.send(Buffer.alloc(1 << 24)));
 
@@ -61,28 +63,41 @@ scenario("each bad client is closed with its code; a good one gets everything", 
   await rawly(1002, "unmasked frame", (raw) => raw.frame(FIN | BINARY, Buffer.from("x"), { masked: false }));
   await rawly(1002, "RSV1 without deflate", (raw) => raw.frame(FIN | RSV1 | BINARY, Buffer.from("x")));
   await rawly(1002, "reserved opcode", (raw) => raw.frame(FIN | 0x0b, Buffer.from("x")));
-  await rawly(1007, "bytes that do not inflate", (raw) => raw.frame(FIN | RSV1 | BINARY, Buffer.alloc(64, 0xff)), deflate);
+  await rawly(
+    1007,
+    "bytes that do not inflate",
+    (raw) => raw.frame(FIN | RSV1 | BINARY, Buffer.alloc(64, 0xff)),
+    deflate,
+  );
 
-  const count = () => good.of("data").flatMap((data) => Object.values(data.decoded.columns)).flatMap((c) => c.readings).length;
+  const count = () =>
+    good
+      .of("data")
+      .flatMap((data) => Object.values(data.decoded.columns))
+      .flatMap((c) => c.readings).length;
   await good.until("the good client has all readings", () => count() >= trace.count);
   assert.equal(count(), trace.count);
 });
 
-scenario("a subscription that cannot be is answered with an error, and the connection goes on", async (site) => {
-  const { relay } = await relayWith(site, { limits: { subscriptions: 2 } });
-  const client = await Live.open(site, relay.live);
-  await client.next("welcome");
-  const errors = () => client.of("error");
-  client.subscribe({ id: 1, mode: "UNSPECIFIED" });
-  await client.until("an error for the mode", () => errors().length === 1);
-  client.subscribe({ id: 2, devices: ["[z-a"] });
-  await client.until("an error for the glob", () => errors().length === 2);
-  for (const id of [3, 4, 5]) client.subscribe({ id, devices: [`d${id}`] });
-  await client.until("an error for one subscription too many", () => errors().length === 3);
-  for (const error of errors()) assert.ok(error.message.length > 10, `it says what is wrong: ${error.message}`);
-  client.send("ping", { nonce: 7n });
-  assert.equal((await client.next("pong")).nonce, 7n);
-});
+scenario(
+  "a subscription that cannot be is answered with an error, and the connection goes on",
+  async (site) => {
+    const { relay } = await relayWith(site, { limits: { subscriptions: 2 } });
+    const client = await Live.open(site, relay.live);
+    await client.next("welcome");
+    const errors = () => client.of("error");
+    client.subscribe({ id: 1, mode: "UNSPECIFIED" });
+    await client.until("an error for the mode", () => errors().length === 1);
+    client.subscribe({ id: 2, devices: ["[z-a"] });
+    await client.until("an error for the glob", () => errors().length === 2);
+    for (const id of [3, 4, 5]) client.subscribe({ id, devices: [`d${id}`] });
+    await client.until("an error for one subscription too many", () => errors().length === 3);
+    for (const error of errors())
+      assert.ok(error.message.length > 10, `it says what is wrong: ${error.message}`);
+    client.send("ping", { nonce: 7n });
+    assert.equal((await client.next("pong")).nonce, 7n);
+  },
+);
 
 scenario("tokens: without a valid one nothing is sent; scopes hold; expiry closes", async (site) => {
   const secret = "a shared secret of some length, for tests";
@@ -126,13 +141,24 @@ scenario("tokens: without a valid one nothing is sent; scopes hold; expiry close
       ...client.of("latest").flatMap((frame) => frame.batches.map((batch) => batch.device)),
       ...client.of("presence").flatMap((frame) => frame.devices.map((device) => device.device)),
     ]);
-  const count = () => client.of("data").flatMap((data) => Object.values(data.decoded.columns)).flatMap((c) => c.readings).length;
+  const count = () =>
+    client
+      .of("data")
+      .flatMap((data) => Object.values(data.decoded.columns))
+      .flatMap((c) => c.readings).length;
   await client.until("the token's own device in all modes", () => {
-    return count() >= trace.count && client.of("latest").length > 0 && client.of("presence").some((f) => f.devices.length > 0);
+    return (
+      count() >= trace.count &&
+      client.of("latest").length > 0 &&
+      client.of("presence").some((f) => f.devices.length > 0)
+    );
   });
   // Asked for by name, it is refused in words.
   client.subscribe({ id: 4, devices: ["yours-1"] });
-  await client.until("an answer about another's device", () => client.of("error").length + client.of("subscribed").length > 3);
+  await client.until(
+    "an answer about another's device",
+    () => client.of("error").length + client.of("subscribed").length > 3,
+  );
   client.send("ping", { nonce: 1n });
   await client.next("pong");
   assert.deepEqual([...seen()], ["mine-1"]);
@@ -159,7 +185,11 @@ scenario("tokens: without a valid one nothing is sent; scopes hold; expiry close
 
 scenario("without keys the gateway stays on loopback", async (site) => {
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
-  const relay = await Relay.prepare(site, { kafka, mosquitto, settings: { gateway: { listen: "0.0.0.0:0" } } });
+  const relay = await Relay.prepare(site, {
+    kafka,
+    mosquitto,
+    settings: { gateway: { listen: "0.0.0.0:0" } },
+  });
   relay.launch();
   const { code } = await relay.program.exit;
   assert.notEqual(code, 0);

@@ -53,7 +53,8 @@ function checkCompressed(tap, extensions, decodedBytes) {
   const data = tap.frames.filter((frame) => frame.opcode === 2);
   const compressed = data.filter((frame) => frame.compressed);
   assert.ok(compressed.length > data.length / 2, `${compressed.length} of ${data.length} frames compressed`);
-  if (decodedBytes) assert.ok(tap.bytes < decodedBytes, `${tap.bytes} bytes on the wire for ${decodedBytes} decoded`);
+  if (decodedBytes)
+    assert.ok(tap.bytes < decodedBytes, `${tap.bytes} bytes on the wire for ${decodedBytes} decoded`);
 }
 
 scenario("Python websockets: mode ALL has every reading, in order, bit for bit, compressed", async (site) => {
@@ -63,9 +64,15 @@ scenario("Python websockets: mode ALL has every reading, in order, bit for bit, 
   assert.equal(client.of("open")[0].subprotocol, "headwater.v1");
   startAgent(site, { device: "py-1", mosquitto, trace: sensors, batch: { readings: 480 } });
   startAgent(site, { device: "other", mosquitto, trace: sensors.slice(site, "other.csv", 0, 10) });
-  await client.program.ready("the Python client has all readings", () => count(client.of("data")) >= sensors.count);
+  await client.program.ready(
+    "the Python client has all readings",
+    () => count(client.of("data")) >= sensors.count,
+  );
   assert.deepEqual(joined(client.of("data")), sensors.readings);
-  assert.ok(client.of("data").every((frame) => frame.device === "py-1"), "only the devices asked for");
+  assert.ok(
+    client.of("data").every((frame) => frame.device === "py-1"),
+    "only the devices asked for",
+  );
   checkCompressed(tap, client.of("open")[0].extensions);
 });
 
@@ -96,40 +103,45 @@ scenario("ws without deflate gets the same in plain frames", async (site) => {
   assert.ok(tap.frames.every((frame) => !frame.compressed));
 });
 
-scenario("a metric filter leaves the other columns out; LATEST has the newest value; PRESENCE the device", async (site) => {
-  const { kafka, mosquitto, relay } = await path(site);
-  const url = relay.live;
-  const filtered = await Live.open(site, url);
-  filtered.subscribe({ devices: ["dev"], metrics: ["*_temp_c"] });
-  await filtered.next("subscribed");
-  const trace = sensors.slice(site, "trace.csv", 0, 100);
-  startAgent(site, { device: "dev", mosquitto, trace });
-  const telemetry = new Telemetry(site, kafka);
-  await telemetry.untilCount("dev", trace.count);
+scenario(
+  "a metric filter leaves the other columns out; LATEST has the newest value; PRESENCE the device",
+  async (site) => {
+    const { kafka, mosquitto, relay } = await path(site);
+    const url = relay.live;
+    const filtered = await Live.open(site, url);
+    filtered.subscribe({ devices: ["dev"], metrics: ["*_temp_c"] });
+    await filtered.next("subscribed");
+    const trace = sensors.slice(site, "trace.csv", 0, 100);
+    startAgent(site, { device: "dev", mosquitto, trace });
+    const telemetry = new Telemetry(site, kafka);
+    await telemetry.untilCount("dev", trace.count);
 
-  const { cabinet_temp_c, outside_temp_c } = trace.readings;
-  const frames = () => filtered.of("data").map((data) => data.decoded);
-  await filtered.until("all of two metrics", () => count(frames()) >= 200);
-  assert.deepEqual(joined(frames()), { cabinet_temp_c, outside_temp_c });
+    const { cabinet_temp_c, outside_temp_c } = trace.readings;
+    const frames = () => filtered.of("data").map((data) => data.decoded);
+    await filtered.until("all of two metrics", () => count(frames()) >= 200);
+    assert.deepEqual(joined(frames()), { cabinet_temp_c, outside_temp_c });
 
-  // Who comes later gets the current state as a snapshot.
-  const expected = Object.entries(trace.readings).map(([metric, column]) => [metric, column.at(-1)]);
-  const latest = await Live.open(site, url);
-  latest.subscribe({ mode: "LATEST", devices: ["dev"], start: { case: "snapshot", value: true } });
-  const newest = () => {
-    const values = latest.of("latest").flatMap((frame) => frame.decoded.flatMap((batch) => Object.entries(batch.columns)));
-    return new Map(values.map(([metric, column]) => [metric, column.readings.at(-1)]));
-  };
-  await latest.until("LATEST has every metric", () => newest().size === expected.length);
-  assert.deepEqual([...newest()].sort(), expected.sort());
+    // Who comes later gets the current state as a snapshot.
+    const expected = Object.entries(trace.readings).map(([metric, column]) => [metric, column.at(-1)]);
+    const latest = await Live.open(site, url);
+    latest.subscribe({ mode: "LATEST", devices: ["dev"], start: { case: "snapshot", value: true } });
+    const newest = () => {
+      const values = latest
+        .of("latest")
+        .flatMap((frame) => frame.decoded.flatMap((batch) => Object.entries(batch.columns)));
+      return new Map(values.map(([metric, column]) => [metric, column.readings.at(-1)]));
+    };
+    await latest.until("LATEST has every metric", () => newest().size === expected.length);
+    assert.deepEqual([...newest()].sort(), expected.sort());
 
-  const fleet = await Live.open(site, url);
-  fleet.subscribe({ mode: "PRESENCE", start: { case: "snapshot", value: true } });
-  const devices = () => fleet.of("presence").flatMap((frame) => frame.devices);
-  await fleet.until("PRESENCE shows the device on line", () =>
-    devices().some((device) => device.device === "dev" && device.online),
-  );
-});
+    const fleet = await Live.open(site, url);
+    fleet.subscribe({ mode: "PRESENCE", start: { case: "snapshot", value: true } });
+    const devices = () => fleet.of("presence").flatMap((frame) => frame.devices);
+    await fleet.until("PRESENCE shows the device on line", () =>
+      devices().some((device) => device.device === "dev" && device.online),
+    );
+  },
+);
 
 scenario("a client that does not acknowledge gets no more than its window, then everything", async (site) => {
   const { kafka, mosquitto, relay } = await path(site);

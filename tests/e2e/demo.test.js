@@ -25,59 +25,69 @@ async function agents(page) {
   return (await fetch(`${page}demo/agents`)).json();
 }
 
-scenario("devices and a moving chart; a cut link: the backlog grows, drains, and leaves no hole", async (site) => {
-  const { page, live } = await demo(site, ["--for", "110s"]);
-  const dashboard = await Dashboard.open(site, page);
-  await dashboard.untilConnection("open");
-  const list = await agents(page);
-  assert.ok(list.length >= 3, `${list.length} agents`);
-  for (const { device } of list) {
-    await until(`${device} is on line and sends`, async () => {
-      const row = await dashboard.row(device);
-      return row?.online && row.rate > 0;
+scenario(
+  "devices and a moving chart; a cut link: the backlog grows, drains, and leaves no hole",
+  async (site) => {
+    const { page, live } = await demo(site, ["--for", "110s"]);
+    const dashboard = await Dashboard.open(site, page);
+    await dashboard.untilConnection("open");
+    const list = await agents(page);
+    assert.ok(list.length >= 3, `${list.length} agents`);
+    for (const { device } of list) {
+      await until(`${device} is on line and sends`, async () => {
+        const row = await dashboard.row(device);
+        return row?.online && row.rate > 0;
+      });
+    }
+    // Whose link is cut: one that samples often.
+    const rates = await Promise.all(
+      list.map(async ({ device }) => [(await dashboard.row(device)).rate, device]),
+    );
+    const [, device] = rates.sort(([a], [b]) => b - a)[0];
+
+    // An independent witness of what arrives.
+    const witness = await Live.open(site, live);
+    witness.subscribe({ devices: [device] });
+    await witness.next("subscribed");
+
+    await dashboard.device(device);
+    await until("the charts are there", async () => Object.keys(await dashboard.charts()).length > 0);
+    const before = await dashboard.picture();
+    await until("the chart moves", async () => (await dashboard.picture()) !== before);
+
+    const waiting = async () =>
+      (await agents(page)).find((agent) => agent.device === device).waiting_readings;
+    const link = dashboard.page.locator(`button[data-link="${device}"]`);
+    await link.click();
+    await until(
+      "the switch shows the link as cut",
+      async () => (await link.getAttribute("aria-checked")) === "false",
+    );
+    const begun = await waiting();
+    await until("the backlog grows", async () => (await waiting()) > begun + 100);
+    const most = await waiting();
+    await link.click();
+    await until("the backlog drains", async () => (await waiting()) < most / 2, 60_000);
+    await dashboard.page.locator(".story.drained").waitFor({ timeout: 60_000 });
+
+    // What came is one chain, and the page has every reading of it.
+    const frames = () => witness.of("data").map((data) => data.decoded);
+    await until("the witness has the backlog", () => frames().length > 3);
+    const next = new Map();
+    for (const { stream, seq } of frames()) {
+      assert.equal(seq, next.get(stream) ?? seq, "the next seq");
+      next.set(stream, seq + 1);
+    }
+    const [metric, column] = Object.entries(frames()[0].columns).find(([, each]) => each.type === "f64");
+    await until("the chart has at least what the witness has", async () => {
+      const seen = frames().reduce((sum, frame) => sum + (frame.columns[metric]?.readings.length ?? 0), 0);
+      return (await dashboard.charts())[metric]?.points >= seen;
     });
-  }
-  // Whose link is cut: one that samples often.
-  const rates = await Promise.all(list.map(async ({ device }) => [(await dashboard.row(device)).rate, device]));
-  const [, device] = rates.sort(([a], [b]) => b - a)[0];
-
-  // An independent witness of what arrives.
-  const witness = await Live.open(site, live);
-  witness.subscribe({ devices: [device] });
-  await witness.next("subscribed");
-
-  await dashboard.device(device);
-  await until("the charts are there", async () => Object.keys(await dashboard.charts()).length > 0);
-  const before = await dashboard.picture();
-  await until("the chart moves", async () => (await dashboard.picture()) !== before);
-
-  const waiting = async () => (await agents(page)).find((agent) => agent.device === device).waiting_readings;
-  const link = dashboard.page.locator(`button[data-link="${device}"]`);
-  await link.click();
-  await until("the switch shows the link as cut", async () => (await link.getAttribute("aria-checked")) === "false");
-  const begun = await waiting();
-  await until("the backlog grows", async () => (await waiting()) > begun + 100);
-  const most = await waiting();
-  await link.click();
-  await until("the backlog drains", async () => (await waiting()) < most / 2, 60_000);
-  await dashboard.page.locator(".story.drained").waitFor({ timeout: 60_000 });
-
-  // What came is one chain, and the page has every reading of it.
-  const frames = () => witness.of("data").map((data) => data.decoded);
-  await until("the witness has the backlog", () => frames().length > 3);
-  const next = new Map();
-  for (const { stream, seq } of frames()) {
-    assert.equal(seq, next.get(stream) ?? seq, "the next seq");
-    next.set(stream, seq + 1);
-  }
-  const [metric, column] = Object.entries(frames()[0].columns).find(([, each]) => each.type === "f64");
-  await until("the chart has at least what the witness has", async () => {
-    const seen = frames().reduce((sum, frame) => sum + (frame.columns[metric]?.readings.length ?? 0), 0);
-    return (await dashboard.charts())[metric]?.points >= seen;
-  });
-  assert.ok(column.readings.length > 0);
-  dashboard.checkErrors();
-}, { limit: 170_000 });
+    assert.ok(column.readings.length > 0);
+    dashboard.checkErrors();
+  },
+  { limit: 170_000 },
+);
 
 scenario("it ends by itself after --for, with code 0", async (site) => {
   const { program } = await demo(site, ["--for", "3s", "--agents", "1"]);
@@ -113,7 +123,11 @@ scenario("two at once, from a directory that cannot be written to", async (site)
 });
 
 scenario("wrong flags are refused in words", async (site) => {
-  for (const args of [["--for", "soon"], ["--port", "99999"], ["--agents", "many"]]) {
+  for (const args of [
+    ["--for", "soon"],
+    ["--port", "99999"],
+    ["--agents", "many"],
+  ]) {
     const program = site.start("demo", command, ["demo", ...args]);
     const { code } = await program.exit;
     assert.ok(code > 0 && code < 100, `${args}: exit code ${code}`);

@@ -39,7 +39,8 @@ async function deployed(site, users) {
 
 scenario("a device can neither speak nor listen for another", async (site) => {
   const broker = await deployed(site, ["headwater-relay", "gw-01", "gw-02"]);
-  const login = (username) => mqtt.connectAsync(broker.url, { username, password: PASSWORD, reconnectPeriod: 0 });
+  const login = (username) =>
+    mqtt.connectAsync(broker.url, { username, password: PASSWORD, reconnectPeriod: 0 });
   const [relay, first, second] = [await login("headwater-relay"), await login("gw-01"), await login("gw-02")];
   for (const client of [relay, first, second]) site.onClose(() => client.endAsync(true));
   const heard = { relay: [], second: [] };
@@ -61,7 +62,10 @@ scenario("a device can neither speak nor listen for another", async (site) => {
 });
 
 scenario("the whole path works under these rules", async (site) => {
-  const [kafka, broker] = await Promise.all([Kafka.start(site), deployed(site, ["headwater-relay", "gw-01"])]);
+  const [kafka, broker] = await Promise.all([
+    Kafka.start(site),
+    deployed(site, ["headwater-relay", "gw-01"]),
+  ]);
   const password_file = site.write("password", `${PASSWORD}\n`);
   await Relay.start(site, {
     kafka,

@@ -68,7 +68,10 @@ scenario("Kafka stopped and started again", (site) =>
     const held = telemetry.count(DEVICES[0]);
     await kafka.stop();
     // Nothing is acknowledged while Kafka is away, and the relay lives on.
-    await relay.program.ready("the relay says that it is not ready", async () => !(await fetch(`${relay.admin}/readyz`)).ok);
+    await relay.program.ready(
+      "the relay says that it is not ready",
+      async () => !(await fetch(`${relay.admin}/readyz`)).ok,
+    );
     assert.ok((await fetch(`${relay.admin}/healthz`)).ok, "alive all the same");
     await kafka.start();
     await relay.untilReady();

@@ -73,7 +73,10 @@ scenario("a page that stays open through three kills of the relay ends without a
   for (const share of [0.2, 0.4, 0.6]) {
     await telemetry.untilCount("dev", trace.count * share);
     await relay.program.kill("SIGKILL");
-    await until("the page says that the connection is gone", async () => (await dashboard.connection()) !== "open");
+    await until(
+      "the page says that the connection is gone",
+      async () => (await dashboard.connection()) !== "open",
+    );
     await relay.start();
     await dashboard.untilConnection("open");
   }
@@ -101,7 +104,9 @@ scenario("a stopped agent is shown off line", async (site) => {
   const { mosquitto, relay } = await path(site);
   const dashboard = await Dashboard.open(site, relay.page);
   const trace = sensors.slice(site, "trace.csv", 0, 400);
-  const agents = ["stopped", "killed"].map((device) => startAgent(site, { device, mosquitto, trace, ...LIVE }));
+  const agents = ["stopped", "killed"].map((device) =>
+    startAgent(site, { device, mosquitto, trace, ...LIVE }),
+  );
   const online = async (device, state) => (await dashboard.row(device))?.online === state;
   for (const device of ["stopped", "killed"]) {
     await until(`${device} is on line`, () => online(device, true));

@@ -24,7 +24,8 @@ scenario("Kafka holds what the agents sampled, once, in order, bit for bit", asy
     ["mill:7_b.x-y", machine, { batch: { readings: 480 }, uplink: { encoding: "protobuf" } }],
     ["one", sensors.slice(site, "one.csv", 0, 1), { uplink: { compression: "none" } }],
   ];
-  for (const [device, trace, settings] of devices) startAgent(site, { device, mosquitto, trace, ...settings });
+  for (const [device, trace, settings] of devices)
+    startAgent(site, { device, mosquitto, trace, ...settings });
   for (const [device, trace] of devices) {
     await telemetry.untilCount(device, trace.count);
     telemetry.checkEquals(device, trace);

@@ -3,7 +3,10 @@ import { binaries } from "./site.js";
 import { toml } from "./toml.js";
 
 /** `headwater-agent run` that replays a trace once, at its own times. `settings` is laid over that. */
-export function startAgent(site, { device, mosquitto, trace, speed = "max", batch = {}, uplink = {}, source = {} }) {
+export function startAgent(
+  site,
+  { device, mosquitto, trace, speed = "max", batch = {}, uplink = {}, source = {} },
+) {
   const settings = {
     device,
     batch: { readings: 80, age: "200ms", ...batch },

@@ -8,8 +8,13 @@ export function readings(batch) {
     if (columns[column.metric]) throw new Error(`two columns of ${column.metric}`);
     const [type, values] = valuesOf(column);
     const at = times[column.times];
-    if (at.length !== values.length) throw new Error(`${column.metric}: ${at.length} times, ${values.length} values`);
-    columns[column.metric] = { type, unit: column.unit, readings: values.map((value, index) => [String(at[index]), value]) };
+    if (at.length !== values.length)
+      throw new Error(`${column.metric}: ${at.length} times, ${values.length} values`);
+    columns[column.metric] = {
+      type,
+      unit: column.unit,
+      readings: values.map((value, index) => [String(at[index]), value]),
+    };
   }
   return columns;
 }
@@ -19,7 +24,8 @@ function microseconds(times) {
   const unit = times.unitUs || 1n;
   const at = [times.first];
   times.deltas.forEach((delta, index) => {
-    for (let run = times.runs.length > 0 ? times.runs[index] : 1; run > 0; run--) at.push(at[at.length - 1] + delta);
+    for (let run = times.runs.length > 0 ? times.runs[index] : 1; run > 0; run--)
+      at.push(at[at.length - 1] + delta);
   });
   if (at.length !== times.count) throw new Error(`${times.count} readings, but ${at.length} times`);
   return at.map((value) => value * unit);

@@ -20,9 +20,15 @@ execFileSync(
     "generate",
     join(repository, "proto/proto"),
     "--template",
-    JSON.stringify({ version: "v2", plugins: [{ local: "protoc-gen-es", out, opt: "target=js,import_extension=js" }] }),
+    JSON.stringify({
+      version: "v2",
+      plugins: [{ local: "protoc-gen-es", out, opt: "target=js,import_extension=js" }],
+    }),
   ],
-  { env: { ...process.env, PATH: `${commands[1]}${delimiter}${process.env.PATH}` }, stdio: ["ignore", "inherit", "inherit"] },
+  {
+    env: { ...process.env, PATH: `${commands[1]}${delimiter}${process.env.PATH}` },
+    stdio: ["ignore", "inherit", "inherit"],
+  },
 );
 
 const load = (name) => import(pathToFileURL(join(out, `headwater/v1/${name}_pb.js`)));

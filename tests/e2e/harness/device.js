@@ -48,13 +48,19 @@ export class Device {
     });
     const set = Buffer.alloc(4);
     set.writeUInt32LE(hash);
-    return Buffer.concat([Buffer.of(ENVELOPE, ...varint(short), ...varint(seq)), set, toBinary(batch.BatchSchema, body)]);
+    return Buffer.concat([
+      Buffer.of(ENVELOPE, ...varint(short), ...varint(seq)),
+      set,
+      toBinary(batch.BatchSchema, body),
+    ]);
   }
 
   /** A loss record that covers `seq` to `through`. */
   loss(short, seq, { through, readings }) {
     const reason = batch.LossReason.REFUSED;
-    const body = create(batch.BatchSchema, { loss: { through: BigInt(through), readings: BigInt(readings), reason } });
+    const body = create(batch.BatchSchema, {
+      loss: { through: BigInt(through), readings: BigInt(readings), reason },
+    });
     const head = Buffer.of(ENVELOPE, ...varint(short), ...varint(seq), 0, 0, 0, 0);
     return Buffer.concat([head, toBinary(batch.BatchSchema, body)]);
   }
@@ -72,8 +78,11 @@ export class Device {
 
   /** The greatest position of the stream in any ack so far. */
   position(stream) {
-    const all = this.acks.flatMap((ack) => ack.positions).filter((at) => at.stream === stream);
-    return all.reduce((most, at) => (at.seq > most ? at.seq : most), 0n);
+    let greatest = 0n;
+    for (const at of this.acks.flatMap((ack) => ack.positions)) {
+      if (at.stream === stream && at.seq > greatest) greatest = at.seq;
+    }
+    return greatest;
   }
 }
 

@@ -13,11 +13,20 @@ export class Live {
   bytesTotal = 0;
 
   /** Connects; with `hello` (a ClientHello's fields, or false to send none) and without waiting for the answer. */
-  static async open(site, url, { hello = {}, protocols = ["headwater.v1"], deflate = true, acks = true } = {}) {
+  static async open(
+    site,
+    url,
+    { hello = {}, protocols = ["headwater.v1"], deflate = true, acks = true } = {},
+  ) {
     const client = new Live(new WebSocket(url, protocols, { perMessageDeflate: deflate }), acks);
     site.onClose(() => client.socket.terminate());
     await client.opened;
-    if (hello) client.send("hello", { client: "headwater-e2e (ws)", window: { frames: 16, bytes: 1n << 20n }, ...hello });
+    if (hello)
+      client.send("hello", {
+        client: "headwater-e2e (ws)",
+        window: { frames: 16, bytes: 1n << 20n },
+        ...hello,
+      });
     return client;
   }
 
@@ -36,7 +45,12 @@ export class Live {
   }
 
   send(kind, fields) {
-    this.socket.send(toBinary(live.ClientFrameSchema, create(live.ClientFrameSchema, { frame: { case: kind, value: fields } })));
+    this.socket.send(
+      toBinary(
+        live.ClientFrameSchema,
+        create(live.ClientFrameSchema, { frame: { case: kind, value: fields } }),
+      ),
+    );
   }
 
   subscribe({ id = 1, mode = "ALL", start, ...fields } = {}) {
@@ -62,7 +76,8 @@ export class Live {
       what,
       () => {
         if (check()) return true;
-        if (this.close) throw new GivenUp(`the relay closed with ${this.close.code} ${this.close.reason} before ${what}`);
+        if (this.close)
+          throw new GivenUp(`the relay closed with ${this.close.code} ${this.close.reason} before ${what}`);
         return false;
       },
       limit,
@@ -71,7 +86,8 @@ export class Live {
 
   #take(bytes) {
     const { frame } = fromBinary(live.ServerFrameSchema, bytes);
-    if (frame.case === "data") frame.value.decoded = decoded(fromBinary(batch.BatchSchema, frame.value.batch));
+    if (frame.case === "data")
+      frame.value.decoded = decoded(fromBinary(batch.BatchSchema, frame.value.batch));
     if (frame.case === "latest") frame.value.decoded = frame.value.batches.map(decoded);
     this.frames.push(frame);
     if (!COUNTED.has(frame.case)) return;

@@ -61,7 +61,8 @@ export class RawSocket {
       const short = this.#received[at + 1] & 0x7f;
       const header = short === 126 ? 4 : short === 127 ? 10 : 2;
       const length = short === 126 ? this.#received.readUInt16BE(at + 2) : short;
-      if ((this.#received[at] & 0x0f) === 8) return length >= 2 ? this.#received.readUInt16BE(at + header) : 1005;
+      if ((this.#received[at] & 0x0f) === 8)
+        return length >= 2 ? this.#received.readUInt16BE(at + header) : 1005;
       at += header + length;
     }
     return undefined;

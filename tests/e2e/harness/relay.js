@@ -43,11 +43,18 @@ export class Relay {
   }
 
   launch() {
-    this.program = this.site.start("relay", join(binaries, "headwater-relay"), [this.part, "--config", this.config]);
+    this.program = this.site.start("relay", join(binaries, "headwater-relay"), [
+      this.part,
+      "--config",
+      this.config,
+    ]);
   }
 
   async untilReady() {
-    await this.program.ready("the relay says it is ready", async () => (await fetch(`${this.admin}/readyz`)).ok);
+    await this.program.ready(
+      "the relay says it is ready",
+      async () => (await fetch(`${this.admin}/readyz`)).ok,
+    );
   }
 
   async metrics() {

@@ -56,7 +56,11 @@ export class Telemetry {
       assert.equal(record.headers["hw-stream"], record.stream, at);
       assert.equal(record.headers["hw-seq"], String(record.seq), at);
       assert.equal(record.headers["hw-through"], record.loss && String(record.loss.through), at);
-      assert.equal(record.seq, next.get(record.stream) ?? 1, `${at}: the next seq of stream ${record.stream}`);
+      assert.equal(
+        record.seq,
+        next.get(record.stream) ?? 1,
+        `${at}: the next seq of stream ${record.stream}`,
+      );
       next.set(record.stream, (record.loss?.through ?? record.seq) + 1);
     }
     return [...next.keys()];
@@ -81,7 +85,11 @@ export class Telemetry {
     assert.deepEqual(Object.keys(held).sort(), Object.keys(trace.readings).sort());
     for (const [metric, expected] of Object.entries(trace.readings)) {
       const index = expected.findIndex((reading, at) => String(reading) !== String(held[metric][at]));
-      assert.equal(index, -1, `${metric}, reading ${index}: ${held[metric][index]} instead of ${expected[index]}`);
+      assert.equal(
+        index,
+        -1,
+        `${metric}, reading ${index}: ${held[metric][index]} instead of ${expected[index]}`,
+      );
       assert.equal(held[metric].length, expected.length, `number of readings of ${metric}`);
     }
   }

@@ -62,7 +62,11 @@ class FrameReader {
       const header = short === 127 ? 10 : short === 126 ? 4 : 2;
       if (this.#bytes.length < header) return;
       const length =
-        short === 127 ? Number(this.#bytes.readBigUInt64BE(2)) : short === 126 ? this.#bytes.readUInt16BE(2) : short;
+        short === 127
+          ? Number(this.#bytes.readBigUInt64BE(2))
+          : short === 126
+            ? this.#bytes.readUInt16BE(2)
+            : short;
       this.onFrame({ opcode: first & 0x0f, compressed: (first & 0x40) !== 0, length });
       this.#skip = header + length;
     }
