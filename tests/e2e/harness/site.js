@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
@@ -49,9 +49,13 @@ export class Site {
   async explain(lines = 25) {
     for (const show of this.#onFailure) await show().catch(() => {});
     for (const path of logs(this.directory)) {
-      const text = readFileSync(path, "utf8").trimEnd().split("\n");
-      console.log(`--- ${path}, the last ${Math.min(lines, text.length)} of ${text.length} lines`);
-      console.log(text.slice(-lines).map(shortened).join("\n"));
+      let text = readFileSync(path, "utf8").trimEnd().split("\n");
+      const all = text.length;
+      // Kafka says a lot while all is well.
+      if (path.endsWith("kafka.log")) text = text.filter((line) => /WARN|ERROR|Exception/.test(line));
+      text = text.slice(-lines);
+      console.log(`--- ${path}: ${text.length} of ${all} lines`);
+      console.log(text.map(shortened).join("\n"));
     }
   }
 
@@ -62,10 +66,10 @@ export class Site {
 }
 
 function logs(directory) {
-  return readdirSync(directory, { recursive: true })
+  return [...readdirSync(directory), join("kafka", "kafka.log")]
     .filter((name) => name.endsWith(".log"))
     .map((name) => join(directory, name))
-    .filter((path) => statSync(path).isFile())
+    .filter((path) => existsSync(path))
     .sort();
 }
 
