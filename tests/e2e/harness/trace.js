@@ -8,7 +8,7 @@ export class Trace {
 
   /** Rows `from`..`to` of the trace, as a trace of its own in the site. */
   slice(site, name, from, to) {
-    const [head, ...rows] = this.text.trimEnd().split("\n");
+    const [head, ...rows] = this.text.trimEnd().split(/\r?\n/);
     const text = `${[head, ...rows.slice(from, to)].join("\n")}\n`;
     return new Trace(site.write(name, text), text);
   }
@@ -16,7 +16,7 @@ export class Trace {
   constructor(path, text) {
     this.path = path;
     this.text = text;
-    const [head, ...rows] = text.trimEnd().split("\n");
+    const [head, ...rows] = text.trimEnd().split(/\r?\n/);
     const names = head.split(",").slice(1);
     /** metric → [[microseconds, bits of the double]], as the Python readers print them. */
     this.readings = Object.fromEntries(names.map((name) => [name, []]));
