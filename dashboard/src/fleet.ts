@@ -28,6 +28,9 @@ export const fleet = signal<Device[]>([]);
 /** The first picture of the fleet is complete. */
 export const known = signal(false);
 
+/** Counts seconds: what shows how long ago something was reads it, and so moves on though nothing arrives. */
+export const beat = signal(0);
+
 let changed = false;
 let subscription: Subscription | null = null;
 
@@ -54,6 +57,9 @@ export function watchFleet(): void {
     changed = false;
     fleet.value = [...devices.values()];
   }, 500);
+  setInterval(() => {
+    beat.value += 1;
+  }, 1000);
   setInterval(() => {
     for (const device of devices.values()) {
       device.trace.push(device.readingsPerS);

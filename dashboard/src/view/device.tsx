@@ -1,10 +1,9 @@
 /** One device: its charts, and how it is. */
 
-import { useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { agents } from "../demo";
 import { Feed, quantile } from "../device";
-import { fleet, known } from "../fleet";
+import { beat, fleet, known } from "../fleet";
 import { ago, count, latency, rate, short, span } from "../format";
 import { now } from "../link";
 import { href, WINDOWS } from "../route";
@@ -15,13 +14,9 @@ import { Figure, StateDot } from "./parts";
 
 export function DeviceView({ device, minutes }: { device: string; minutes: number }) {
   const feed = useMemo(() => new Feed(device, minutes * 60_000), [device, minutes]);
-  const beat = useSignal(0);
   useEffect(() => {
     currentFeed.value = feed;
-    const timer = setInterval(() => {
-      feed.forget();
-      beat.value += 1;
-    }, 1000);
+    const timer = setInterval(() => feed.forget(), 5000);
     return () => {
       clearInterval(timer);
       if (currentFeed.value === feed) currentFeed.value = null;

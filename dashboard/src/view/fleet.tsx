@@ -3,7 +3,7 @@
 import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useRef } from "preact/hooks";
 import { agents, cuts } from "../demo";
-import { type Device, fleet, known, type Order, select } from "../fleet";
+import { beat, type Device, fleet, known, type Order, select } from "../fleet";
 import { ago, count, latency, rate, short, span } from "../format";
 import { now, status } from "../link";
 import { href } from "../route";
@@ -136,6 +136,7 @@ export function FleetView() {
 }
 
 function Row({ device, demo }: { device: Device; demo: boolean }) {
+  void beat.value;
   const agent = agents.value?.get(device.name);
   const readings = agent ? agent.waiting_readings : device.waiting.readings;
   const batches = agent ? agent.waiting_batches : device.waiting.batches;
@@ -236,6 +237,17 @@ function Waiting() {
   );
 }
 
+const AGENT = `# agent.toml
+device = "gw-01"
+
+[uplink]
+broker = "mqtt://your-broker:1883"
+
+[[source]]
+type = "system"     # this machine's own CPU, memory, disks, network
+
+$ headwater-agent run --config agent.toml`;
+
 function Empty() {
   return (
     <div class="page-note">
@@ -245,15 +257,9 @@ function Empty() {
         try):
       </p>
       <pre>
-        <code>
-          {
-            "headwater-agent --print-config > agent.toml\n# set [uplink] url to your MQTT broker, name the device\nheadwater-agent --config agent.toml"
-          }
-        </code>
+        <code>{AGENT}</code>
       </pre>
-      <p>
-        It appears here within seconds of its first connection. Nothing has to be set up for it on this side.
-      </p>
+      <p>It appears here within seconds. Nothing has to be set up for it on this side.</p>
     </div>
   );
 }
