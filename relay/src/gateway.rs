@@ -1,14 +1,66 @@
 //! Kafka → WebSocket, and the dashboard page.
+//!
+//! ```text
+//!                      ┌ hub ────────────────────────────────┐
+//!  telemetry ─► reader ─► cache (newest values) ─► log (end) │──► session ─► socket ─► client
+//!  devices   ─►        ─► fleet (states, rates)              │      ▲ cursor, window
+//!                      └──────────────────────────────────────┘      │
+//!  telemetry ─► catch-up readers (what is no longer in memory) ──────┘
+//! ```
+//!
+//! A connection keeps no queue: a subscription is a cursor, or how far it has been told, and asks the hub for its next
+//! frame when its window is open. Frames are made and compressed once and shared.
+//!
+//! Pure: [`window`], [`filter`], [`record`], [`log`], [`cache`], [`fleet`], [`token`], [`deflate`], [`subscription`],
+//! [`session`]. Drivers: [`reader`] and [`catchup`] (Kafka), [`live`] and [`socket`] (WebSocket), [`page`] (HTTP).
 
+pub mod cache;
+pub mod catchup;
+pub mod close;
+pub mod deflate;
+pub mod filter;
+pub mod fleet;
+pub mod hub;
+pub mod live;
+pub mod log;
+pub mod metrics;
+pub mod page;
+pub mod reader;
+pub mod record;
+pub mod session;
 pub mod settings;
+pub mod socket;
+pub mod subscription;
+pub mod token;
+pub mod window;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
+use axum::routing::any;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Monitor;
+use crate::admin::{Check, Monitor};
 use crate::kafka::{self, KafkaSettings};
+use catchup::CatchUp;
+use hub::Hub;
+use live::Live;
+use metrics::Metrics;
 use settings::GatewaySettings;
+use token::Keys;
+
+/// How long an HTTP request's head may take.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long connections may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// TCP connections beside the WebSockets: page loads, refusals.
+const OTHERS: usize = 256;
 
 /// What ends the gateway.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +68,21 @@ pub enum Error {
     /// Kafka, where only an operator can help.
     #[error(transparent)]
     Kafka(#[from] kafka::Error),
-    /// The listener failed.
+    /// The listener failed, or the system gives no thread.
     #[error("the gateway's listener: {0}")]
     Listen(#[from] std::io::Error),
+    /// A key for tokens.
+    #[error(transparent)]
+    Key(#[from] token::KeyError),
+    /// Everybody would be served everything.
+    #[error(
+        "gateway.listen = {address} can be reached by others, and no gateway.keys are configured: everybody could read \
+         everything. Configure keys, listen on 127.0.0.1, or set gateway.allow_anonymous = true"
+    )]
+    Anonymous {
+        /// Where it listens.
+        address: SocketAddr,
+    },
 }
 
 /// Serves dashboards on `listener` until `shutdown`; `extra_routes` are served beside (the demo's controls).
@@ -26,7 +90,7 @@ pub enum Error {
 /// # Errors
 /// Where only an operator can help; an absent Kafka is waited for.
 pub async fn run(
-    _settings: GatewaySettings,
+    settings: GatewaySettings,
     kafka: KafkaSettings,
     monitor: Monitor,
     extra_routes: Router,
@@ -34,12 +98,129 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let check = monitor.check("gateway kafka", "connecting");
-    let Some(_partitions) = kafka::await_topics(&kafka, &check, &shutdown).await? else {
+    let keys = Keys::load(&settings.keys, &settings.tokens)?;
+    let address = listener.local_addr()?;
+    let local = keys.is_empty() && !settings.allow_anonymous;
+    if local && !address.ip().is_loopback() {
+        return Err(Error::Anonymous { address });
+    }
+    if keys.is_empty() {
+        tracing::warn!(%address, "no gateway.keys: whoever reaches this address reads everything");
+    }
+    let live = Arc::new(Live {
+        permits: Arc::new(Semaphore::new(settings.limits.connections)),
+        settings,
+        hub: OnceLock::new(),
+        shutdown: shutdown.clone(),
+        local,
+    });
+    let router = Router::new()
+        .route("/v1/live", any(live::live))
+        .with_state(Arc::clone(&live))
+        .merge(extra_routes)
+        .fallback(page::page);
+    let metrics = monitor.register(Metrics::new);
+    let result = tokio::select! {
+        result = read(&live, &kafka, keys, metrics, &check) => result,
+        result = serve(&listener, &router, &live) => result.map_err(Error::from),
+    };
+    // Whatever ended it, the connections are told.
+    shutdown.cancel();
+    let all = u32::try_from(live.settings.limits.connections).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(GOODBYE, live.permits.acquire_many(all)).await;
+    result
+}
+
+/// Connects to Kafka, reads the topics up to their ends, opens the live channel, and reads on until it is shut down.
+async fn read(
+    live: &Live,
+    settings: &KafkaSettings,
+    keys: Keys,
+    metrics: Metrics,
+    check: &Check,
+) -> Result<(), Error> {
+    let shutdown = &live.shutdown;
+    let Some(partitions) = kafka::await_topics(settings, check, shutdown).await? else {
         return Ok(());
     };
+    let limits = headwater_proto::Limits::default();
+    let catch_up = CatchUp::start(settings, live.settings.catch_up_readers, &limits)?;
+    let hub = Arc::new(Hub::new(
+        live.settings.clone(),
+        keys,
+        metrics,
+        catch_up,
+        partitions,
+    ));
+    let readers = loop {
+        match reader::open(&hub, settings, shutdown).await {
+            Ok(Some(readers)) => break readers,
+            Ok(None) => return Ok(()),
+            Err(error) if error.is_transient() => check.failing(format!("{error}; trying again")),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    };
+    // Nobody else fills it.
+    let _ = live.hub.set(Arc::clone(&hub));
     check.ready();
-    axum::serve(listener, extra_routes)
-        .with_graceful_shutdown(async move { shutdown.cancelled().await })
-        .await?;
+    readers.run(&hub, check, shutdown).await;
     Ok(())
+}
+
+/// Accepts connections until it is shut down.
+async fn serve(listener: &TcpListener, router: &Router, live: &Live) -> std::io::Result<()> {
+    let sockets = Arc::new(Semaphore::new(live.settings.limits.connections + OTHERS));
+    loop {
+        let (stream, permit) = tokio::select! {
+            accepted = accept(listener, &sockets) => accepted?,
+            () = live.shutdown.cancelled() => return Ok(()),
+        };
+        // Frames are whole messages; waiting for more to send with them only makes them late.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let shutdown = live.shutdown.clone();
+        tokio::spawn(async move {
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                // What a client does wrong in HTTP is between hyper and the client.
+                _ = connection.as_mut() => {}
+                () = shutdown.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = tokio::time::timeout(GOODBYE, connection).await;
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    sockets: &Arc<Semaphore>,
+) -> std::io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let permit = Arc::clone(sockets)
+        .acquire_owned()
+        .await
+        .map_err(std::io::Error::other)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return Ok((stream, permit)),
+            // Out of file descriptors, or a client that left already: others are served on.
+            Err(error) => {
+                tracing::warn!("a connection could not be accepted: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
 }

@@ -1,21 +1,150 @@
 //! The section `gateway` of the settings.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
+use headwater_config::ByteSize;
 use serde::Deserialize;
 
+use super::window;
+
 /// Kafka → WebSocket.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewaySettings {
     /// Where dashboards connect.
     pub listen: SocketAddr,
+    /// Serve everybody everything on an address that others can reach, though no keys are configured.
+    pub allow_anonymous: bool,
+    /// Origins (`https://dash.example`) of web pages, beside the gateway's own, that may connect; `*`: any.
+    pub allowed_origins: Vec<String>,
+    /// Keys that tokens are checked with; none: everybody may read everything, on loopback only.
+    pub keys: Vec<KeySettings>,
+    /// What tokens must say.
+    pub tokens: TokenSettings,
+    /// Memory for the end of the log, from which live subscribers read.
+    pub log: ByteSize,
+    /// Records of each partition that are read into the log at the start.
+    pub log_backfill: u32,
+    /// Memory for the newest value of every metric.
+    pub cache: ByteSize,
+    /// Subscribers that fell behind the log read from Kafka, this many at a time.
+    pub catch_up_readers: usize,
+    /// The greatest window a client gets: frames.
+    pub window_frames: u32,
+    /// The greatest window a client gets: bytes.
+    pub window_bytes: ByteSize,
+    /// A client is pinged when nothing came of it for this long, and let go after twice that.
+    #[serde(with = "headwater_config::duration")]
+    pub keep_alive: Duration,
+    /// How long a connection may take to say hello.
+    #[serde(with = "headwater_config::duration")]
+    pub hello_timeout: Duration,
+    /// How long frames may stay unacknowledged altogether.
+    #[serde(with = "headwater_config::duration")]
+    pub ack_timeout: Duration,
+    /// What a client may ask of the gateway.
+    pub limits: LimitSettings,
 }
 
 impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            allow_anonymous: false,
+            allowed_origins: Vec::new(),
+            keys: Vec::new(),
+            tokens: TokenSettings::default(),
+            log: ByteSize::mib(64),
+            log_backfill: 1000,
+            cache: ByteSize::mib(64),
+            catch_up_readers: 4,
+            window_frames: 1024,
+            window_bytes: ByteSize::mib(16),
+            keep_alive: Duration::from_secs(20),
+            hello_timeout: Duration::from_secs(10),
+            ack_timeout: Duration::from_secs(600),
+            limits: LimitSettings::default(),
+        }
+    }
+}
+
+impl GatewaySettings {
+    /// The greatest window a client gets.
+    pub fn window(&self) -> window::Size {
+        window::Size {
+            frames: self.window_frames,
+            bytes: self.window_bytes.as_u64(),
+        }
+    }
+}
+
+/// A key that tokens are checked with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeySettings {
+    /// The only algorithm it is used with.
+    pub algorithm: Algorithm,
+    /// A public key in PEM (EdDSA, RS256), or the secret (HS256; white space at its end is not part of it).
+    pub file: PathBuf,
+    /// The `kid` of tokens that it is for; empty: any.
+    #[serde(default)]
+    pub id: String,
+}
+
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Algorithm {
+    /// Ed25519.
+    EdDSA,
+    /// RSA with SHA-256.
+    RS256,
+    /// A shared secret with SHA-256.
+    HS256,
+}
+
+/// What tokens must say.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenSettings {
+    /// One of these in `aud`; empty: not looked at.
+    pub audience: Vec<String>,
+    /// One of these as `iss`; empty: not looked at.
+    pub issuer: Vec<String>,
+    /// By how much clocks may differ.
+    #[serde(with = "headwater_config::duration")]
+    pub leeway: Duration,
+}
+
+impl Default for TokenSettings {
+    fn default() -> Self {
+        Self {
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            leeway: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a client may ask of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// WebSocket connections.
+    pub connections: usize,
+    /// Subscriptions of one connection.
+    pub subscriptions: usize,
+    /// Bytes of a message of a client, as it comes and inflated.
+    pub message: ByteSize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            subscriptions: 64,
+            message: ByteSize::kib(64),
         }
     }
 }

@@ -1,0 +1,325 @@
+//! Drives one session over its WebSocket.
+//!
+//! Backpressure is held in two places: the session sends no more than its window, and the driver hands tungstenite no more
+//! than [`BUFFER`] bytes (and one frame) that the socket has not taken. Nothing is read from a client that does not take
+//! its answers.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{SinkExt, Stream, StreamExt};
+use headwater_proto::pb;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame as WsFrame;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+use tokio_util::sync::CancellationToken;
+
+use super::catchup::{Chunk, Error as ReadError, Range};
+use super::close::Close;
+use super::deflate::inflate::{self, inflate};
+use super::deflate::prepared::Prepared;
+use super::deflate::shim::Shim;
+use super::hub::{Hub, now_us};
+use super::metrics::{Code, Form};
+use super::session::{Session, Step, Ticket};
+use super::subscription::encode;
+
+/// Bytes that may wait in tungstenite's buffer before another frame is made.
+const BUFFER: usize = 32 << 10;
+/// Bytes read at once: what an idle connection costs is mostly this.
+const READ_BUFFER: usize = 4 << 10;
+/// Frames that one connection sends before others have their turn.
+const FRAMES: usize = 32;
+/// How long a client may take to take the close frame, and to close in turn.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a read from Kafka gave.
+enum Read {
+    Chunk(Ticket, Range, Result<Chunk, ReadError>),
+    Times(Ticket, Result<Vec<i64>, ReadError>),
+}
+
+enum Event {
+    Message(Option<Result<Message, WsError>>),
+    Flushed(Result<(), WsError>),
+}
+
+/// A connection's socket.
+pub struct Socket<S> {
+    stream: WebSocketStream<Shim<S>>,
+    deflated: bool,
+    /// Written since tungstenite's buffer was last known to be empty.
+    buffered: usize,
+    wire_bytes: u64,
+    heard: Instant,
+    pinged: bool,
+    inbound: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// After the handshake. `deflated`: permessage-deflate was agreed; `inbound`: the greatest message, bytes.
+    pub async fn new(transport: S, deflated: bool, inbound: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(inbound))
+            .max_frame_size(Some(inbound));
+        let shim = Shim::new(transport, deflated);
+        let stream = WebSocketStream::from_raw_socket(shim, Role::Server, Some(config)).await;
+        Self {
+            stream,
+            deflated,
+            buffered: 0,
+            wire_bytes: 0,
+            heard: Instant::now(),
+            pinged: false,
+            inbound,
+        }
+    }
+
+    /// Serves the session until one side ends it.
+    pub async fn serve(mut self, hub: &Arc<Hub>, token: Option<String>, shutdown: &CancellationToken) {
+        let close = match Session::new(Arc::clone(hub), token, Instant::now()) {
+            Ok(session) => self.run(hub, session, shutdown).await,
+            Err(close) => Some(close),
+        };
+        let code = close.as_ref().map_or(0, |close| u32::from(close.code));
+        hub.metrics.closes.get_or_create(&Code { code }).inc();
+        if let Some(close) = close {
+            if close.code >= Close::PROTOCOL {
+                tracing::debug!(code, "closing: {}", close.reason);
+            }
+            self.close(close).await;
+        }
+    }
+
+    /// `None`: the other side is gone, or has closed (then tungstenite has answered).
+    async fn run(
+        &mut self,
+        hub: &Arc<Hub>,
+        mut session: Session,
+        shutdown: &CancellationToken,
+    ) -> Option<Close> {
+        let mut changed = hub.listen();
+        let mut reads: FuturesUnordered<BoxFuture<'static, Read>> = FuturesUnordered::new();
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        loop {
+            // Marked before looking, so that what comes while looking wakes again.
+            changed.mark_unchanged();
+            let mut wake = match self.fill(hub, &mut session, &mut reads) {
+                Ok(wake) => wake,
+                Err(close) => return close,
+            };
+            let alive = match self.keep_alive(hub.settings.keep_alive) {
+                Ok(alive) => alive,
+                Err(close) => return Some(close),
+            };
+            wake = Some(wake.map_or(alive, |wake| wake.min(alive)));
+            if let Some(wake) = wake {
+                timer.as_mut().reset(wake.into());
+            }
+            let listening = session.is_listening();
+            tokio::select! {
+                event = self.event(listening) => match event {
+                    Event::Flushed(Ok(())) => self.buffered = 0,
+                    Event::Flushed(Err(_)) | Event::Message(None) => return None,
+                    Event::Message(Some(Ok(message))) => match self.receive(message, &mut session) {
+                        Ok(true) => {}
+                        Ok(false) => return None,
+                        Err(close) => {
+                            hub.metrics.refused("message");
+                            return Some(close);
+                        }
+                    },
+                    Event::Message(Some(Err(error))) => {
+                        let close = told(&error);
+                        if close.is_some() {
+                            hub.metrics.refused("frame");
+                        }
+                        return close;
+                    }
+                },
+                Some(read) = reads.next(), if !reads.is_empty() => match read {
+                    Read::Chunk(ticket, range, result) => session.fetched(ticket, range, result, Instant::now()),
+                    Read::Times(ticket, result) => session.resolved(ticket, result),
+                },
+                changed = changed.changed() => if changed.is_err() { return None },
+                () = timer.as_mut() => {}
+                () = shutdown.cancelled() => return Some(self.goodbye("the gateway is stopping").await),
+            }
+        }
+    }
+
+    /// Sends what there is to send, up to what the buffer takes. Returns when to look again.
+    fn fill(
+        &mut self,
+        hub: &Arc<Hub>,
+        session: &mut Session,
+        reads: &mut FuturesUnordered<BoxFuture<'static, Read>>,
+    ) -> Result<Option<Instant>, Option<Close>> {
+        let now = Instant::now();
+        for _ in 0..FRAMES {
+            if self.buffered >= BUFFER {
+                // The flush wakes us; deadlines are looked at in the meantime.
+                return Ok(Some(now + Duration::from_secs(1)));
+            }
+            match session.poll(now, now_us()) {
+                Step::Send(message) => {
+                    self.send(hub, &message).map_err(|_| None)?;
+                    session.wrote(self.wire_bytes);
+                }
+                Step::Read(ticket, range) => {
+                    let catch_up = hub.catch_up.clone();
+                    let read = async move { Read::Chunk(ticket, range, catch_up.read(range).await) };
+                    reads.push(Box::pin(read));
+                }
+                Step::Resolve(ticket, time_us) => {
+                    let (catch_up, partitions) = (hub.catch_up.clone(), hub.log().partitions());
+                    let read = async move { Read::Times(ticket, catch_up.times(time_us, partitions).await) };
+                    reads.push(Box::pin(read));
+                }
+                Step::Wait(wake) => return Ok(wake),
+                Step::Close(close) => return Err(Some(close)),
+            }
+        }
+        Ok(Some(now))
+    }
+
+    fn send(&mut self, hub: &Hub, message: &Prepared) -> Result<(), WsError> {
+        let frame = message.frame(self.deflated);
+        let form = if frame.header().rsv1 { "deflated" } else { "plain" };
+        hub.metrics.frames.get_or_create(&Form { form }).inc();
+        hub.metrics.decoded_bytes.inc_by(message.len() as u64);
+        hub.metrics.wire_bytes.inc_by(frame.len() as u64);
+        self.write(frame)
+    }
+
+    fn write(&mut self, frame: WsFrame) -> Result<(), WsError> {
+        self.buffered += frame.len();
+        self.wire_bytes += frame.len() as u64;
+        self.stream.start_send_unpin(Message::Frame(frame))
+    }
+
+    /// Pings a client that has been silent; gives up on one that does not answer. Returns when to look again.
+    fn keep_alive(&mut self, every: Duration) -> Result<Instant, Close> {
+        let silent = self.heard.elapsed();
+        if silent >= every * 2 {
+            return Err(Close::new(Close::LATE, "no answer to pings"));
+        }
+        if silent < every {
+            return Ok(self.heard + every);
+        }
+        if !self.pinged {
+            self.pinged = true;
+            // Where it cannot be written, the flush says so.
+            let _ = self.write(WsFrame::ping(Vec::new()));
+        }
+        Ok(self.heard + every * 2)
+    }
+
+    /// The next message, or that the buffer has been taken.
+    async fn event(&mut self, listening: bool) -> Event {
+        poll_fn(|cx| {
+            if self.buffered > 0
+                && let Poll::Ready(result) = self.stream.poll_flush_unpin(cx)
+            {
+                return Poll::Ready(Event::Flushed(result));
+            }
+            if !listening {
+                return Poll::Pending;
+            }
+            std::pin::Pin::new(&mut self.stream)
+                .poll_next(cx)
+                .map(Event::Message)
+        })
+        .await
+    }
+
+    /// Hands a message on. `false`: the client has closed.
+    fn receive(&mut self, message: Message, session: &mut Session) -> Result<bool, Close> {
+        self.heard = Instant::now();
+        self.pinged = false;
+        let text = message.is_text();
+        let body = match message {
+            Message::Binary(_) | Message::Text(_) => message.into_data(),
+            Message::Close(_) => return Ok(false),
+            // Tungstenite answers pings.
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(true),
+        };
+        let kind = self.stream.get_mut().take_kind(text);
+        if kind.text {
+            return Err(Close::new(
+                Close::TEXT,
+                "messages are binary: headwater.v1.ClientFrame",
+            ));
+        }
+        if kind.deflated {
+            let inflated = inflate(&body, self.inbound).map_err(|error| match error {
+                inflate::Error::Damaged(_) => Close::new(Close::DATA, error.to_string()),
+                inflate::Error::TooBig { .. } => Close::new(Close::TOO_BIG, error.to_string()),
+            })?;
+            session.receive(&inflated, self.heard, now_us())?;
+        } else {
+            session.receive(&body, self.heard, now_us())?;
+        }
+        Ok(true)
+    }
+
+    /// The last frame before the gateway closes.
+    pub async fn goodbye(&mut self, reason: &str) -> Close {
+        let goodbye = pb::Goodbye {
+            reason: reason.to_string(),
+            retry_after_ms: 1000,
+        };
+        let frame = Prepared::new(encode(pb::server_frame::Frame::Goodbye(goodbye))).frame(self.deflated);
+        // Whether it arrives is told by nobody; the close frame follows in any case.
+        let _ = tokio::time::timeout(LINGER, self.stream.send(Message::Frame(frame))).await;
+        Close::new(Close::GOING_AWAY, reason)
+    }
+
+    /// Sends the close frame, and waits a little for the client to take it: a socket closed with unread bytes in it would
+    /// be reset, and the close frame lost.
+    pub async fn close(mut self, close: Close) {
+        let frame = CloseFrame {
+            code: close.code.into(),
+            reason: close.reason.into(),
+        };
+        let linger = async {
+            self.stream.send(Message::Close(Some(frame))).await.ok()?;
+            let transport = self.stream.get_mut();
+            transport.shutdown().await.ok()?;
+            let mut rest = [0; 1024];
+            while transport.read(&mut rest).await.ok()? > 0 {}
+            Some(())
+        };
+        let _ = tokio::time::timeout(LINGER, linger).await;
+    }
+}
+
+/// What a client is told of an error that tungstenite found; `None`: there is nobody to tell.
+fn told(error: &WsError) -> Option<Close> {
+    match error {
+        WsError::Protocol(error) => match error {
+            tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => None,
+            error => Some(Close::new(Close::PROTOCOL, error.to_string())),
+        },
+        WsError::Capacity(CapacityError::MessageTooLong { max_size, .. }) => Some(Close::new(
+            Close::TOO_BIG,
+            format!("a message may have {max_size} bytes"),
+        )),
+        WsError::Capacity(error) => Some(Close::new(Close::TOO_BIG, error.to_string())),
+        // Only text must be UTF-8, and there is to be no text.
+        WsError::Utf8(_) => Some(Close::new(
+            Close::TEXT,
+            "messages are binary: headwater.v1.ClientFrame",
+        )),
+        _ => None,
+    }
+}
