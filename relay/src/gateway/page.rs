@@ -13,7 +13,7 @@ struct Files;
 
 /// What the page may load and do: its own files and its own gateway, nothing else. Charts set styles on elements.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-                      font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
+                      font-src 'self'; connect-src 'self' ws: wss:; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'self'";
 
 /// Serves `/` and the page's files.

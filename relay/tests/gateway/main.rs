@@ -1,0 +1,77 @@
+//! The gateway over real sockets, against librdkafka's in-process cluster as Kafka.
+
+mod all;
+mod client;
+mod hostile;
+mod kafka;
+mod merged;
+mod tokens;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use headwater_relay::admin::Monitor;
+use headwater_relay::gateway;
+use headwater_relay::gateway::settings::GatewaySettings;
+use tokio_util::sync::CancellationToken;
+
+/// A gateway that runs.
+struct Gateway {
+    address: SocketAddr,
+    monitor: Monitor,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), gateway::Error>>,
+}
+
+impl Gateway {
+    /// Started, and ready.
+    async fn start(kafka: &kafka::Kafka, settings: GatewaySettings) -> Self {
+        let gateway = Self::begin(kafka, settings).await;
+        for _ in 0..1000 {
+            if gateway.monitor.readiness() == (true, "gateway kafka: ready\n".into()) {
+                return gateway;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not ready: {}", gateway.monitor.readiness().1);
+    }
+
+    async fn begin(kafka: &kafka::Kafka, settings: GatewaySettings) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (monitor, shutdown) = (Monitor::new(), CancellationToken::new());
+        let (of_gateway, stop) = (monitor.clone(), shutdown.clone());
+        let kafka = kafka.settings();
+        let task = tokio::spawn(async move {
+            gateway::run(settings, kafka, of_gateway, axum::Router::new(), listener, stop).await
+        });
+        Self {
+            address,
+            monitor,
+            shutdown,
+            task,
+        }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// The sum of a metric over its labels, as the admin port shows it.
+    fn metric(&self, name: &str) -> f64 {
+        let name = format!("headwater_gateway_{name}");
+        let text = self.monitor.metrics();
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(&name)?;
+            let exact = rest.starts_with([' ', '{']);
+            rest.rsplit(' ').next()?.parse::<f64>().ok().filter(|_| exact)
+        });
+        values.sum()
+    }
+}
+
+/// Small where tests want to see an edge.
+fn settings() -> GatewaySettings {
+    GatewaySettings::default()
+}
