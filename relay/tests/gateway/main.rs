@@ -1,5 +1,8 @@
 //! The gateway over real sockets, against librdkafka's in-process cluster as Kafka.
 
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
 mod all;
 mod client;
 mod hostile;
