@@ -138,7 +138,7 @@ pub(crate) fn common_factor(values: impl IntoIterator<Item = i64>) -> u64 {
     }
 }
 
-fn gcd(mut a: u64, mut b: u64) -> u64 {
+pub(crate) fn gcd(mut a: u64, mut b: u64) -> u64 {
     while b != 0 {
         (a, b) = (b, a % b);
     }

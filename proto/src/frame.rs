@@ -44,10 +44,11 @@ pub enum Encoding {
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
-    None,
-    /// Raw deflate (RFC 1951), where it shrinks the body.
+    /// Not at all: the dense form leaves little to compress.
     #[default]
+    None,
+    /// Raw deflate (RFC 1951), where it shrinks the body: for the open form, and for strings that are all different
+    /// yet alike.
     Deflate,
 }
 
@@ -243,7 +244,10 @@ impl<'a> Frame<'a> {
         let bytes = &self.body[HASH_BYTES..];
         let inflated;
         let bytes = match self.envelope & 3 {
-            0 => bytes,
+            0 => {
+                within("body_bytes", bytes.len(), limits.body_bytes)?;
+                bytes
+            }
             1 => {
                 inflated =
                     decompress_to_vec_with_limit(bytes, limits.body_bytes).map_err(|error| {

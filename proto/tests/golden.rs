@@ -1,16 +1,22 @@
 //! Golden files: a few batches in both encodings, so that no change of the wire format passes unseen, and so that
 //! other implementations can be tried on them.
 //!
-//! `golden/NAME.json` says what is in the batch; `NAME.pb` is the batch as in Kafka.
+//! `golden/NAME.json` says what is in the batch; `NAME.pb` is the batch as in Kafka; `NAME.frame` the frame of an
+//! MQTT data message (dense form, stream's short number 3), `NAME.series` the `headwater.v1.SeriesSet` that it names.
 //! After a change that is meant, and that old readers can live with: `HEADWATER_GOLDEN=write cargo test -p
 //! headwater-proto --test golden`.
 
 use std::path::{Path, PathBuf};
 
-use headwater_proto::{Batch, Body, Clock, Column, Limits, Loss, LossReason, Readings, Values, protobuf};
+use headwater_proto::frame::{Compression, Encoding, Frame, seal};
+use headwater_proto::{
+    Batch, Body, Clock, Column, Limits, Loss, LossReason, Message, Readings, Series, SeriesSet, Values, pb,
+    protobuf,
+};
 use serde_json::{Value, json};
 
 const STREAM: u64 = 0xfedc_ba98_7654_3210;
+const SHORT: u32 = 3;
 
 fn column(metric: &str, unit: &str, times: u32, values: Values) -> Column {
     Column {
@@ -231,6 +237,19 @@ fn describe(batch: &Batch) -> Value {
     out
 }
 
+fn series_of(body: &Body) -> SeriesSet {
+    let columns = match body {
+        Body::Readings(readings) => readings.columns.as_slice(),
+        Body::Loss(_) => &[],
+    };
+    let series = columns.iter().map(|column| Series {
+        metric: column.metric.clone(),
+        unit: column.unit.clone(),
+        value_type: column.values.value_type(),
+    });
+    SeriesSet::new(series.collect(), 0)
+}
+
 fn golden(name: &str, extension: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
@@ -261,6 +280,20 @@ fn bytes_stay_as_they_are() {
         text.push('\n');
         same(name, "json", text.as_bytes());
         same(name, "pb", &protobuf::encode(&batch));
+        let series = series_of(&batch.body);
+        let sealed = seal(
+            &batch.body,
+            &series,
+            Encoding::Postcard,
+            Compression::None,
+            &Limits::default(),
+        );
+        same(
+            name,
+            "frame",
+            &sealed.expect("within the limits").frame(SHORT, batch.seq),
+        );
+        same(name, "series", &series.to_pb().encode_to_vec());
     }
 }
 
@@ -270,5 +303,17 @@ fn stored_bytes_are_read() {
     for (name, batch) in batches() {
         let stored = std::fs::read(golden(name, "pb")).expect("stored");
         assert_eq!(protobuf::decode(&stored, &limits).as_ref(), Ok(&batch), "{name}");
+
+        let stored = std::fs::read(golden(name, "series")).expect("stored");
+        let series = pb::SeriesSet::decode(stored.as_slice()).expect("a series set");
+        let series = SeriesSet::from_pb(series, &limits).expect("one of ours");
+        let stored = std::fs::read(golden(name, "frame")).expect("stored");
+        let frame = Frame::parse(&stored, &limits).expect("a frame");
+        assert_eq!((frame.short, frame.seq), (SHORT, batch.seq), "{name}");
+        let given = frame
+            .series_set()
+            .map(|hash| (hash != 0).then_some(&series))
+            .expect("a hash");
+        assert_eq!(frame.body(given, &limits).as_ref(), Ok(&batch.body), "{name}");
     }
 }

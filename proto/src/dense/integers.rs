@@ -4,33 +4,29 @@
 //! first      number     zigzag
 //! predictor  4 bits     0: all are equal, nothing follows
 //! factor     1 bit      0: 1; else a number follows
-//! step       number     zigzag; predictor 2 alone
-//! start      6 bits     of the Rice codes
+//! step       number     zigzag; predictor 1 alone
+//! ranks      small      predictor 8 alone: how many distinct values there are, then each (number, zigzag)
 //! residuals             one for each value but the first: see rice.rs
 //! ```
 //!
-//! All arithmetic wraps around. With n[i] = (value[i] - first) / factor, the predictors are:
-//! 1 the value before; 2 the value before plus `step`; 3 as far on as from the one before that to it; 4..=7 a running
-//! mean that moves 1/2, 1/4, 1/8, 1/16 of the way to each value; 8 half-way between the value before and the mean of 7.
+//! All arithmetic wraps around. With n[i] = (value[i] - first) / factor, and n[i] = 0 for i < 0, a residual is the
+//! zigzag of n[i] less its prediction: 1 the value before plus `step`; 2 twice the value before less the one before
+//! that; 3..=7 the mean of the 1, 2, 4, 8, 16 values before, rounded half up. 8: a residual is an index into `ranks`.
 
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
+use super::predict::{self, EQUAL, LINEAR, MEANS, RANKS, STEP};
 use super::rice;
+use crate::decimal::gcd;
 use crate::varint::{unzigzag, zigzag};
-
-const EQUAL: u32 = 0;
-const BEFORE: u32 = 1;
-const STEP: u32 = 2;
-const LINEAR: u32 = 3;
-const MEANS: u32 = 4;
-const HALF_MEAN: u32 = 8;
 
 /// Buffers that columns share.
 #[derive(Default)]
 pub(super) struct Scratch {
     distances: Vec<i64>,
     residuals: Vec<u64>,
+    ranks: Vec<u64>,
 }
 
 pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
@@ -41,34 +37,45 @@ pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
     if values.len() == 1 {
         return;
     }
-    let Scratch { distances, residuals } = scratch;
+    let Scratch {
+        distances,
+        residuals,
+        ranks,
+    } = scratch;
+    let mut union = 0;
     distances.clear();
-    distances.extend(values.iter().map(|value| value.wrapping_sub(first)));
-    let factor = divide(distances);
-    if factor == 0 {
+    distances.extend(values.iter().map(|value| {
+        let distance = value.wrapping_sub(first);
+        union |= distance;
+        distance
+    }));
+    if union == 0 {
         out.put(u64::from(EQUAL), 4);
         return;
     }
-    let step = usual_step(distances);
-    let (predictor, total) = choose(distances, step);
+    let factor = divide(distances);
+    let (predictor, step) = predict::choose(distances);
+    let total = predict::residuals(distances, predictor, step, residuals);
+    if let Some(table) = predict::rank(distances, total, ranks) {
+        head(out, RANKS, factor);
+        out.small(table.len() as u64);
+        table.iter().for_each(|value| out.number(zigzag(*value)));
+        rice::encode(out, ranks);
+        return;
+    }
+    head(out, predictor, factor);
+    if predictor == STEP {
+        out.number(zigzag(step));
+    }
+    rice::encode(out, residuals);
+}
+
+fn head(out: &mut Writer, predictor: u32, factor: u64) {
     out.put(u64::from(predictor), 4);
     out.put(u64::from(factor != 1), 1);
     if factor != 1 {
         out.number(factor);
     }
-    if predictor == STEP {
-        out.number(zigzag(step));
-    }
-    residuals.clear();
-    let mut model = Model::new(predictor, step);
-    residuals.extend(distances[1..].iter().map(|value| {
-        let residual = zigzag(value.wrapping_sub(model.prediction()));
-        model.learn(*value);
-        residual
-    }));
-    let start = rice::start(total / residuals.len() as u64);
-    out.put(u64::from(start), 6);
-    rice::encode(out, residuals, start);
 }
 
 /// Reads `count` integers.
@@ -95,7 +102,7 @@ pub(super) fn decode(
         out.resize(count, first);
         return Ok(out);
     }
-    if predictor > HALF_MEAN {
+    if predictor > RANKS {
         return Err("an unknown predictor");
     }
     let factor = if bits.get(1) == 0 { 1 } else { bits.number() as i64 };
@@ -104,128 +111,145 @@ pub(super) fn decode(
     } else {
         0
     };
-    let start = bits.get(6) as u32;
-    if !rice::decode(bits, count - 1, start, &mut scratch.residuals) {
+    let mut table = Vec::new();
+    if predictor == RANKS {
+        let size = bits.small();
+        if size > count as u64 || size > bits.left() as u64 {
+            return Err("more ranks than values");
+        }
+        table.extend((0..size).map(|_| unzigzag(bits.number())));
+    }
+    if !rice::decode(bits, count - 1, &mut scratch.residuals) {
         return Err("a run of zeros beyond its end");
     }
-    let mut model = Model::new(predictor, step);
-    out.extend(scratch.residuals.iter().map(|residual| {
-        let value = model.prediction().wrapping_add(unzigzag(*residual));
-        model.learn(value);
-        first.wrapping_add(value.wrapping_mul(factor))
-    }));
+    let residuals = scratch.residuals.iter();
+    let value = |n: i64| first.wrapping_add(n.wrapping_mul(factor));
+    match predictor {
+        RANKS => {
+            for rank in residuals {
+                let n = usize::try_from(*rank).ok().and_then(|rank| table.get(rank));
+                out.push(value(*n.ok_or("a rank beyond the last")?));
+            }
+        }
+        STEP | LINEAR => {
+            let (mut n, mut step) = (0i64, step);
+            out.extend(residuals.map(|residual| {
+                let before = n;
+                n = n.wrapping_add(step).wrapping_add(unzigzag(*residual));
+                if predictor == LINEAR {
+                    step = n.wrapping_sub(before);
+                }
+                value(n)
+            }));
+        }
+        MEANS => {
+            let mut n = 0i64;
+            out.extend(residuals.map(|residual| {
+                n = n.wrapping_add(unzigzag(*residual));
+                value(n)
+            }));
+        }
+        _ => {
+            let shift = predictor - MEANS;
+            let window = 1 << shift;
+            let half = window as i64 / 2;
+            let mut last = [0i64; 16];
+            let mut sum = 0i64;
+            out.extend(residuals.enumerate().map(|(at, residual)| {
+                let n = (sum.wrapping_add(half) >> shift).wrapping_add(unzigzag(*residual));
+                let place = &mut last[at & (window - 1)];
+                sum = sum.wrapping_add(n).wrapping_sub(core::mem::replace(place, n));
+                value(n)
+            }));
+        }
+    }
     Ok(out)
 }
 
-/// Predicts the next value from those before it.
-struct Model {
-    predictor: u32,
-    step: i64,
-    before: i64,
-    mean: i64,
-}
-
-impl Model {
-    fn new(predictor: u32, step: i64) -> Self {
-        Self {
-            predictor,
-            step: if predictor == STEP { step } else { 0 },
-            before: 0,
-            mean: 0,
-        }
-    }
-
-    #[inline(always)]
-    fn prediction(&self) -> i64 {
-        match self.predictor {
-            BEFORE | STEP | LINEAR => self.before.wrapping_add(self.step),
-            HALF_MEAN => {
-                (self
-                    .before
-                    .wrapping_mul(16)
-                    .wrapping_add(self.mean)
-                    .wrapping_add(16))
-                    >> 5
-            }
-            _ => self.mean.wrapping_add(8) >> 4,
-        }
-    }
-
-    #[inline(always)]
-    fn learn(&mut self, value: i64) {
-        if self.predictor == LINEAR {
-            self.step = value.wrapping_sub(self.before);
-        }
-        if self.predictor >= MEANS {
-            let shift = (self.predictor - MEANS + 1).min(4);
-            self.mean = self
-                .mean
-                .wrapping_add((value.wrapping_mul(16).wrapping_sub(self.mean)) >> shift);
-        }
-        self.before = value;
-    }
-}
-
-/// The predictor with the least sum of residuals, and that sum.
-fn choose(distances: &[i64], step: i64) -> (u32, u64) {
-    let mut best = (BEFORE, u64::MAX);
-    let cap = 1 << 46;
-    for predictor in BEFORE..=HALF_MEAN {
-        if predictor == STEP && step == 0 {
-            continue;
-        }
-        let mut model = Model::new(predictor, step);
-        let mut total = 0u64;
-        for value in &distances[1..] {
-            total += zigzag(value.wrapping_sub(model.prediction())).min(cap);
-            model.learn(*value);
-        }
-        if total < best.1 {
-            best = (predictor, total);
-        }
-    }
-    best
-}
-
-/// The median of some steps between neighbours.
-fn usual_step(distances: &[i64]) -> i64 {
-    let mut steps = [0; 9];
-    let mut len = 0;
-    let stride = (distances.len() - 1).div_ceil(9);
-    for pair in distances.windows(2).step_by(stride) {
-        steps[len] = pair[1].wrapping_sub(pair[0]);
-        len += 1;
-    }
-    steps[..len].sort_unstable();
-    steps[len / 2]
-}
-
-/// Divides all by their greatest common factor and gives it; 0 if they are all 0.
+/// Divides all by their greatest common factor and gives it. At least one is not 0.
 fn divide(distances: &mut [i64]) -> u64 {
     let mut factor = 0u64;
-    for distance in distances.iter() {
-        let distance = distance.unsigned_abs();
-        if factor == 0 || !distance.is_multiple_of(factor) {
-            factor = gcd(factor, distance);
-            if factor == 1 {
-                return 1;
-            }
+    let mut rest = distances.iter();
+    while let Some(distance) = rest.next() {
+        factor = gcd(factor, distance.unsigned_abs());
+        if factor == 1 {
+            return 1;
+        }
+        // Once a few agree, all the others most often do, and need no division.
+        if factor != 0 && rest.clone().all(multiple_of(factor)) {
+            break;
         }
     }
     if factor > i64::MAX as u64 {
         return 1;
     }
-    if factor > 1 {
-        for distance in distances {
-            *distance /= factor as i64;
-        }
-    }
+    let exact = Exact::new(factor);
+    distances
+        .iter_mut()
+        .for_each(|distance| *distance = exact.quotient(*distance));
     factor
 }
 
-fn gcd(mut a: u64, mut b: u64) -> u64 {
-    while b != 0 {
-        (a, b) = (b, a % b);
+fn multiple_of(factor: u64) -> impl Fn(&i64) -> bool {
+    let exact = Exact::new(factor);
+    move |distance| exact.divides(*distance)
+}
+
+/// Division of multiples, by multiplication with the inverse modulo 2^64.
+#[derive(Clone, Copy)]
+struct Exact {
+    factor: u64,
+    shift: u32,
+    inverse: i64,
+}
+
+impl Exact {
+    fn new(factor: u64) -> Self {
+        let shift = factor.trailing_zeros();
+        let odd = factor >> shift;
+        // Newton: correct to 3 bits at first (odd × odd ≡ 1 mod 8), twice as many after each step.
+        let mut inverse = odd;
+        for _ in 0..5 {
+            inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        }
+        Self {
+            factor,
+            shift,
+            inverse: inverse as i64,
+        }
     }
-    a
+
+    fn quotient(self, value: i64) -> i64 {
+        (value >> self.shift).wrapping_mul(self.inverse)
+    }
+
+    fn divides(self, value: i64) -> bool {
+        let quotient = self.quotient(value);
+        // A wrong quotient is beyond what any multiple has, or its product does not come back.
+        quotient.unsigned_abs() <= value.unsigned_abs()
+            && (quotient as u64).wrapping_mul(self.factor) == value as u64
+            && quotient.unsigned_abs() <= i64::MAX as u64 / self.factor + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_division() {
+        for factor in [2u64, 3, 5, 625, 1000, 4096, 3_000_000, i64::MAX as u64] {
+            let exact = Exact::new(factor);
+            for n in [-9i64, -1, 0, 1, 2, 77] {
+                if let Some(value) = n.checked_mul(factor as i64) {
+                    assert!(exact.divides(value), "{value} by {factor}");
+                    assert_eq!(exact.quotient(value), n);
+                }
+                assert!(
+                    !exact.divides(n.wrapping_mul(factor as i64).wrapping_add(1)),
+                    "{n} × {factor} + 1"
+                );
+            }
+        }
+    }
 }

@@ -1,46 +1,60 @@
-//! Residuals as Rice codes whose parameter follows their size, and runs of zeros where they are mostly zero.
+//! Residuals as Rice codes: `z >> k` zeros, a one, the low `k` bits of `z`. 24 zeros and a one announce `z` as a
+//! number instead.
 //!
-//! State: `level`, 16 times the running mean of the residuals. Each residual `z` is written as `z >> k` zeros, a one,
-//! and the low `k` bits of `z`. 24 zeros and a one announce `z` as a number instead. While `level` is below
-//! [`RUNS_BELOW`], what is written is the length of the run of zeros ahead (in the same way, with a level of its own),
-//! then the residual after it less one, unless the column ended.
+//! ```text
+//! sparse  1 bit    1: most residuals are 0
+//! start   6 bits   not sparse alone: `k` of the first block
+//! codes
+//! ```
+//!
+//! Not sparse: blocks of 16 residuals. The `k` of a block follows from the sum of the 16 before it: the bits of
+//! `sum × 3 / 64 + 1`, less one; a block that holds a residual of 2^56 or more counts as 2^60.
+//!
+//! Sparse: the length of the run of zeros ahead, then the residual after it less one, and so on until the column ends.
+//! Each of the two has a level of its own (of 128 and 0 at first): 16 times the running mean of what was written, from
+//! which `k` follows as from a sum. After `z`, level = level - level / 16 + min(z, level / 2 + 16, 2^56).
 
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
 
-const ESCAPE: u64 = 24;
-const RUNS_BELOW: u64 = 7;
-const RUN_START: u64 = 64;
+pub(super) const BLOCK: usize = 16;
+const ESCAPE: u32 = 24;
+const HUGE: u32 = 56;
+const RUN_LEVEL: u64 = 128;
+/// Two codes of at most this many bits fit one word that has up to seven bits in it.
+const PAIR_BITS: u32 = 28;
 
-/// The parameter for a level.
+/// The parameter for 16 times the mean: half a bit below its length, the best for a geometric distribution.
 #[inline(always)]
 fn parameter(level: u64) -> u32 {
-    // Half a bit below the mean's length: the best power of two for a geometric distribution.
     (((level * 3) >> 6) + 1).ilog2()
 }
 
-/// What a level becomes after a residual. One far out counts as if it were eight times what was expected.
 #[inline(always)]
 fn follow(level: u64, residual: u64) -> u64 {
-    level - (level >> 4) + residual.min((level >> 1) + 16).min(1 << 56)
+    level - (level >> 4) + residual.min((level >> 1) + 16).min(1 << HUGE)
 }
 
-/// The level to start with, in 6 bits, for residuals of this mean.
-pub(super) fn start(mean: u64) -> u32 {
-    64 - mean.min(1 << 50).leading_zeros()
+/// What the next block's parameter follows from, given the sum (wrapping) and the union of the bits of a block.
+#[inline(always)]
+fn level_of(sum: u64, union: u64) -> u64 {
+    if union >> HUGE == 0 { sum } else { 1 << (HUGE + 4) }
 }
 
-fn level_of(start: u32) -> u64 {
-    if start == 0 { 0 } else { 12 << (start - 1).min(54) }
+/// Bits that a residual takes, when they have this mean.
+pub(super) fn estimate(total: u64, count: usize) -> f64 {
+    let mean = total as f64 / count as f64;
+    let k = parameter(((mean * 16.0) as u64).min(1 << 60));
+    f64::from(k + 1) + mean / (1u64 << k) as f64
 }
 
 #[inline(always)]
 fn put(out: &mut Writer, residual: u64, k: u32) {
     let zeros = residual >> k;
     let low = residual & ((1u64 << k) - 1);
-    if zeros >= ESCAPE {
-        out.put(1 << ESCAPE, ESCAPE as u32 + 1);
+    if zeros >= u64::from(ESCAPE) {
+        out.put(1 << ESCAPE, ESCAPE + 1);
         out.number(residual);
     } else if k <= 32 {
         out.put((low << 1 | 1) << zeros, zeros as u32 + 1 + k);
@@ -54,8 +68,8 @@ fn put(out: &mut Writer, residual: u64, k: u32) {
 fn get(bits: &mut Reader<'_>, k: u32) -> u64 {
     let word = bits.peek();
     let zeros = (word | 1 << ESCAPE).trailing_zeros();
-    if u64::from(zeros) >= ESCAPE {
-        bits.skip(ESCAPE as u32 + 1);
+    if zeros >= ESCAPE {
+        bits.skip(ESCAPE + 1);
         bits.number()
     } else if k <= 32 {
         bits.skip(zeros + 1 + k);
@@ -66,66 +80,111 @@ fn get(bits: &mut Reader<'_>, k: u32) -> u64 {
     }
 }
 
-pub(super) fn encode(out: &mut Writer, residuals: &[u64], start: u32) {
-    let mut level = level_of(start);
-    let mut run_level = RUN_START;
-    let mut rest = residuals.iter();
-    while let Some(&residual) = rest.next() {
-        let mut residual = residual;
-        if level < RUNS_BELOW {
-            let mut run = 0;
-            let mut ended = false;
-            while residual == 0 {
-                run += 1;
-                level = follow(level, 0);
-                match rest.next() {
-                    Some(next) => residual = *next,
-                    None => {
-                        ended = true;
-                        break;
-                    }
-                }
-            }
-            put(out, run, parameter(run_level));
-            run_level = follow(run_level, run);
-            if ended {
-                return;
-            }
-            put(out, residual - 1, parameter(level));
-        } else {
-            put(out, residual, parameter(level));
+pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
+    let zeros: usize = residuals.iter().map(|residual| usize::from(*residual == 0)).sum();
+    let sparse = (residuals.len() - zeros) * 3 < residuals.len();
+    out.put(u64::from(sparse), 1);
+    if sparse {
+        encode_sparse(out, residuals);
+        return;
+    }
+    let mut next = None;
+    for block in residuals.chunks(BLOCK) {
+        let mut sum = 0u64;
+        let mut union = 0;
+        for residual in block {
+            sum = sum.wrapping_add(*residual);
+            union |= residual;
         }
-        level = follow(level, residual);
+        let k = next.unwrap_or_else(|| {
+            let sixteen = level_of(sum, union) / block.len() as u64 * BLOCK as u64;
+            let k = parameter(sixteen.min(1 << (HUGE + 4)));
+            out.put(u64::from(k), 6);
+            k
+        });
+        if k < PAIR_BITS && union >> k < u64::from(PAIR_BITS - k) {
+            let mask = (1u64 << k) - 1;
+            let code = |residual: u64| {
+                let zeros = residual >> k;
+                (((residual & mask) << 1 | 1) << zeros, zeros as u32 + 1 + k)
+            };
+            let (pairs, last) = block.as_chunks::<2>();
+            for [a, b] in pairs {
+                let (a, a_bits) = code(*a);
+                let (b, b_bits) = code(*b);
+                out.put(a | b << a_bits, a_bits + b_bits);
+            }
+            if let [last] = last {
+                let (code, bits) = code(*last);
+                out.put(code, bits);
+            }
+        } else {
+            block.iter().for_each(|residual| put(out, *residual, k));
+        }
+        next = Some(parameter(level_of(sum, union)));
+    }
+}
+
+fn encode_sparse(out: &mut Writer, residuals: &[u64]) {
+    let (mut run_level, mut level) = (RUN_LEVEL, 0);
+    let mut run = 0;
+    for residual in residuals {
+        if *residual == 0 {
+            run += 1;
+            continue;
+        }
+        put(out, run, parameter(run_level));
+        run_level = follow(run_level, run);
+        put(out, residual - 1, parameter(level));
+        level = follow(level, residual - 1);
+        run = 0;
+    }
+    if run > 0 {
+        put(out, run, parameter(run_level));
     }
 }
 
 /// Reads `count` residuals. `false` if a run is longer than what is left.
-pub(super) fn decode(bits: &mut Reader<'_>, count: usize, start: u32, out: &mut Vec<u64>) -> bool {
-    let mut level = level_of(start);
-    let mut run_level = RUN_START;
+pub(super) fn decode(bits: &mut Reader<'_>, count: usize, out: &mut Vec<u64>) -> bool {
     out.clear();
     out.reserve(count);
-    while out.len() < count {
-        let mut residual = 0;
-        if level < RUNS_BELOW {
-            let run = get(bits, parameter(run_level));
-            run_level = follow(run_level, run);
-            let left = (count - out.len()) as u64;
-            if run > left {
-                return false;
-            }
-            for _ in 0..run {
-                level = follow(level, 0);
-            }
-            out.resize(out.len() + run as usize, 0);
-            if run == left {
-                return true;
-            }
-            residual = 1;
+    if bits.get(1) == 1 {
+        return decode_sparse(bits, count, out);
+    }
+    // 6 bits can say more than a sum ever would.
+    let mut k = (bits.get(6) as u32).min(HUGE);
+    let mut left = count;
+    while left > 0 {
+        let block = left.min(BLOCK);
+        let mut sum = 0u64;
+        let mut union = 0;
+        for _ in 0..block {
+            let residual = get(bits, k);
+            sum = sum.wrapping_add(residual);
+            union |= residual;
+            out.push(residual);
         }
-        residual = get(bits, parameter(level)).wrapping_add(residual);
-        level = follow(level, residual);
-        out.push(residual);
+        k = parameter(level_of(sum, union));
+        left -= block;
+    }
+    true
+}
+
+fn decode_sparse(bits: &mut Reader<'_>, count: usize, out: &mut Vec<u64>) -> bool {
+    let (mut run_level, mut level) = (RUN_LEVEL, 0);
+    while out.len() < count {
+        let run = get(bits, parameter(run_level));
+        run_level = follow(run_level, run);
+        let left = (count - out.len()) as u64;
+        if run > left {
+            return false;
+        }
+        out.resize(out.len() + run as usize, 0);
+        if run < left {
+            let less_one = get(bits, parameter(level));
+            level = follow(level, less_one);
+            out.push(less_one.wrapping_add(1));
+        }
     }
     true
 }

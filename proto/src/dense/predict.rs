@@ -1,0 +1,213 @@
+//! Which prediction suits a column, and what is left over.
+
+use alloc::vec::Vec;
+
+use super::rice;
+use crate::varint::zigzag;
+
+pub(super) const EQUAL: u32 = 0;
+pub(super) const STEP: u32 = 1;
+pub(super) const LINEAR: u32 = 2;
+/// The mean of the last 2^i values is predictor `MEANS + i`, i ≤ 4.
+pub(super) const MEANS: u32 = 3;
+pub(super) const RANKS: u32 = 8;
+
+/// Values looked at to choose, and those before them that the longest mean needs.
+const WINDOW: usize = 96;
+const HISTORY: usize = 16;
+/// Distinct values beyond which ranks do not pay.
+const MOST_RANKS: usize = 40;
+const RANK_BITS: f64 = 13.0;
+
+/// The predictor with the least residuals on the middle of the column, and its step.
+pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
+    let len = distances.len();
+    let window = &distances[(len.saturating_sub(WINDOW + HISTORY)) / 2..];
+    let window = &window[..window.len().min(WINDOW + HISTORY)];
+    // As small integers, so that the sums below run four at a time.
+    let base = window[0];
+    let mut union = 0;
+    for value in window {
+        let distance = value.wrapping_sub(base);
+        union |= distance ^ (distance >> 63);
+    }
+    let shift = (64 - union.leading_zeros()).saturating_sub(22);
+    let mut x = [0i32; HISTORY + WINDOW + HISTORY];
+    for (x, value) in x[HISTORY..].iter_mut().zip(window) {
+        *x = (value.wrapping_sub(base) >> shift) as i32;
+    }
+    let x = &x[..HISTORY + window.len()];
+    let end = x.len();
+    let mut pairs = [0i32; HISTORY + WINDOW + HISTORY];
+    let mut fours = pairs;
+    let mut eights = pairs;
+    // pairs[i] = x[i-1] + x[i-2], and so on.
+    for i in 2..end {
+        pairs[i] = x[i - 1] + x[i - 2];
+    }
+    for i in 4..end {
+        fours[i] = pairs[i] + pairs[i - 2];
+    }
+    for i in 8..end {
+        eights[i] = fours[i] + fours[i - 4];
+    }
+    let from = HISTORY + 1;
+    let x0 = &x[from..];
+    let totals = [
+        total(x0, &x[from - 1..], |x, last| x - last),
+        total(x0, &pairs[from..], |x, sum| x - ((sum + 1) >> 1)),
+        total(x0, &fours[from..], |x, sum| x - ((sum + 2) >> 2)),
+        total(x0, &eights[from..], |x, sum| x - ((sum + 4) >> 3)),
+        {
+            let sixteens = eights[from..].iter().zip(&eights[from - 8..]);
+            x0.iter()
+                .zip(sixteens)
+                .map(|(x, (a, b))| (x - ((a + b + 8) >> 4)).unsigned_abs())
+                .sum::<u32>()
+        },
+    ];
+    let mut best = (MEANS, totals[0]);
+    for (predictor, total) in (MEANS..).zip(totals) {
+        if total < best.1 {
+            best = (predictor, total);
+        }
+    }
+    let mut best_step = 0;
+    // With a trend the last value alone is the best of the means, and by far.
+    if best.0 == MEANS {
+        let step = usual_step(distances);
+        if step != 0 {
+            let small = (step >> shift) as i32;
+            let stepped = total(x0, &x[from - 1..], |x, last| {
+                x.wrapping_sub(last).wrapping_sub(small)
+            });
+            if stepped < best.1 {
+                best = (STEP, stepped);
+                best_step = step;
+            }
+        }
+        let linear: u32 = x[from - 1..]
+            .windows(3)
+            .map(|w| (w[2] - 2 * w[1] + w[0]).unsigned_abs())
+            .sum();
+        if linear < best.1 {
+            best = (LINEAR, linear);
+        }
+    }
+    (best.0, if best.0 == STEP { best_step } else { 0 })
+}
+
+#[inline(always)]
+fn total(values: &[i32], others: &[i32], residual: impl Fn(i32, i32) -> i32) -> u32 {
+    values
+        .iter()
+        .zip(others)
+        .map(|(value, other)| residual(*value, *other).unsigned_abs())
+        .sum()
+}
+
+/// The median of some steps between neighbours.
+fn usual_step(distances: &[i64]) -> i64 {
+    let mut steps = [0; 9];
+    let mut len = 0;
+    let stride = (distances.len() - 1).div_ceil(9);
+    for pair in distances.windows(2).step_by(stride) {
+        steps[len] = pair[1].wrapping_sub(pair[0]);
+        len += 1;
+    }
+    steps[..len].sort_unstable();
+    steps[len / 2]
+}
+
+/// The residuals of all but the first, and their sum.
+pub(super) fn residuals(distances: &[i64], predictor: u32, step: i64, out: &mut Vec<u64>) -> u64 {
+    out.clear();
+    let mut total = 0u64;
+    let mut note = |residual: i64| {
+        let residual = zigzag(residual);
+        total = total.saturating_add(residual);
+        residual
+    };
+    let pairs = distances.iter().zip(&distances[1..]);
+    match predictor {
+        STEP => out.extend(pairs.map(|(last, value)| note(value.wrapping_sub(*last).wrapping_sub(step)))),
+        LINEAR => {
+            let mut before = 0i64;
+            out.extend(pairs.map(|(last, value)| {
+                let prediction = last.wrapping_mul(2).wrapping_sub(before);
+                before = *last;
+                note(value.wrapping_sub(prediction))
+            }));
+        }
+        MEANS => out.extend(pairs.map(|(last, value)| note(value.wrapping_sub(*last)))),
+        _ => {
+            let shift = predictor - MEANS;
+            let window = 1usize << shift;
+            let half = window as i64 / 2;
+            let mut sum = 0i64;
+            let mut next = |value: i64, last: i64, gone: i64| {
+                sum = sum.wrapping_add(last).wrapping_sub(gone);
+                note(value.wrapping_sub(sum.wrapping_add(half) >> shift))
+            };
+            let early = pairs.take(window);
+            out.extend(early.map(|(last, value)| next(*value, *last, 0)));
+            if distances.len() > window + 1 {
+                let late = distances[window + 1..]
+                    .iter()
+                    .zip(&distances[window..])
+                    .zip(distances);
+                out.extend(late.map(|((value, last), gone)| next(*value, *last, *gone)));
+            }
+        }
+    }
+    total
+}
+
+/// The distinct values by how often they come, and in `out` the places of all but the first, if that is smaller than
+/// residuals of this sum.
+pub(super) fn rank(distances: &[i64], total: u64, out: &mut Vec<u64>) -> Option<Vec<i64>> {
+    let count = distances.len() - 1;
+    let bits = rice::estimate(total, count) * count as f64;
+    // A glance first: most columns have too many distinct values, or residuals that are small enough.
+    if bits < 1.6 * count as f64 || count < 16 {
+        return None;
+    }
+    let mut seen: [i64; 16] = [0; 16];
+    let mut distinct = 0;
+    for value in distances.iter().step_by(distances.len().div_ceil(16)) {
+        if !seen[..distinct].contains(value) {
+            seen[distinct] = *value;
+            distinct += 1;
+        }
+    }
+    if distinct > 10 {
+        return None;
+    }
+    let most = MOST_RANKS.min((bits / RANK_BITS) as usize);
+    let mut table: Vec<(i64, u32)> = Vec::new();
+    for value in &distances[1..] {
+        match table.iter().position(|(known, _)| known == value) {
+            Some(place) => table[place].1 += 1,
+            None if table.len() == most => return None,
+            None => table.push((*value, 1)),
+        }
+    }
+    // Among equals the first to appear comes first: the sort is stable.
+    table.sort_by_key(|(_, times)| core::cmp::Reverse(*times));
+    let ranks: u64 = table
+        .iter()
+        .zip(0u64..)
+        .map(|((_, times), rank)| rank * u64::from(*times))
+        .sum();
+    let ranked = rice::estimate(ranks, count) * count as f64 + table.len() as f64 * RANK_BITS;
+    if ranked >= bits {
+        return None;
+    }
+    let table: Vec<i64> = table.into_iter().map(|(value, _)| value).collect();
+    out.clear();
+    out.extend(distances[1..].iter().map(|value| {
+        let rank = table.iter().position(|known| known == value);
+        rank.unwrap_or_default() as u64
+    }));
+    Some(table)
+}
