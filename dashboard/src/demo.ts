@@ -1,6 +1,7 @@
 /** The demo's switch: which gateways' links are up, and what waits behind those that are not. Absent outside of the demo. */
 
 import { signal } from "@preact/signals";
+import { fleet } from "./fleet";
 
 export interface DemoAgent {
   device: string;
@@ -19,6 +20,8 @@ export interface Cut {
   since: number;
   /** The most readings that waited. */
   most: number;
+  /** Readings that the agent had given up, over all its life, when the link was cut. */
+  lostBefore: number;
 }
 
 /** Null outside of the demo. */
@@ -52,7 +55,9 @@ function take(list: DemoAgent[]): void {
     const waiting = agent.waiting_readings;
     if (agent.link === "down") {
       const most = Math.max(waiting, was?.phase === "down" ? was.most : 0);
-      next.set(agent.device, { phase: "down", since: was?.phase === "down" ? was.since : Date.now(), most });
+      const fresh = { since: Date.now(), lostBefore: lost(agent.device) };
+      const { since, lostBefore } = was?.phase === "down" ? was : fresh;
+      next.set(agent.device, { phase: "down", since, most, lostBefore });
       continue;
     }
     const few = Math.max(200, (usual.get(agent.device) ?? 0) * FEW);
@@ -71,6 +76,11 @@ function take(list: DemoAgent[]): void {
     }
   }
   cuts.value = next;
+}
+
+/** Readings that a device's agent has given up so far. */
+export function lost(device: string): number {
+  return fleet.value.find((each) => each.name === device)?.lost ?? 0;
 }
 
 /** Cuts or restores a link; says why where it did not work. */

@@ -59,9 +59,9 @@ export function span(ms: number): string {
   return `${Math.floor(s / 86_400)} d ${Math.floor((s % 86_400) / 3600)} h`;
 }
 
-/** How long ago, calm: below two seconds it is "now". */
+/** How long ago, calm: batches come every second or two, so below five seconds it is "now". */
 export function ago(ms: number): string {
-  return ms < 2000 ? "now" : `${span(ms)} ago`;
+  return ms < 5000 ? "now" : `${span(ms)} ago`;
 }
 
 /** Milliseconds as a latency. */

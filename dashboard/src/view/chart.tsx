@@ -6,8 +6,11 @@ import type { Feed, Metric } from "../device";
 import { quantity, unit as unitText } from "../format";
 import { type Group, label } from "../group";
 import { now } from "../link";
-import { plot } from "../plot";
+import { gapAfter, plot } from "../plot";
 import { theme } from "../theme";
+
+/** Batches take their time: nothing new for so long is a gap in the making. */
+const OVERDUE_MS = 6000;
 
 export function Chart({ feed, group }: { feed: Feed; group: Group<Metric> }) {
   const home = useRef<HTMLElement>(null);
@@ -76,7 +79,7 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
       cursor: { sync: { key: "device" }, drag: { x: false, y: false }, points: { size: 7 } },
       scales: {
         x: { time: true, range: () => edges() },
-        y: isBool ? { range: () => [-0.1, 1.1] } : { range: (_, min, max) => room(min, max) },
+        y: isBool ? { range: () => [-0.1, 1.1] } : { range: (_, min, max) => room(min, max, group.unit) },
       },
       axes: [
         { ...axis, space: 70, size: 28, values: (_, ticks) => ticks.map(clock(feed.windowMs)) },
@@ -194,6 +197,10 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
     const to = now();
     const data = plot(all, to - feed.windowMs, to, Math.max(100, chart.width - 60));
     gaps = data.gaps;
+    // What is overdue shows as well: it may yet come.
+    const last = Math.max(...all.map((series) => (series.length > 0 ? series.lastTime : Number.NaN)));
+    const limits = all.map(gapAfter).filter(Number.isFinite);
+    if (to - last > Math.max(OVERDUE_MS, ...limits)) gaps.push([last, to]);
     chart.setData([data.times.map((ms) => ms / 1000), ...data.values] as uPlot.AlignedData);
     legend();
   };
@@ -215,10 +222,12 @@ function single(group: Group<Metric>): boolean {
 }
 
 /** Some air above and below; a flat line in the middle. */
-function room(min: number | null, max: number | null): [number, number] {
+function room(min: number | null, max: number | null, unit: string): [number, number] {
   if (min === null || max === null || !Number.isFinite(min) || !Number.isFinite(max)) return [0, 1];
   const size = max - min;
   const air = size > 0 ? size * 0.12 : Math.abs(max) * 0.02 || 1;
+  // Bytes have no halves.
+  if (min >= 0 && max < 10 && unit.startsWith("By")) return [0, 10];
   // Nothing that is never negative is drawn as if it could be.
   return [min >= 0 && min - air < 0 ? 0 : min - air, max + air];
 }

@@ -161,7 +161,7 @@ function Row({ device, demo }: { device: Device; demo: boolean }) {
         <b>{rate(device.readingsPerS)}</b>
       </td>
       <td class={late ? "waiting late" : "waiting"} data-waiting={readings}>
-        {readings > 0 ? (
+        {batches > 0 ? (
           <>
             <b>{short(readings)}</b>
             <small>
@@ -170,7 +170,8 @@ function Row({ device, demo }: { device: Device; demo: boolean }) {
             </small>
           </>
         ) : (
-          <span class="nothing">nothing</span>
+          // The batch being filled is not late, it is young.
+          <span class="nothing">{readings > 0 ? `${count(readings)} being gathered` : "nothing"}</span>
         )}
       </td>
       <td class={device.lost > 0 ? "lost some" : "lost"}>

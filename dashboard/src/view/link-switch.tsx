@@ -1,7 +1,7 @@
 /** The demo's switch on a gateway's link, and the story of what a cut does. */
 
 import { useSignal } from "@preact/signals";
-import { agents, cuts, setLink } from "../demo";
+import { agents, cuts, lost, setLink } from "../demo";
 import { count, span } from "../format";
 import { now } from "../link";
 
@@ -52,6 +52,15 @@ export function CutStory({ device }: { device: string }) {
       <p class="story draining" role="status">
         <b>The link is back.</b> The backlog drains in order: {waits} of {count(cut.most)} readings still
         wait.
+      </p>
+    );
+  }
+  const gone = lost(device) - cut.lostBefore;
+  if (gone > 0) {
+    return (
+      <p class="story bad" role="status">
+        <b>{count(gone)} readings were given up:</b> the agent's journal was full. A loss record stands in
+        their place, and the chart marks it.
       </p>
     );
   }
