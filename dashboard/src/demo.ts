@@ -62,11 +62,8 @@ function take(list: DemoAgent[]): void {
     }
     const few = Math.max(200, (usual.get(agent.device) ?? 0) * FEW);
     if (was?.phase === "down") {
-      next.set(agent.device, {
-        phase: waiting > few ? "draining" : "drained",
-        since: Date.now(),
-        most: was.most,
-      });
+      const phase = waiting > few ? "draining" : "drained";
+      next.set(agent.device, { ...was, phase, since: Date.now() });
     } else if (was?.phase === "draining") {
       if (waiting <= few) next.set(agent.device, { ...was, phase: "drained", since: Date.now() });
     } else if (was?.phase === "drained") {

@@ -193,10 +193,14 @@ function Row({ device, demo }: { device: Device; demo: boolean }) {
 function Totals({ all }: { all: readonly Device[] }) {
   const online = all.filter((device) => device.online).length;
   const readings = all.reduce((sum, device) => sum + device.readingsPerS, 0);
-  const waits = all.reduce(
-    (sum, device) => sum + (agents.value?.get(device.name)?.waiting_readings ?? device.waiting.readings),
-    0,
-  );
+  // What is being gathered into a batch does not wait yet.
+  const waits = all.reduce((sum, device) => {
+    const agent = agents.value?.get(device.name);
+    const [batches, held] = agent
+      ? [agent.waiting_batches, agent.waiting_readings]
+      : [device.waiting.batches, device.waiting.readings];
+    return batches > 0 ? sum + held : sum;
+  }, 0);
   const lost = all.reduce((sum, device) => sum + device.lost, 0);
   const lags = all.filter((device) => device.online && device.readingsPerS > 0).map((device) => device.lagMs);
   lags.sort((a, b) => a - b);
