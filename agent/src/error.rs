@@ -39,7 +39,7 @@ pub enum Error {
         "source {number} is of type \"{kind}\", which this build leaves out; build with the feature `source-{kind}`"
     )]
     SourceLeftOut {
-        /// Its position among the [[source]] tables, from 1.
+        /// Its position among the `[[source]]` tables, from 1.
         number: usize,
         /// Its type.
         kind: &'static str,
@@ -47,7 +47,7 @@ pub enum Error {
     /// The source cannot be opened.
     #[error("source {number} ({kind}): {source}")]
     Source {
-        /// Its position among the [[source]] tables, from 1.
+        /// Its position among the `[[source]]` tables, from 1.
         number: usize,
         /// Its type.
         kind: &'static str,

@@ -15,6 +15,15 @@
 //! - Values that are decimals by nature are handed over as the doubles nearest to those decimals (see [`decimal`]): that is
 //!   what the batch's encoding makes small.
 
+#[cfg(not(any(
+    feature = "source-system",
+    feature = "source-replay",
+    feature = "source-simulated"
+)))]
+compile_error!(
+    "an agent without any source has nothing to send: choose at least one of the features source-*"
+);
+
 mod output;
 #[cfg(feature = "source-replay")]
 mod replay;

@@ -21,19 +21,24 @@ pub(crate) mod backoff;
 pub(crate) mod connection;
 #[cfg(test)]
 mod model;
+mod publication;
+#[cfg(test)]
+mod scenarios;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_proto::frame::{self, Compression, Encoding};
+use headwater_proto::frame;
 use headwater_proto::topic::Kind;
-use headwater_proto::{Body, Limits, LossReason, SeriesSet, pb};
+use headwater_proto::{LossReason, SeriesSet, pb};
 
 use crate::config;
-use crate::journal::{Content, Forgotten, Journal, Record};
+use crate::journal::{Forgotten, Journal};
 
+pub(crate) use publication::Publication;
+
+use publication::data;
 use stream::Stream;
 
 /// The least time between two statuses.
@@ -42,32 +47,6 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE_MAX: u32 = 8;
 /// Series sets whose publication is remembered; beyond it, some are published once more.
 const SETS_MAX: usize = 64;
-
-/// A message to publish.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Publication {
-    pub(crate) kind: Kind,
-    pub(crate) payload: Vec<u8>,
-}
-
-impl Publication {
-    fn control(kind: Kind, message: &impl headwater_proto::Message) -> Self {
-        Self {
-            kind,
-            payload: frame::seal_control(message),
-        }
-    }
-
-    /// Data travels at QoS 0: the relay's own acknowledgement is what counts. All else at QoS 1.
-    pub(crate) fn at_least_once(&self) -> bool {
-        self.kind != Kind::Data
-    }
-
-    /// Whether the broker keeps it for those who subscribe later.
-    pub(crate) fn retained(&self) -> bool {
-        matches!(self.kind, Kind::Hello | Kind::Series | Kind::Status)
-    }
-}
 
 /// Figures since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -330,7 +309,7 @@ impl Uplink {
             let Some(record) = journal.read(stream.id(), stream.next()) else {
                 continue;
             };
-            let (payload, set) = frame_of(&record, stream.short())?;
+            let (payload, set) = data(&record, stream.short())?;
             let room = batches < most && bytes + payload.len() as u64 <= self.window.bytes.as_u64();
             if batches > 0 && !room {
                 return None;
@@ -516,29 +495,5 @@ fn waiting(journal: &dyn Journal) -> pb::Waiting {
         readings: waiting.readings,
         bytes: waiting.bytes,
         oldest_us: waiting.oldest_us,
-    }
-}
-
-/// A record as a data frame, and the set it needs.
-fn frame_of(record: &Record, short: u32) -> Option<(Vec<u8>, Option<Arc<SeriesSet>>)> {
-    match &record.content {
-        Content::Batch { sealed, series } => Some((sealed.frame(short, record.seq), Some(series.clone()))),
-        Content::Loss(loss) => {
-            let none = SeriesSet::new(Vec::new(), 0);
-            let body = Body::Loss(*loss);
-            match frame::seal(
-                &body,
-                &none,
-                Encoding::Postcard,
-                Compression::None,
-                &Limits::default(),
-            ) {
-                Ok(sealed) => Some((sealed.frame(short, record.seq), None)),
-                Err(error) => {
-                    log::error!("the loss record {} cannot be encoded: {error}", record.seq);
-                    None
-                }
-            }
-        }
     }
 }

@@ -25,12 +25,14 @@ impl Schedule {
     }
 
     /// The newest tick that is not after `now_us`.
+    #[cfg(any(feature = "source-system", feature = "source-simulated"))]
     fn upto(self, now_us: i64) -> i64 {
         now_us.div_euclid(self.interval_us) * self.interval_us
     }
 
     /// Waits for the next tick after `previous_us` and returns it. Ticks that passed meanwhile are skipped; a clock that is
     /// set back by more than an interval starts the schedule anew.
+    #[cfg(any(feature = "source-system", feature = "source-simulated"))]
     pub(crate) async fn tick(self, previous_us: Option<i64>) -> i64 {
         let start = now_us();
         let mut due = self.after(start);

@@ -1,17 +1,18 @@
 //! The uplink against a model of the relay's bridge, over a link that loses, repeats, reorders and breaks.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
-use headwater_proto::Readings;
-use headwater_proto::frame::{Frame, Sealed};
+use headwater_proto::frame::{Compression, Encoding, Frame, Sealed};
+use headwater_proto::{Body, Limits, Readings};
 use proptest::prelude::*;
 
 use super::*;
 use crate::journal::{Entry, Memory};
 
-const STREAM: u64 = 0xabc;
+pub(super) const STREAM: u64 = 0xabc;
 
-fn settings(batches: usize, bytes: u64) -> config::Uplink {
+pub(super) fn settings(batches: usize, bytes: u64) -> config::Uplink {
     config::Uplink {
         window: config::Window {
             batches,
@@ -24,7 +25,7 @@ fn settings(batches: usize, bytes: u64) -> config::Uplink {
 
 /// What Kafka would hold.
 #[derive(Default)]
-struct Kafka {
+pub(super) struct Kafka {
     /// For each stream its position.
     positions: HashMap<u64, u64>,
     /// First number, last number, the batch's mark or the loss.
@@ -33,7 +34,7 @@ struct Kafka {
 
 /// The relay, as link.proto has it.
 #[derive(Default)]
-struct Bridge {
+pub(super) struct Bridge {
     kafka: Kafka,
     shorts: HashMap<u32, u64>,
     sets: HashSet<u32>,
@@ -153,24 +154,24 @@ impl Bridge {
 }
 
 /// The agent's side and the link.
-struct World {
-    settings: config::Uplink,
-    uplink: Uplink,
-    journal: Memory,
-    bridge: Bridge,
-    now: Instant,
-    up: VecDeque<Publication>,
-    down: VecDeque<Vec<u8>>,
-    connected: bool,
-    session: u64,
+pub(super) struct World {
+    pub(super) settings: config::Uplink,
+    pub(super) uplink: Uplink,
+    pub(super) journal: Memory,
+    pub(super) bridge: Bridge,
+    pub(super) now: Instant,
+    pub(super) up: VecDeque<Publication>,
+    pub(super) down: VecDeque<Vec<u8>>,
+    pub(super) connected: bool,
+    pub(super) session: u64,
     /// Readings of each number appended.
-    appended: BTreeMap<u64, u64>,
-    sets: Vec<Arc<SeriesSet>>,
-    data_sent: usize,
+    pub(super) appended: BTreeMap<u64, u64>,
+    pub(super) sets: Vec<Arc<SeriesSet>>,
+    pub(super) data_sent: usize,
 }
 
 impl World {
-    fn new(settings: config::Uplink, bound: usize) -> Self {
+    pub(super) fn new(settings: config::Uplink, bound: usize) -> Self {
         let now = Instant::now();
         let journal = Memory::new(STREAM, bound);
         let sets = (1..=3)
@@ -193,7 +194,7 @@ impl World {
     }
 
     /// A batch of `readings`, marked with its number.
-    fn append(&mut self, length: usize, readings: u64, set: usize) {
+    pub(super) fn append(&mut self, length: usize, readings: u64, set: usize) {
         let seq = self.appended.len() as u64 + 1;
         let series = self.sets[set % self.sets.len()].clone();
         let body = Body::Readings(Readings::default());
@@ -214,14 +215,14 @@ impl World {
         self.appended.insert(seq, readings);
     }
 
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         self.disconnect();
         self.connected = true;
         self.session += 1;
         self.uplink.connected(self.now, self.session, &self.journal);
     }
 
-    fn disconnect(&mut self) {
+    pub(super) fn disconnect(&mut self) {
         self.up.clear();
         self.down.clear();
         self.connected = false;
@@ -229,7 +230,7 @@ impl World {
     }
 
     /// Lets the agent say up to `most` messages.
-    fn speak(&mut self, most: usize) {
+    pub(super) fn speak(&mut self, most: usize) {
         if !self.connected {
             return;
         }
@@ -247,7 +248,7 @@ impl World {
         }
     }
 
-    fn check_window(&self) {
+    pub(super) fn check_window(&self) {
         let (batches, bytes) = self
             .uplink
             .streams
@@ -261,7 +262,7 @@ impl World {
         );
     }
 
-    fn deliver_up(&mut self) {
+    pub(super) fn deliver_up(&mut self) {
         if let Some(publication) = self.up.pop_front()
             && let Some(ack) = self.bridge.receive(&publication)
         {
@@ -269,7 +270,7 @@ impl World {
         }
     }
 
-    fn deliver_down(&mut self, at: usize) {
+    pub(super) fn deliver_down(&mut self, at: usize) {
         if !self.down.is_empty() {
             let ack = self.down.remove(at % self.down.len()).unwrap();
             self.uplink.acknowledged(self.now, &ack, &mut self.journal);
@@ -277,7 +278,7 @@ impl World {
     }
 
     /// Without further mishaps everything arrives in a bounded time.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if !self.connected {
             self.connect();
         }
@@ -303,7 +304,7 @@ impl World {
     }
 
     /// Kafka holds the whole chain once, in order, each batch under its number, and the counts agree.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let mut next = 1;
         let (mut delivered, mut lost) = (0, 0);
         for (seq, through, content) in &self.bridge.kafka.records {
@@ -466,222 +467,4 @@ proptest! {
     ) {
         run(&mut World::new(settings(batches, 2048), bound), steps);
     }
-}
-
-/// A world whose relay has answered.
-fn greeted() -> World {
-    let mut world = World::new(settings(4, 1 << 20), usize::MAX);
-    world.connect();
-    world.speak(10);
-    while !world.up.is_empty() {
-        world.deliver_up();
-    }
-    world.deliver_down(0);
-    assert!(world.uplink.is_up());
-    world
-}
-
-fn data(world: &World) -> usize {
-    world
-        .up
-        .iter()
-        .filter(|publication| publication.kind == Kind::Data)
-        .count()
-}
-
-#[test]
-fn nothing_but_hello_and_status_is_sent_until_the_relay_answers() {
-    let mut world = World::new(settings(4, 1 << 20), usize::MAX);
-    world.append(10, 1, 0);
-    world.connect();
-    world.speak(10);
-    let kinds: Vec<_> = world.up.iter().map(|publication| publication.kind).collect();
-    assert_eq!(kinds, [Kind::Hello, Kind::Status]);
-    assert!(
-        world
-            .up
-            .iter()
-            .all(|publication| publication.retained() && publication.at_least_once())
-    );
-    // The answer to the hello of an earlier connection opens nothing.
-    let stale = frame::seal_control(&pb::Ack {
-        session: 99,
-        ..Default::default()
-    });
-    world.uplink.acknowledged(world.now, &stale, &mut world.journal);
-    assert!(!world.uplink.is_up());
-    // Unanswered, hello is repeated, ever less often.
-    let mut hellos = 0;
-    for _ in 0..60 {
-        world.now += Duration::from_secs(8);
-        world.speak(10);
-        hellos += world
-            .up
-            .drain(..)
-            .filter(|publication| publication.kind == Kind::Hello)
-            .count();
-    }
-    assert!((5..=15).contains(&hellos), "{hellos}");
-}
-
-#[test]
-fn a_series_set_is_published_before_its_first_use_and_when_asked_for() {
-    let mut world = greeted();
-    world.append(10, 1, 0);
-    world.append(10, 1, 0);
-    world.speak(10);
-    let kinds: Vec<_> = world.up.iter().map(|publication| publication.kind).collect();
-    assert_eq!(kinds, [Kind::Series, Kind::Data, Kind::Data]);
-    assert!(world.up[0].retained() && !world.up[1].retained() && !world.up[1].at_least_once());
-    world.up.clear();
-    let ask = |world: &mut World| {
-        let hash = world.sets[0].hash();
-        let ack = frame::seal_control(&pb::Ack {
-            want_series: vec![hash],
-            ..Default::default()
-        });
-        world.uplink.acknowledged(world.now, &ack, &mut world.journal);
-        world.speak(10);
-        let kinds = world.up.drain(..).map(|publication| publication.kind);
-        kinds.filter(|kind| *kind != Kind::Status).collect::<Vec<_>>()
-    };
-    // What was asked just after it was published has crossed it: the batches alone are sent again.
-    assert_eq!(ask(&mut world), [Kind::Data, Kind::Data]);
-    world.now += Duration::from_secs(3);
-    assert_eq!(ask(&mut world), [Kind::Series, Kind::Data, Kind::Data]);
-}
-
-#[test]
-fn wishes_to_go_back_that_cross_what_is_sent_again_are_put_off() {
-    let mut world = greeted();
-    for _ in 0..4 {
-        world.append(10, 1, 0);
-    }
-    world.speak(10);
-    world.up.clear();
-    let back = frame::seal_control(&pb::Ack {
-        go_back: true,
-        ..Default::default()
-    });
-    for _ in 0..4 {
-        world.uplink.acknowledged(world.now, &back, &mut world.journal);
-        world.speak(10);
-    }
-    assert_eq!(data(&world), 4, "sent again once, not once for each wish");
-    world.up.clear();
-    world.now += Duration::from_secs(2);
-    world.speak(10);
-    assert_eq!(data(&world), 4, "the wish that was put off");
-    assert_eq!(world.uplink.counters().resent, 8);
-}
-
-#[test]
-fn after_a_timeout_one_batch_is_in_flight_until_something_is_acknowledged() {
-    let mut world = greeted();
-    for _ in 0..20 {
-        world.append(10, 1, 0);
-    }
-    world.speak(10);
-    assert_eq!(data(&world), 4);
-    world.up.clear();
-    world.now += Duration::from_secs(8);
-    world.speak(10);
-    assert_eq!(data(&world), 1);
-    // The relay is silent for an hour.
-    let before = world.data_sent;
-    for _ in 0..3600 {
-        world.now += Duration::from_secs(1);
-        world.speak(10);
-    }
-    assert!(
-        world.data_sent - before <= 60,
-        "{} batches into the void",
-        world.data_sent - before
-    );
-    world.settle();
-    world.check();
-}
-
-#[test]
-fn what_waits_is_told_while_it_waits_and_once_when_it_no_longer_does() {
-    let mut world = greeted();
-    let statuses = |world: &mut World| {
-        let status = |publication: Publication| {
-            (publication.kind == Kind::Status).then(|| {
-                let status: pb::Status = frame::open_control("status", &publication.payload).unwrap();
-                status.waiting.unwrap().batches
-            })
-        };
-        world.up.drain(..).filter_map(status).collect::<Vec<_>>()
-    };
-    for _ in 0..10 {
-        world.append(10, 3, 0);
-    }
-    let mut told = Vec::new();
-    for _ in 0..70 {
-        world.now += Duration::from_millis(100);
-        world.speak(10);
-        told.extend(statuses(&mut world));
-    }
-    assert_eq!(
-        told,
-        [10],
-        "told when it is new, at most every 2 s, and not again while nothing changes"
-    );
-    world.settle();
-    world.now += Duration::from_secs(2);
-    world.up.clear();
-    world.speak(10);
-    assert_eq!(statuses(&mut world), [0]);
-    // An ordinary batch that is acknowledged soon is nothing to speak of.
-    for _ in 0..20 {
-        world.append(10, 3, 0);
-        world.speak(10);
-        assert_eq!(statuses(&mut world), []);
-        let position = pb::StreamPosition {
-            stream: STREAM,
-            seq: world.appended.len() as u64,
-        };
-        let ack = frame::seal_control(&pb::Ack {
-            positions: vec![position],
-            ..Default::default()
-        });
-        world.uplink.acknowledged(world.now, &ack, &mut world.journal);
-        world.now += Duration::from_secs(1);
-        world.speak(10);
-        assert_eq!(statuses(&mut world), []);
-    }
-}
-
-#[test]
-fn positions_of_an_answer_to_hello_spare_what_kafka_already_has() {
-    let mut world = greeted();
-    for _ in 0..3 {
-        world.append(10, 1, 0);
-    }
-    world.speak(10);
-    while !world.up.is_empty() {
-        world.deliver_up();
-    }
-    // All three are in Kafka; the acknowledgements are lost with the connection.
-    world.connect();
-    world.settle();
-    assert_eq!(world.data_sent, 3);
-    world.check();
-}
-
-#[test]
-fn a_clean_stop_says_offline_and_sends_no_data_any_more() {
-    let mut world = greeted();
-    world.append(10, 1, 0);
-    world.uplink.stop(&world.journal);
-    let publication = world.uplink.next(world.now, &mut world.journal).unwrap();
-    let status: pb::Status = frame::open_control("status", &publication.payload).unwrap();
-    assert_eq!(
-        (status.online, status.session, status.waiting.unwrap().batches),
-        (false, world.session, 1)
-    );
-    assert!(publication.retained() && publication.at_least_once());
-    assert_eq!(world.uplink.next(world.now, &mut world.journal), None);
-    assert_eq!(world.uplink.deadline(), None);
 }
