@@ -1,15 +1,16 @@
 /** Figures in words. All pure; times are milliseconds since the Unix epoch unless a name says otherwise. */
 
-/** A value to about four significant digits, without exponent where a person would not write one. */
-export function number(value: number): string {
+/**
+ * A value to about four significant digits, without exponent where a person would not write one. The digits hang on the
+ * size alone, so that a live figure does not jump; `whole`: it is an integer by its type.
+ */
+export function number(value: number, whole = false): string {
   if (Number.isNaN(value)) return "NaN";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
   if (size !== 0 && (size >= 1e12 || size < 1e-4)) return value.toExponential(3).replace("-", "−");
-  const digits = size >= 1000 ? 0 : size >= 100 ? 1 : size >= 1 ? 2 : size >= 0.1 ? 3 : 4;
-  // Integers stay integers.
-  const text = Number.isInteger(value) ? grouped(value, 0) : grouped(value, digits);
-  return text.replace("-", "−");
+  const digits = size >= 1000 ? 0 : size >= 100 ? 1 : size >= 1 || size === 0 ? 2 : size >= 0.1 ? 3 : 4;
+  return grouped(value, whole ? 0 : digits).replace("-", "−");
 }
 
 /** A whole number with thin spaces between thousands. */
@@ -90,10 +91,10 @@ export function unit(ucum: string): string {
 }
 
 /** A value with its unit; bytes get their own scale. */
-export function quantity(value: number, ucum: string): { value: string; unit: string } {
+export function quantity(value: number, ucum: string, whole = false): { value: string; unit: string } {
   if (ucum === "By" || ucum === "By/s" || ucum === "B" || ucum === "B/s") {
     const [figure, prefix] = bytes(Math.abs(value)).split(" ");
     return { value: value < 0 ? `−${figure}` : figure, unit: ucum.endsWith("/s") ? `${prefix}/s` : prefix };
   }
-  return { value: number(value), unit: unit(ucum) };
+  return { value: number(value, whole), unit: unit(ucum) };
 }

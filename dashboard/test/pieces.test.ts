@@ -9,7 +9,8 @@ const format = await import("../src/format");
 
 describe("figures", () => {
   it.each([
-    [0, "0"],
+    [0, "0.00"],
+    [54, "54.00"],
     [21.456, "21.46"],
     [-3.5, "−3.50"],
     [1234.5, "1\u202f235"],
@@ -19,6 +20,10 @@ describe("figures", () => {
     [-Infinity, "−∞"],
   ])("%d is %s", (value, text) => {
     expect(format.number(value)).toBe(text);
+  });
+
+  it("are whole where the type is", () => {
+    expect(format.number(54, true)).toBe("54");
   });
 
   it("have units as people write them", () => {

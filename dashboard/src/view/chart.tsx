@@ -172,7 +172,9 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
         hovered === null ? null : near(chart.data[i + 1] as (number | null | undefined)[], hovered);
       const value = hover ?? series.lastValue;
       if (Number.isNaN(series.lastTime)) continue;
-      const text = isBool ? { value: value ? "on" : "off", unit: "" } : quantity(value, group.unit);
+      const text = isBool
+        ? { value: value ? "on" : "off", unit: "" }
+        : quantity(value, group.unit, group.members[i].kind === "i64");
       if (figure.textContent !== text.value) figure.textContent = text.value;
       const unitNow = single(group) || text.unit !== unitText(group.unit) ? text.unit : "";
       if (unit.textContent !== unitNow) unit.textContent = unitNow;
