@@ -82,7 +82,12 @@ function draw(feed: Feed, group: Group<Metric>, home: HTMLElement, canvas: HTMLE
         y: isBool ? { range: () => [-0.1, 1.1] } : { range: (_, min, max) => room(min, max, group.unit) },
       },
       axes: [
-        { ...axis, space: 70, size: 28, values: (_, ticks) => ticks.map(clock(feed.windowMs)) },
+        {
+          ...axis,
+          space: canvas.clientWidth < 420 ? 50 : 70,
+          size: 28,
+          values: (_, ticks) => ticks.map(clock(feed.windowMs)),
+        },
         {
           ...axis,
           size: 56,

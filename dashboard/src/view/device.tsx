@@ -28,7 +28,9 @@ export function DeviceView({ device, minutes }: { device: string; minutes: numbe
 
   const state = fleet.value.find((each) => each.name === device);
   const agent = agents.value?.get(device);
-  const waits = agent?.waiting_readings ?? state?.waiting.readings ?? 0;
+  // What is being gathered into a batch does not wait yet.
+  const batches = agent?.waiting_batches ?? state?.waiting.batches ?? 0;
+  const waits = batches > 0 ? (agent?.waiting_readings ?? state?.waiting.readings ?? 0) : 0;
   const oldest = agent ? agent.oldest_us / 1000 : (state?.waiting.oldest ?? 0);
   const lostHere = feed.losses.reduce((sum, loss) => sum + loss.readings, 0);
   return (
