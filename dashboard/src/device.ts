@@ -1,6 +1,6 @@
 /** One device's readings: a subscription from the beginning of the chosen window on, and what it brought. */
 
-import type { Batch, Column, Connection, Subscription } from "@headwater/client";
+import { type Batch, type Column, type Connection, RefusedError, type Subscription } from "@headwater/client";
 import { signal } from "@preact/signals";
 import { type Group, group } from "./group";
 import { clockOffset, now, whenConnected } from "./link";
@@ -49,6 +49,7 @@ export class Feed {
   private hiddenTimer: ReturnType<typeof setTimeout> | null = null;
   private fallback = false;
   private begun = false;
+  private deafen: () => void = () => {};
   private readonly visibility = () => this.looked();
 
   constructor(device: string, windowMs: number) {
@@ -77,6 +78,7 @@ export class Feed {
   }
 
   private leave(): void {
+    this.deafen();
     this.subscription?.close();
     this.newest?.close();
     this.subscription = null;
@@ -102,10 +104,9 @@ export class Feed {
       else if (event.type === "gap" && event.gap.reason === "reset") queueMicrotask(() => this.begin());
     });
     this.subscription = mine;
-    const stop = connection.on("error", ({ subscription }) => {
-      if (subscription !== mine || this.fallback) return;
-      // A relay that cannot read from a time on: the present state, then what follows.
-      stop();
+    this.deafen = connection.on("error", ({ subscription, error }) => {
+      if (subscription !== mine || this.fallback || !(error instanceof RefusedError)) return;
+      // A relay that does not read from a time on: the present state, then what follows.
       this.fallback = true;
       this.begin();
     });
