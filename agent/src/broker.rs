@@ -5,7 +5,7 @@ use crate::Error;
 /// Where the broker listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broker {
-    /// Name or address, an IPv6 address without its brackets.
+    /// Name or address, an IPv6 address in its brackets: the MQTT client puts `:port` behind it as it stands.
     pub(crate) host: String,
     /// TCP port.
     pub(crate) port: u16,
@@ -39,13 +39,12 @@ impl Broker {
         if rest.contains(['/', '?', '#']) {
             return Err(wrong("has a path; write it as mqtt://host:1883"));
         }
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(rest) => {
-                let (host, rest) = rest
-                    .split_once(']')
-                    .ok_or_else(|| wrong("has a bracket that is not closed"))?;
+        let (host, port) = match rest.find(']') {
+            Some(end) => {
+                let (host, rest) = rest.split_at(end + 1);
                 (host, rest.strip_prefix(':'))
             }
+            None if rest.starts_with('[') => return Err(wrong("has a bracket that is not closed")),
             None => match rest.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (rest, None),
@@ -78,8 +77,8 @@ mod tests {
         for (address, host, port) in [
             ("mqtt://broker", "broker", 1883),
             ("mqtt://10.0.0.1:2883/", "10.0.0.1", 2883),
-            ("mqtt://[::1]:1884", "::1", 1884),
-            ("mqtt://[fe80::1]", "fe80::1", 1883),
+            ("mqtt://[::1]:1884", "[::1]", 1884),
+            ("mqtt://[fe80::1]", "[fe80::1]", 1883),
         ] {
             assert_eq!(
                 Broker::parse(address).unwrap(),

@@ -98,7 +98,7 @@ fn run(agent: Agent) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let shutdown = async {
@@ -109,7 +109,10 @@ fn run(agent: Agent) -> anyhow::Result<()> {
             log::info!("{name}: stopping");
         };
         Ok(agent.run(shutdown).await?)
-    })
+    });
+    // A name server that does not answer must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use headwater_proto::topic::{Kind, topic};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, LastWill, MqttOptions, Outgoing, Packet, QoS,
-    SubscribeReasonCode,
+    StateError, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -215,9 +215,13 @@ fn reason(error: &ConnectionError, user: Option<&str>) -> String {
             format!("the broker did not answer within {} s", TIMEOUT.as_secs())
         }
         ConnectionError::FlushTimeout => format!("the network took nothing for {} s", TIMEOUT.as_secs()),
-        ConnectionError::MqttState(rumqttc::StateError::AwaitPingResp) => {
+        ConnectionError::MqttState(StateError::AwaitPingResp) => {
             "the broker did not answer a keep-alive".into()
         }
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            "the broker closed the connection".into()
+        }
+        ConnectionError::Io(error) => error.to_string(),
         other => other.to_string(),
     }
 }

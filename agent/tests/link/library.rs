@@ -418,3 +418,33 @@ async fn a_hundred_agents_run_in_one_runtime() {
     }
     assert_eq!(bridge.check_chains(), (acked, 0));
 }
+
+/// Everything that goes out counts: MQTT headers, topics, hello, series set, status. Eight sensors at 1 Hz, a batch every 10 s.
+#[tokio::test]
+async fn a_reading_costs_less_than_two_bytes_on_the_wire() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let mut config = config(&broker.address(), 1);
+    config.batch.readings = 80;
+    config.batch.age = Duration::from_secs(10);
+    config.sources = vec![Source::Replay(ReplaySource {
+        trace: Trace::File(concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/data/sensors-1hz.csv").into()),
+        at_end: AtEnd::Stop,
+        speed: Speed::Max,
+        times: ReplayTimes::Original,
+        ..Default::default()
+    })];
+    let agent = Running::start(config);
+    let readings = 28_789;
+    agent
+        .until("all sampled", 20, |stats| {
+            stats.sampled_readings == readings && stats.connected
+        })
+        .await;
+    let stats = agent.stop().await;
+    assert_eq!((stats.acked_readings, stats.waiting_readings), (readings, 0));
+    let each = stats.sent_bytes as f64 / readings as f64;
+    println!("{each:.2} bytes a reading, {} in all", stats.sent_bytes);
+    assert!(each < 2.0, "{each:.2} bytes a reading");
+}
