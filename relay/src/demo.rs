@@ -239,7 +239,8 @@ async fn attend(
             }
             _ = progress.tick() => {
                 let elapsed = humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()));
-                println!("{elapsed:>8}  {}", totals(members));
+                let up = connected(members);
+                println!("{elapsed:>8}  {up} of {} agents connected, {}", members.len(), totals(members));
                 let (ready, reasons) = monitor.readiness();
                 if !ready {
                     for line in reasons.lines().filter(|line| !line.ends_with(": ready")) {
@@ -251,13 +252,18 @@ async fn attend(
     }
 }
 
+fn connected(members: &[Member]) -> usize {
+    members
+        .iter()
+        .filter(|member| member.handle.stats().connected)
+        .count()
+}
+
 fn totals(members: &[Member]) -> String {
     let stats: Vec<_> = members.iter().map(|member| member.handle.stats()).collect();
     let sum = |field: fn(&headwater_agent::AgentStats) -> u64| stats.iter().map(field).sum::<u64>();
-    let connected = stats.iter().filter(|stats| stats.connected).count();
     format!(
-        "{connected} of {} agents connected, {} readings sampled, {} in Kafka, {} waiting, {} lost",
-        members.len(),
+        "{} readings sampled, {} in Kafka, {} waiting, {} lost",
         sum(|stats| stats.sampled_readings),
         sum(|stats| stats.acked_readings),
         sum(|stats| stats.waiting_readings),

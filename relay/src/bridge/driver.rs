@@ -142,7 +142,10 @@ impl Driver {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut checkpoint = tokio::time::interval(self.bridge.checkpoint_interval.max(BEAT));
         loop {
-            let next_ack = self.fleet.next_ack().map(tokio::time::Instant::from_std);
+            let next_ack = self
+                .connected
+                .and_then(|_| self.fleet.next_ack())
+                .map(tokio::time::Instant::from_std);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(event) = events.recv() => {
@@ -287,9 +290,13 @@ impl Driver {
 
     fn acks(&mut self) {
         let now = Instant::now();
-        while let Some((topic, payload)) = self.fleet.ack(now) {
-            // Without a connection, or with no room, it is lost: the agent's resend, or its hello, asks for it again.
-            if self.connected.is_some() && self.connection.publish(topic, payload) {
+        // Until everything is subscribed they wait; a connection that ends takes them along.
+        while self.connected.is_some() {
+            let Some((topic, payload)) = self.fleet.ack(now) else {
+                return;
+            };
+            // With no room it is lost: the agent's resend asks for it again.
+            if self.connection.publish(topic, payload) {
                 self.metrics.acks.inc();
             }
         }
