@@ -1,5 +1,10 @@
 import "uplot/dist/uPlot.min.css";
-import "./style.css";
+import "./style/base.css";
+import "./style/figures.css";
+import "./style/fleet.css";
+import "./style/device.css";
+import "./style/inspector.css";
+import "./style/narrow.css";
 import { render } from "preact";
 import { watchDemo } from "./demo";
 import { watchFleet } from "./fleet";
