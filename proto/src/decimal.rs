@@ -86,7 +86,22 @@ fn cheapest(sample: &[f64]) -> Option<(u32, usize)> {
     best
 }
 
-fn misses_at(values: &[f64], scale: u32) -> usize {
+/// The mantissas on a scale into `out`, and whether all are exact. One pass without a branch.
+pub(crate) fn fit(values: &[f64], scale: u32, out: &mut Vec<i64>) -> bool {
+    let power = POWERS[scale as usize];
+    let (mut differing, mut outside) = (0, 0);
+    out.clear();
+    out.extend(values.iter().map(|value| {
+        let sum = value * power + ROUND;
+        // Within ±2^51 the sum keeps the exponent of ROUND.
+        outside |= sum.to_bits() ^ ROUND.to_bits();
+        differing |= ((sum - ROUND) / power).to_bits() ^ value.to_bits();
+        (sum.to_bits() as i64).wrapping_sub(ROUND.to_bits() as i64)
+    }));
+    (differing == 0) & (outside >> 52 == 0)
+}
+
+pub(crate) fn misses_at(values: &[f64], scale: u32) -> usize {
     let power = POWERS[scale as usize];
     values
         .iter()

@@ -31,7 +31,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::limits::within;
 use crate::model::{Body, Clock, Column, Loss, LossReason, Readings, Values};
@@ -47,8 +47,13 @@ const LOSS: u8 = 2;
 #[derive(Serialize, Deserialize)]
 struct Dense<'a> {
     flags: u8,
-    #[serde(borrow)]
+    #[serde(borrow, serialize_with = "at_once")]
     bits: &'a [u8],
+}
+
+/// Serde would hand a slice over byte by byte.
+fn at_once<S: Serializer>(bits: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bits)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,6 +98,7 @@ fn frame(flags: u8, bits: &[u8]) -> Vec<u8> {
 fn encode_readings(readings: &Readings, places: &[u32], series: usize) -> Vec<u8> {
     let mut out = Writer::with_capacity(64 + readings.len());
     let mut scratch = Scratch::default();
+    let mut mantissas = Vec::new();
     out.small(readings.times.len() as u64);
     times::encode(&mut out, &readings.times, &mut scratch);
     let in_order = places.len() == series && places.iter().zip(0..).all(|(place, at)| *place == at);
@@ -118,7 +124,7 @@ fn encode_readings(readings: &Readings, places: &[u32], series: usize) -> Vec<u8
             }
         }
         match &column.values {
-            Values::F64(values) => doubles::encode(&mut out, values, &mut scratch),
+            Values::F64(values) => doubles::encode(&mut out, values, &mut scratch, &mut mantissas),
             Values::I64(values) => integers::encode(&mut out, values, &mut scratch),
             Values::Bool(values) => texts::encode_bools(&mut out, values),
             Values::String(values) => texts::encode_strings(&mut out, values, &mut scratch),

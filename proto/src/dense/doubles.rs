@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
 use super::integers::{self, Scratch};
-use crate::decimal::{LARGEST, POWERS, round};
+use crate::decimal::{LARGEST, POWERS, fit, misses_at, round};
 use crate::varint::{unzigzag, zigzag};
 
 const DECIMAL: u64 = 0;
@@ -94,11 +94,22 @@ fn digits15(value: f64) -> f64 {
     round(scaled).0 / POWERS[decimals]
 }
 
-pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch) {
+pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch, integers: &mut Vec<i64>) {
+    // Most columns are decimals without exceptions, and a few values tell.
+    if let Some(scale) = glance(values)
+        && fit(values, scale, integers)
+    {
+        out.put(DECIMAL, 2);
+        out.put(u64::from(scale), 5);
+        out.put(0, 1);
+        integers::encode(out, integers, scratch);
+        return;
+    }
     let Some(grid) = choose(values) else {
         out.put(BITS, 2);
-        let integers: Vec<i64> = values.iter().map(|value| value.to_bits() as i64).collect();
-        integers::encode(out, &integers, scratch);
+        integers.clear();
+        integers.extend(values.iter().map(|value| value.to_bits() as i64));
+        integers::encode(out, integers, scratch);
         return;
     };
     if grid.divisor == 0 && grid.finish == Finish::Plain {
@@ -112,19 +123,28 @@ pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch) {
     }
     let steps = grid.steps();
     let mut exact = true;
-    let mut integers: Vec<i64> = values
-        .iter()
-        .map(|value| {
-            let (integer, on_grid) = grid.integer(*value, steps);
-            exact &= on_grid;
-            integer
-        })
-        .collect();
+    integers.clear();
+    integers.extend(values.iter().map(|value| {
+        let (integer, on_grid) = grid.integer(*value, steps);
+        exact &= on_grid;
+        integer
+    }));
     out.put(u64::from(!exact), 1);
     if !exact {
-        except(out, values, &mut integers, grid);
+        except(out, values, integers, grid);
     }
-    integers::encode(out, &integers, scratch);
+    integers::encode(out, integers, scratch);
+}
+
+/// The first scale that suits a few values, if it is not a fine one.
+fn glance(values: &[f64]) -> Option<u32> {
+    let mut sample = [0.0; 8];
+    let step = values.len().div_ceil(sample.len()).max(1);
+    // Where there are fewer, 0.0 suits every scale.
+    for (place, value) in sample.iter_mut().zip(values.iter().step_by(step)) {
+        *place = *value;
+    }
+    (0..u32::from(FINE)).find(|scale| misses_at(&sample, *scale) == 0)
 }
 
 fn except(out: &mut Writer, values: &[f64], integers: &mut [i64], grid: Grid) {

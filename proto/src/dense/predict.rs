@@ -13,10 +13,12 @@ pub(super) const MEANS: u32 = 3;
 pub(super) const RANKS: u32 = 8;
 
 /// Values looked at to choose, and those before them that the longest mean needs.
-const WINDOW: usize = 96;
+const WINDOW: usize = 64;
 const HISTORY: usize = 16;
 /// Distinct values beyond which ranks do not pay.
 const MOST_RANKS: usize = 40;
+/// Distinct values among sixteen beyond which they are not even counted.
+const GLANCE_DISTINCT: usize = 9;
 const RANK_BITS: f64 = 13.0;
 
 /// The predictor with the least residuals on the middle of the column, and its step.
@@ -172,15 +174,21 @@ pub(super) fn rank(distances: &[i64], total: u64, out: &mut Vec<u64>) -> Option<
     if bits < 1.6 * count as f64 || count < 16 {
         return None;
     }
-    let mut seen: [i64; 16] = [0; 16];
+    let mut seen = [0i64; GLANCE_DISTINCT];
     let mut distinct = 0;
+    let (mut min, mut max) = (i64::MAX, i64::MIN);
     for value in distances.iter().step_by(distances.len().div_ceil(16)) {
+        (min, max) = (min.min(*value), max.max(*value));
         if !seen[..distinct].contains(value) {
+            if distinct == GLANCE_DISTINCT {
+                return None;
+            }
             seen[distinct] = *value;
             distinct += 1;
         }
     }
-    if distinct > 10 {
+    // Values close together are as well told by their distances.
+    if max.wrapping_sub(min) as u64 <= 3 * distinct as u64 {
         return None;
     }
     let most = MOST_RANKS.min((bits / RANK_BITS) as usize);
