@@ -4,14 +4,19 @@ import assert from "node:assert/strict";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { binaries, scenario } from "./harness/site.js";
+import { until } from "./harness/until.js";
 
 const relay = join(binaries, "headwater-relay");
 const agent = join(binaries, "headwater-agent");
 
 /** Runs a program that is expected to end by itself, with an error that matches all of `says`. */
 async function refuses(site, name, command, args, says, options = {}) {
-  const program = site.start(name, command, args, options);
-  const { code } = await program.exit;
+  const program = site.start(name, command, args, {
+    // Where settings are right after all, no port is taken that belongs to somebody else.
+    env: options.env ?? { HEADWATER_RELAY_ADMIN__LISTEN: "127.0.0.1:0" },
+  });
+  await until(`${name} has ended by itself`, () => program.exited, 10_000);
+  const { code } = program.exited;
   const log = program.log();
   assert.ok(code > 0 && code < 100, `${name}: exit code ${code}\n${log}`);
   for (const pattern of says) assert.match(log, pattern, name);
@@ -130,12 +135,7 @@ scenario("a taken port is named", async (site) => {
   const { port } = server.address();
   for (const section of ["gateway", "admin"]) {
     const config = site.write(`${section}.toml`, `[${section}]\nlisten = "127.0.0.1:${port}"\n`);
-    await refuses(
-      site,
-      section,
-      relay,
-      ["gateway", "--config", config],
-      [new RegExp(String(port)), /in use/],
-    );
+    const says = [new RegExp(String(port)), /in use/];
+    await refuses(site, section, relay, ["gateway", "--config", config], says, { env: {} });
   }
 });
