@@ -53,16 +53,18 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "demo")]
         Command::Demo(options) => {
             serve::log(&headwater_relay::demo::log_settings(&options))?;
-            runtime()?.block_on(headwater_relay::demo::run(options))?;
-            return Ok(());
+            return run(headwater_relay::demo::run(options));
         }
     };
     let settings = Settings::load(config.config.as_deref())?;
     serve::log(&settings.log)?;
-    runtime()?.block_on(serve::run(settings, parts))?;
-    Ok(())
+    run(serve::run(settings, parts))
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+fn run<E: Into<anyhow::Error>>(program: impl Future<Output = Result<(), E>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(program);
+    // A request to an absent Kafka blocks its thread for seconds, and nobody waits for its answer any more.
+    runtime.shutdown_background();
+    ended.map_err(Into::into)
 }

@@ -15,6 +15,7 @@ import { until } from "./harness/until.js";
 
 const sensors = Trace.read(join(repository, "bench/data/sensors-1hz.csv"));
 const REFUSALS = "headwater_bridge_refusals_total";
+const UNKNOWN_STREAMS = "headwater_bridge_unknown_streams_total";
 
 async function path(site, settings) {
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
@@ -35,10 +36,12 @@ scenario(
     startAgent(site, { device: "good", mosquitto, trace, speed: 200 });
 
     const bad = await Device.connect(site, mosquitto, "bad");
+    // A frame's header is read first: where it happens to make sense, it names a stream that nobody said hello for.
+    const turnedAway = async () => (await relay.metric(REFUSALS)) + (await relay.metric(UNKNOWN_STREAMS));
     const counted = async (what, send) => {
-      const before = await relay.metric(REFUSALS);
+      const before = await turnedAway();
       await send();
-      await until(`${what} is counted as refused`, async () => (await relay.metric(REFUSALS)) > before);
+      await until(`${what} is counted as refused`, async () => (await turnedAway()) > before);
     };
     const garbage = Buffer.from(Array.from({ length: 500 }, (_, index) => (index * 7919) % 251));
     for (const kind of ["data", "hello", "series", "status"]) {

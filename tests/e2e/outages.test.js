@@ -90,3 +90,16 @@ scenario("relay, Mosquitto and Kafka, one after the other", (site) =>
     await relay.start();
   }),
 );
+
+scenario("a relay that waits for Kafka stops at once when told to", async (site) => {
+  const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
+  await kafka.stop();
+  const relay = await Relay.prepare(site, { kafka, mosquitto });
+  relay.launch();
+  const readyz = async () => (await fetch(`${relay.admin}/readyz`)).status;
+  await relay.program.ready("it says that it is not ready", async () => (await readyz()) === 503);
+  assert.ok((await fetch(`${relay.admin}/healthz`)).ok, "alive all the same");
+  const begun = performance.now();
+  assert.equal((await relay.program.kill("SIGTERM")).code, 0);
+  assert.ok(performance.now() - begun < 3000, `it took ${performance.now() - begun} ms`);
+});

@@ -43,7 +43,7 @@ const WRONG = [
   ["bad-broker-url", '[mqtt]\nbroker = "ftp://somewhere"\n', [/mqtt/i, /ftp/], "relay"],
   [
     "secret-unreadable",
-    '[mqtt]\npassword_file = "/nonexistent/secret"\n',
+    '[mqtt]\nusername = "relay"\npassword_file = "/nonexistent/secret"\n',
     [/\/nonexistent\/secret/, /No such file/],
     "relay",
   ],
@@ -72,7 +72,7 @@ const WRONG = [
   ],
   [
     "secret-unreadable",
-    '[uplink]\npassword_file = "/nonexistent/secret"\n[[source]]\ntype = "simulated"\n',
+    '[uplink]\nuser = "gw"\npassword_file = "/nonexistent/secret"\n[[source]]\ntype = "simulated"\n',
     [/\/nonexistent\/secret/],
     "agent",
   ],

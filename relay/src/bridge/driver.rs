@@ -10,7 +10,7 @@ use super::Error;
 use super::device::Now;
 use super::fleet::{Fleet, Message, Outcome, Step};
 use super::metrics::Metrics;
-use super::mqtt::{Event, Mqtt};
+use super::mqtt::{self, Event, Mqtt};
 use super::ownership::Ownership;
 use super::producer::{Producer, Refusal, Report};
 use super::reader;
@@ -41,6 +41,8 @@ pub async fn run(
     monitor: Monitor,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    // Before anything is waited for: wrong settings do not get right by it.
+    let options = mqtt::options(&mqtt)?;
     let kafka_check = monitor.check("bridge kafka", "connecting");
     let mqtt_check = monitor.check("bridge mqtt", "waiting for Kafka: positions first");
     let metrics = monitor.register(Metrics::new);
@@ -77,7 +79,7 @@ pub async fn run(
     let side = Producer::side(&kafka, context.clone(), tell.clone())?;
     mqtt_check.failing(format!("connecting to {}", mqtt.broker));
     let longest = limits.body_bytes.max(limits.frame_bytes) + 1;
-    let (connection, events) = Mqtt::start(&mqtt, &ownership, longest)?;
+    let (connection, events) = Mqtt::start(options, &mqtt.broker, &ownership, longest);
     let driver = Driver {
         bridge,
         kafka,

@@ -48,31 +48,12 @@ pub struct Mqtt {
 
 impl Mqtt {
     /// Connects, and keeps connecting. Payloads longer than `longest` are cut.
-    ///
-    /// # Errors
-    /// [`Error::Broker`] for a URL that is none, and a password that cannot be read.
     pub fn start(
-        settings: &MqttSettings,
+        options: MqttOptions,
+        broker: &str,
         ownership: &Ownership,
         longest: usize,
-    ) -> Result<(Self, mpsc::Receiver<Event>), Error> {
-        let (host, port) = address(&settings.broker)?;
-        let id = if settings.client_id.is_empty() {
-            format!("headwater-relay-{:08x}", random())
-        } else {
-            settings.client_id.clone()
-        };
-        let mut options = MqttOptions::new(id, host, port);
-        options.set_keep_alive(settings.keep_alive.max(Duration::from_secs(1)));
-        options.set_clean_session(true);
-        options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
-        if !settings.username.is_empty() {
-            let password = match &settings.password_file {
-                Some(path) => headwater_config::secret(path)?,
-                None => String::new(),
-            };
-            options.set_credentials(&settings.username, password);
-        }
+    ) -> (Self, mpsc::Receiver<Event>) {
         let (client, events) = AsyncClient::new(options, QUEUE);
         let filters = |kinds: &[(Kind, QoS)]| -> Vec<SubscribeFilter> {
             let each = |&(kind, qos)| {
@@ -98,13 +79,8 @@ impl Mqtt {
             then,
             longest,
         };
-        Ok((
-            Self {
-                client,
-                poller: tokio::spawn(poller.run(settings.broker.clone())),
-            },
-            told,
-        ))
+        let poller = tokio::spawn(poller.run(broker.to_owned()));
+        (Self { client, poller }, told)
     }
 
     /// Puts a message on its way, QoS 0. Returns whether there was room.
@@ -209,6 +185,31 @@ impl Poller {
             length,
         }
     }
+}
+
+/// The settings as the client takes them.
+///
+/// # Errors
+/// [`Error::Broker`] for a URL that is none, and a password that cannot be read.
+pub fn options(settings: &MqttSettings) -> Result<MqttOptions, Error> {
+    let (host, port) = address(&settings.broker)?;
+    let id = if settings.client_id.is_empty() {
+        format!("headwater-relay-{:08x}", random())
+    } else {
+        settings.client_id.clone()
+    };
+    let mut options = MqttOptions::new(id, host, port);
+    options.set_keep_alive(settings.keep_alive.max(Duration::from_secs(1)));
+    options.set_clean_session(true);
+    options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
+    if !settings.username.is_empty() {
+        let password = match &settings.password_file {
+            Some(path) => headwater_config::secret(path)?,
+            None => String::new(),
+        };
+        options.set_credentials(&settings.username, password);
+    }
+    Ok(options)
 }
 
 /// Host and port of `mqtt://host:port`.
