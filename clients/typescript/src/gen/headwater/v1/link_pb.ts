@@ -139,7 +139,7 @@ export const AgentInfoSchema: GenMessage<AgentInfo> = /*@__PURE__*/
   messageDesc(file_headwater_v1_link, 2);
 
 /**
- * Bridge → agent, QoS 1. Cumulative: everything up to each position is in Kafka.
+ * Bridge → agent, QoS 0. Cumulative: everything up to each position is in Kafka; one that is lost is said again by the next.
  *
  * @generated from message headwater.v1.Ack
  */

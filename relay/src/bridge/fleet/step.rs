@@ -1,0 +1,142 @@
+//! What goes into the fleet and what comes out of it: messages, records and their reports, dead letters, states.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::bridge::device::Now;
+use crate::bridge::record::Name;
+
+/// What a record in flight costs beside its bytes: the client's own bookkeeping.
+const OVERHEAD: usize = 256;
+
+/// A message from MQTT.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The topic.
+    pub topic: String,
+    /// Whether the broker had kept it.
+    pub retained: bool,
+    /// The payload, cut where it is longer than anything that is accepted.
+    pub payload: Bytes,
+    /// The payload's length before it was cut.
+    pub length: usize,
+}
+
+/// A record for telemetry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The device's number here.
+    pub device: u32,
+    /// Its name: the key.
+    pub key: Arc<str>,
+    /// Its partition.
+    pub partition: u32,
+    /// Which batch it is.
+    pub name: Name,
+    /// A `headwater.v1.Batch`.
+    pub value: Vec<u8>,
+    /// Its readings.
+    pub readings: u64,
+    /// Readings it reports as lost.
+    pub lost_readings: u64,
+    /// When it arrived.
+    pub arrival: Now,
+}
+
+impl Record {
+    /// What it costs while in flight, bytes.
+    pub fn cost(&self) -> usize {
+        self.value.len() + self.key.len() + OVERHEAD
+    }
+
+    /// What the report of it will have to say.
+    pub fn ticket(&self) -> Ticket {
+        Ticket {
+            device: self.device,
+            partition: self.partition,
+            name: self.name,
+            bytes: self.value.len(),
+            cost: self.cost(),
+            readings: self.readings,
+            lost_readings: self.lost_readings,
+            arrival: self.arrival.at,
+        }
+    }
+}
+
+/// Names a record in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ticket {
+    pub(super) device: u32,
+    pub(super) partition: u32,
+    pub(super) name: Name,
+    pub(super) bytes: usize,
+    pub(super) cost: usize,
+    pub(super) readings: u64,
+    pub(super) lost_readings: u64,
+    pub(super) arrival: Instant,
+}
+
+/// What Kafka made of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in Kafka, at this offset.
+    Stored(i64),
+    /// It is not: for a reason that passes.
+    Failed,
+    /// It is not, and will not be, for its size or content.
+    Unfit(String),
+}
+
+/// Names a dead letter on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Letter {
+    pub(super) device: u32,
+    /// The batch that is refused once this is stored: stream and sequence number.
+    pub(super) refuses: Option<(u64, u64)>,
+}
+
+/// What could not be taken in, for the dead letters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Its name here.
+    pub letter: Letter,
+    /// The device that sent it.
+    pub key: Arc<str>,
+    /// The topic it came on.
+    pub topic: String,
+    /// The payload, perhaps cut.
+    pub payload: Bytes,
+    /// The payload's length before it was cut.
+    pub length: usize,
+    /// Why.
+    pub reason: String,
+    /// When it arrived, microseconds since the Unix epoch.
+    pub arrival_us: i64,
+}
+
+/// What is to be done about a message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Nothing.
+    Nothing,
+    /// Hand this to Kafka, then call [`Fleet::sent`] or [`Fleet::unsent`].
+    Produce(Record),
+    /// Put this to the dead letters, then call [`Fleet::dead_letter`] with the outcome.
+    DeadLetter(DeadLetter),
+}
+
+/// A state or a checkpoint to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The device's number; `None` for a checkpoint.
+    pub device: Option<u32>,
+    /// The key.
+    pub key: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// A `headwater.v1.DeviceState`.
+    pub value: Vec<u8>,
+}
