@@ -11,6 +11,7 @@ import { Relay } from "./harness/relay.js";
 import { repository, scenario } from "./harness/site.js";
 import { token } from "./harness/token.js";
 import { Trace } from "./harness/trace.js";
+import { until } from "./harness/until.js";
 
 const sensors = Trace.read(join(repository, "bench/data/sensors-1hz.csv"));
 const FIN = 0x80;
@@ -47,7 +48,8 @@ scenario("each bad client is closed with its code; a good one gets everything", 
   await closesWith(4400, "hello twice", (client) => client.send("hello", { client: "again" }));
   await closesWith(4408, "no hello", () => {}, silent);
   await closesWith(4409, "ack for what was never sent", (client) => client.ack(1000, 100_000));
-  await closesWith(4408, "no ack ever", (client) => client.subscribe({ devices: ["good"] }), { acks: false });
+  const everything = { devices: ["good"], start: { case: "timeUs", value: 0n } };
+  await closesWith(4408, "no ack ever", (client) => client.subscribe(everything), { acks: false });
   await closesWith(1009, "message over the limit", (client) => client.socket.send(Buffer.alloc(1 << 20)), {
     deflate: false,
   });
@@ -69,6 +71,11 @@ scenario("each bad client is closed with its code; a good one gets everything", 
     (raw) => raw.frame(FIN | RSV1 | BINARY, Buffer.alloc(64, 0xff)),
     deflate,
   );
+  const counted = { 1002: 3, 1003: 1, 1007: 1, 1009: 2, 4400: 4, 4408: 2, 4409: 1 };
+  for (const [code, times] of Object.entries(counted)) {
+    const closes = () => relay.metric("headwater_gateway_closes_total", { code });
+    await until(`${times} closes with ${code} are counted`, async () => (await closes()) === times);
+  }
 
   const count = () =>
     good
