@@ -33,6 +33,40 @@ impl Writer {
         }
     }
 
+    /// Up to 16 codes of at most 28 bits each, given with their lengths. Two at a time, and in registers: this is where
+    /// encoding spends its time.
+    #[inline(always)]
+    pub(super) fn put_short(&mut self, values: &[u64], code: impl Fn(u64) -> (u64, u32)) {
+        let mut words = [0u64; 8];
+        let mut full = 0;
+        let (mut word, mut used) = (self.word, self.used);
+        let mut add = |code: u64, bits: u32| {
+            word |= code << used;
+            words[full & 7] = word;
+            let now = used + bits;
+            // What did not fit; there is room for `64 - used`, which is not more than `bits` then.
+            let rest = code >> ((64 - used) & 63) >> u32::from(used == 0);
+            let over = now >> 6;
+            word = if over == 1 { rest } else { word };
+            full += over as usize;
+            used = now & 63;
+        };
+        let (pairs, last) = values.as_chunks::<2>();
+        for [a, b] in pairs {
+            let (a, a_bits) = code(*a);
+            let (b, b_bits) = code(*b);
+            add(a | b << a_bits, a_bits + b_bits);
+        }
+        if let [last] = last {
+            let (last, bits) = code(*last);
+            add(last, bits);
+        }
+        (self.word, self.used) = (word, used);
+        for word in &words[..full & 7] {
+            self.out.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
     /// A number of unknown size: 6 bits with its length less one (0 counts as one bit), then its bits but the highest.
     pub(super) fn number(&mut self, value: u64) {
         let length = (value | 1).ilog2() + 1;

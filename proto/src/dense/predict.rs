@@ -13,7 +13,7 @@ pub(super) const MEANS: u32 = 3;
 pub(super) const RANKS: u32 = 8;
 
 /// Values looked at to choose, and those before them that the longest mean needs.
-const WINDOW: usize = 64;
+const WINDOW: usize = 48;
 const HISTORY: usize = 16;
 /// Distinct values beyond which ranks do not pay.
 const MOST_RANKS: usize = 40;
@@ -38,21 +38,20 @@ pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
     for (x, value) in x[HISTORY..].iter_mut().zip(window) {
         *x = (value.wrapping_sub(base) >> shift) as i32;
     }
-    let x = &x[..HISTORY + window.len()];
-    let end = x.len();
-    let mut pairs = [0i32; HISTORY + WINDOW + HISTORY];
-    let mut fours = pairs;
-    let mut eights = pairs;
+    let end = HISTORY + window.len();
+    let x = &x[..end];
     // pairs[i] = x[i-1] + x[i-2], and so on.
-    for i in 2..end {
-        pairs[i] = x[i - 1] + x[i - 2];
-    }
-    for i in 4..end {
-        fours[i] = pairs[i] + pairs[i - 2];
-    }
-    for i in 8..end {
-        eights[i] = fours[i] + fours[i - 4];
-    }
+    let mut sums = [[0i32; HISTORY + WINDOW + HISTORY]; 3];
+    let [pairs, fours, eights] = &mut sums;
+    let (pairs, fours, eights) = (&mut pairs[..end], &mut fours[..end], &mut eights[..end]);
+    let add = |sums: &mut [i32], a: &[i32], b: &[i32]| {
+        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum = a + b;
+        }
+    };
+    add(&mut pairs[2..], &x[1..], x);
+    add(&mut fours[4..], &pairs[4..], &pairs[2..]);
+    add(&mut eights[8..], &fours[8..], &fours[4..]);
     let from = HISTORY + 1;
     let x0 = &x[from..];
     let totals = [
@@ -124,45 +123,60 @@ fn usual_step(distances: &[i64]) -> i64 {
 /// The residuals of all but the first, and their sum.
 pub(super) fn residuals(distances: &[i64], predictor: u32, step: i64, out: &mut Vec<u64>) -> u64 {
     out.clear();
-    let mut total = 0u64;
-    let mut note = |residual: i64| {
-        let residual = zigzag(residual);
-        total = total.saturating_add(residual);
-        residual
-    };
-    let pairs = distances.iter().zip(&distances[1..]);
+    out.reserve(distances.len());
+    let pairs = || distances.iter().zip(&distances[1..]);
     match predictor {
-        STEP => out.extend(pairs.map(|(last, value)| note(value.wrapping_sub(*last).wrapping_sub(step)))),
+        STEP => collect(
+            out,
+            pairs().map(|(last, value)| value.wrapping_sub(*last).wrapping_sub(step)),
+        ),
         LINEAR => {
             let mut before = 0i64;
-            out.extend(pairs.map(|(last, value)| {
+            let residuals = pairs().map(|(last, value)| {
                 let prediction = last.wrapping_mul(2).wrapping_sub(before);
                 before = *last;
-                note(value.wrapping_sub(prediction))
-            }));
+                value.wrapping_sub(prediction)
+            });
+            collect(out, residuals)
         }
-        MEANS => out.extend(pairs.map(|(last, value)| note(value.wrapping_sub(*last)))),
-        _ => {
-            let shift = predictor - MEANS;
-            let window = 1usize << shift;
-            let half = window as i64 / 2;
-            let mut sum = 0i64;
-            let mut next = |value: i64, last: i64, gone: i64| {
-                sum = sum.wrapping_add(last).wrapping_sub(gone);
-                note(value.wrapping_sub(sum.wrapping_add(half) >> shift))
-            };
-            let early = pairs.take(window);
-            out.extend(early.map(|(last, value)| next(*value, *last, 0)));
-            if distances.len() > window + 1 {
-                let late = distances[window + 1..]
-                    .iter()
-                    .zip(&distances[window..])
-                    .zip(distances);
-                out.extend(late.map(|((value, last), gone)| next(*value, *last, *gone)));
-            }
-        }
+        MEANS => collect(out, pairs().map(|(last, value)| value.wrapping_sub(*last))),
+        4 => from_mean::<1>(distances, out),
+        5 => from_mean::<2>(distances, out),
+        6 => from_mean::<3>(distances, out),
+        _ => from_mean::<4>(distances, out),
     }
+}
+
+/// The zigzags, and their sum, which may wrap around: it only serves to estimate.
+#[inline(always)]
+fn collect(out: &mut Vec<u64>, residuals: impl Iterator<Item = i64>) -> u64 {
+    let mut total = 0u64;
+    out.extend(residuals.map(|residual| {
+        let residual = zigzag(residual);
+        total = total.wrapping_add(residual);
+        residual
+    }));
     total
+}
+
+fn from_mean<const SHIFT: u32>(distances: &[i64], out: &mut Vec<u64>) -> u64 {
+    let window = 1usize << SHIFT;
+    let half = window as i64 / 2;
+    let mut sum = 0i64;
+    let mut residual = |value: i64, last: i64, gone: i64| {
+        sum = sum.wrapping_add(last.wrapping_sub(gone));
+        value.wrapping_sub(sum.wrapping_add(half) >> SHIFT)
+    };
+    let early = distances.iter().zip(&distances[1..]).take(window);
+    let total = collect(out, early.map(|(last, value)| residual(*value, *last, 0)));
+    let Some(late) = distances.get(window + 1..) else {
+        return total;
+    };
+    let late = late.iter().zip(&distances[window..]).zip(distances);
+    total.wrapping_add(collect(
+        out,
+        late.map(|((value, last), gone)| residual(*value, *last, *gone)),
+    ))
 }
 
 /// The distinct values by how often they come, and in `out` the places of all but the first, if that is smaller than

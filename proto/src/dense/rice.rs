@@ -80,6 +80,7 @@ fn get(bits: &mut Reader<'_>, k: u32) -> u64 {
     }
 }
 
+/// Of at least one residual.
 pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
     let zeros: usize = residuals.iter().map(|residual| usize::from(*residual == 0)).sum();
     let sparse = (residuals.len() - zeros) * 3 < residuals.len();
@@ -102,22 +103,12 @@ pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
             out.put(u64::from(k), 6);
             k
         });
-        if k < PAIR_BITS && union >> k < u64::from(PAIR_BITS - k) {
+        if k < PAIR_BITS && union >> k < u64::from(ESCAPE.min(PAIR_BITS - k)) {
             let mask = (1u64 << k) - 1;
-            let code = |residual: u64| {
+            out.put_short(block, |residual| {
                 let zeros = residual >> k;
                 (((residual & mask) << 1 | 1) << zeros, zeros as u32 + 1 + k)
-            };
-            let (pairs, last) = block.as_chunks::<2>();
-            for [a, b] in pairs {
-                let (a, a_bits) = code(*a);
-                let (b, b_bits) = code(*b);
-                out.put(a | b << a_bits, a_bits + b_bits);
-            }
-            if let [last] = last {
-                let (code, bits) = code(*last);
-                out.put(code, bits);
-            }
+            });
         } else {
             block.iter().for_each(|residual| put(out, *residual, k));
         }
@@ -144,7 +135,7 @@ fn encode_sparse(out: &mut Writer, residuals: &[u64]) {
     }
 }
 
-/// Reads `count` residuals. `false` if a run is longer than what is left.
+/// Reads `count` ≥ 1 residuals. `false` if a run is longer than what is left.
 pub(super) fn decode(bits: &mut Reader<'_>, count: usize, out: &mut Vec<u64>) -> bool {
     out.clear();
     out.reserve(count);
@@ -187,4 +178,55 @@ fn decode_sparse(bits: &mut Reader<'_>, count: usize, out: &mut Vec<u64>) -> boo
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn goes_round(residuals: &[u64]) {
+        let mut out = Writer::default();
+        // Not at a byte's beginning.
+        out.put(1, 3);
+        encode(&mut out, residuals);
+        let bytes = out.finish();
+        let mut bits = Reader::new(&bytes);
+        bits.skip(3);
+        let mut back = Vec::new();
+        assert!(decode(&mut bits, residuals.len(), &mut back) && !bits.overrun());
+        assert_eq!(back, residuals);
+    }
+
+    /// Every height of jump out of every level, at the borders of short codes, long codes and escapes.
+    #[test]
+    fn jumps() {
+        for level in 0..40 {
+            let quiet = (1u64 << level) - 1;
+            for jump in (0..200)
+                .chain((8..64).flat_map(|bits| [(1u64 << bits) - 1, 1 << bits]))
+                .chain([u64::MAX])
+            {
+                let jump = jump.saturating_mul(1 << level);
+                for length in [1, 2, 16, 31] {
+                    let mut residuals = alloc::vec![quiet; length];
+                    residuals.push(jump);
+                    residuals.extend([quiet, jump, jump, 0]);
+                    goes_round(&residuals);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn runs() {
+        for run in [0, 1, 2, 15, 100, 5000] {
+            let mut residuals = alloc::vec![0; run];
+            residuals.push(0);
+            goes_round(&residuals);
+            residuals.extend([7, u64::MAX]);
+            residuals.extend(alloc::vec![0; run]);
+            residuals.push(1);
+            goes_round(&residuals);
+        }
+    }
 }
