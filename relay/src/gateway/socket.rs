@@ -61,6 +61,8 @@ pub struct Socket<S> {
     heard: Instant,
     pinged: bool,
     inbound: usize,
+    /// The code with which the client has closed.
+    closed: Option<u16>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -81,6 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             heard: Instant::now(),
             pinged: false,
             inbound,
+            closed: None,
         }
     }
 
@@ -90,13 +93,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Ok(session) => self.run(hub, session, shutdown).await,
             Err(close) => Some(close),
         };
-        let code = close.as_ref().map_or(0, |close| u32::from(close.code));
-        hub.metrics.closes.get_or_create(&Code { code }).inc();
-        if let Some(close) = close {
-            if close.code >= Close::PROTOCOL {
-                tracing::debug!(code, "closing: {}", close.reason);
+        let code = close
+            .as_ref()
+            .map_or(self.closed.unwrap_or(0), |close| close.code);
+        hub.metrics
+            .closes
+            .get_or_create(&Code { code: code.into() })
+            .inc();
+        match close {
+            Some(close) => {
+                if close.code >= Close::PROTOCOL {
+                    tracing::debug!(code, "closing: {}", close.reason);
+                }
+                self.close(close).await;
             }
-            self.close(close).await;
+            // Tungstenite has an answer to the client's close frame in hand.
+            None => drop(tokio::time::timeout(LINGER, self.stream.flush()).await),
         }
     }
 
@@ -249,7 +261,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let text = message.is_text();
         let body = match message {
             Message::Binary(_) | Message::Text(_) => message.into_data(),
-            Message::Close(_) => return Ok(false),
+            Message::Close(frame) => {
+                // RFC 6455 §7.1.5: 1005 stands for a close frame without a code.
+                self.closed = Some(frame.map_or(1005, |frame| frame.code.into()));
+                return Ok(false);
+            }
             // Tungstenite answers pings.
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(true),
         };

@@ -368,6 +368,19 @@ async fn too_late_and_too_many() {
     gateway.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_is_answered() {
+    let kafka = Kafka::start();
+    let gateway = Gateway::start(&kafka, settings()).await;
+    let mut client = Client::open(gateway.address).await;
+    client
+        .raw(0x88, &[&1000u16.to_be_bytes()[..], b"done"].concat())
+        .await;
+    assert_eq!(client.close().await, (1000, "done".into()));
+    assert!(matches!(client.next().await, Received::End));
+    gateway.stop().await;
+}
+
 /// A client that takes nothing from its socket: what is held for it is bounded by its window, and others are served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_reads_costs_its_window_and_no_more() {

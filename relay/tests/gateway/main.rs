@@ -7,6 +7,7 @@ mod all;
 mod client;
 mod hostile;
 mod kafka;
+mod load;
 mod merged;
 mod tokens;
 
