@@ -163,7 +163,7 @@ async fn fan_out_to_200() {
                 };
                 client.stream.read_exact(&mut skipped[..length]).await.unwrap();
                 // Caught-up frames are short.
-                frames += u64::from(first & 0xf == 2 && length > 300);
+                frames += u64::from(first & 0xf == 2 && length > 100);
             }
         });
     }
