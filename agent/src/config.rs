@@ -85,7 +85,7 @@ pub struct Uplink {
     pub stop_timeout: Duration,
     /// How batches are encoded on the link. Default `postcard`.
     pub encoding: Encoding,
-    /// How batches are compressed on the link. Default `deflate`.
+    /// How batches are compressed on the link. Default `none`: postcard leaves little to compress.
     pub compression: Compression,
 }
 
@@ -173,9 +173,9 @@ impl From<Encoding> for frame::Encoding {
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
+    #[default]
     None,
     /// Where it shrinks them.
-    #[default]
     Deflate,
 }
 
