@@ -77,7 +77,7 @@ pub async fn start(
             device: Some(device.clone()),
             // A newcomer should see something move at once.
             batch: Batch {
-                age: Duration::from_secs(1),
+                age: Duration::from_millis(250),
                 ..Batch::default()
             },
             uplink: Uplink {
