@@ -50,8 +50,10 @@ pub enum Error {
 /// [`Error::Read`] and [`Error::Invalid`].
 pub fn load<T: DeserializeOwned>(path: Option<&Path>, prefix: &str) -> Result<T, Error> {
     let text = match path {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.to_path_buf(), source })?,
+        Some(path) => std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.to_path_buf(),
+            source,
+        })?,
         None => String::new(),
     };
     let origin = path.map_or_else(|| "configuration".to_string(), |path| path.display().to_string());
@@ -72,8 +74,10 @@ pub fn parse<T: DeserializeOwned>(
 ) -> Result<T, Error> {
     // The text alone first, so that what is wrong in it is reported with its line.
     let alone = toml::from_str::<T>(text).map_err(|error| in_file(origin, text, &error));
-    let mut overrides: Vec<(String, String)> =
-        variables.into_iter().filter(|(name, _)| name.starts_with(prefix)).collect();
+    let mut overrides: Vec<(String, String)> = variables
+        .into_iter()
+        .filter(|(name, _)| name.starts_with(prefix))
+        .collect();
     if overrides.is_empty() {
         return alone;
     }
@@ -98,8 +102,10 @@ pub fn parse<T: DeserializeOwned>(
 /// # Errors
 /// [`Error::Secret`].
 pub fn secret(path: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Secret { path: path.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Secret {
+        path: path.to_path_buf(),
+        source,
+    })?;
     Ok(text.trim_end().to_string())
 }
 
@@ -136,7 +142,10 @@ fn in_file(origin: &str, text: &str, error: &toml::de::Error) -> Error {
         }
         None => origin.to_string(),
     };
-    Error::Invalid { origin, message: with_suggestion(error.message()) }
+    Error::Invalid {
+        origin,
+        message: with_suggestion(error.message()),
+    }
 }
 
 fn in_variable(name: &str, error: &toml::de::Error) -> Error {
@@ -158,7 +167,10 @@ fn with_suggestion(message: &str) -> String {
         .min()
         .filter(|(distance, known)| *distance <= known.len().max(given.len()) / 2);
     match nearest {
-        Some((_, known)) => format!("unknown key `{given}`; did you mean `{known}`? ({})", message.trim()),
+        Some((_, known)) => format!(
+            "unknown key `{given}`; did you mean `{known}`? ({})",
+            message.trim()
+        ),
         None => format!("unknown key `{given}` ({})", message.trim()),
     }
 }
@@ -177,7 +189,9 @@ pub mod duration {
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
         humantime::parse_duration(&text).map_err(|error| {
-            D::Error::custom(format!("{text:?} is not a duration such as \"250ms\", \"10s\" or \"5m\": {error}"))
+            D::Error::custom(format!(
+                "{text:?} is not a duration such as \"250ms\", \"10s\" or \"5m\": {error}"
+            ))
         })
     }
 
@@ -224,7 +238,9 @@ mod tests {
     }
 
     fn read(text: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_string(), (*value).to_string()));
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_string(), (*value).to_string()));
         parse(text, "agent.toml", "HW_", variables).map_err(|error| error.to_string())
     }
 
@@ -239,30 +255,47 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_its_line_and_the_key_that_was_meant() {
         let error = read("device = 'a'\n[uplink]\nbrocker = 'x'", &[]).unwrap_err();
-        assert!(error.starts_with("agent.toml, line 3: unknown key `brocker`; did you mean `broker`?"), "{error}");
+        assert!(
+            error.starts_with("agent.toml, line 3: unknown key `brocker`; did you mean `broker`?"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_wrong_type_is_refused_with_its_line() {
         let error = read("[uplink]\n\nwindow = 'many'", &[]).unwrap_err();
-        assert!(error.starts_with("agent.toml, line 3: invalid type: string"), "{error}");
+        assert!(
+            error.starts_with("agent.toml, line 3: invalid type: string"),
+            "{error}"
+        );
         let error = read("[uplink]\ntimeout = '10 parsecs'", &[]).unwrap_err();
-        assert!(error.contains("line 2") && error.contains("is not a duration such as"), "{error}");
+        assert!(
+            error.contains("line 2") && error.contains("is not a duration such as"),
+            "{error}"
+        );
     }
 
     #[test]
     fn the_environment_overrides_and_is_named_when_wrong() {
-        let settings =
-            read("device = 'a'", &[("HW_UPLINK__WINDOW", "3"), ("HW_DEVICE", "gw-01"), ("OTHER", "x")]).unwrap();
+        let settings = read(
+            "device = 'a'",
+            &[("HW_UPLINK__WINDOW", "3"), ("HW_DEVICE", "gw-01"), ("OTHER", "x")],
+        )
+        .unwrap();
         assert_eq!((settings.device.as_str(), settings.uplink.window), ("gw-01", 3));
         let error = read("", &[("HW_DEVICE", "ok"), ("HW_UPLINK__WINDO", "3")]).unwrap_err();
-        assert!(error.starts_with("environment variable HW_UPLINK__WINDO: unknown key"), "{error}");
+        assert!(
+            error.starts_with("environment variable HW_UPLINK__WINDO: unknown key"),
+            "{error}"
+        );
         assert!(error.contains("did you mean `window`"), "{error}");
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = load::<Settings>(Some(Path::new("/nonexistent/agent.toml")), "HW_").unwrap_err().to_string();
+        let error = load::<Settings>(Some(Path::new("/nonexistent/agent.toml")), "HW_")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("/nonexistent/agent.toml"), "{error}");
     }
 
