@@ -47,7 +47,8 @@ impl Monitor {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{name}: {}", reason.as_deref().unwrap_or("ready"));
         }
-        (checks.values().all(Option::is_none), text)
+        // Before the first part has told what it waits for, nothing is ready.
+        (!checks.is_empty() && checks.values().all(Option::is_none), text)
     }
 
     /// All metrics in the OpenMetrics text form.
@@ -138,6 +139,7 @@ mod tests {
     #[test]
     fn readiness_names_what_is_not() {
         let monitor = Monitor::new();
+        assert!(!monitor.readiness().0, "nobody has said anything yet");
         let mqtt = monitor.check("bridge mqtt", "connecting");
         let kafka = monitor.check("bridge kafka", "connecting");
         kafka.ready();

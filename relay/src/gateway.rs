@@ -107,6 +107,8 @@ pub async fn run(
     if keys.is_empty() {
         tracing::warn!(%address, "no gateway.keys: whoever reaches this address reads everything");
     }
+    // Whatever ends this part ends its connections, and leaves the others to the caller.
+    let shutdown = shutdown.child_token();
     let live = Arc::new(Live {
         permits: Arc::new(Semaphore::new(settings.limits.connections)),
         settings,
@@ -124,7 +126,6 @@ pub async fn run(
         result = read(&live, &kafka, keys, metrics, &check) => result,
         result = serve(&listener, &router, &live) => result.map_err(Error::from),
     };
-    // Whatever ended it, the connections are told.
     shutdown.cancel();
     let all = u32::try_from(live.settings.limits.connections).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(GOODBYE, live.permits.acquire_many(all)).await;

@@ -1,6 +1,6 @@
 //! Reading from Kafka what is no longer in memory: a few consumers in threads of their own, for all connections.
 //!
-//! A subscription has at most one read on its way, of at most [`CHUNK_BYTES`]; so what all of them hold is bounded, and a
+//! A subscription has at most one read on its way, of at most `CHUNK_BYTES`; so what all of them hold is bounded, and a
 //! reader serves whoever asked first.
 
 use std::sync::atomic::AtomicUsize;

@@ -1,6 +1,7 @@
 //! Reads the topics into the hub: the end of the telemetry, and the devices' states.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -156,8 +157,9 @@ pub struct Readers {
 impl Readers {
     /// Reads on until `shutdown`, and keeps the rates.
     pub async fn run(self, hub: &Arc<Hub>, check: &Check, shutdown: &CancellationToken) {
-        let devices = follow(&self.devices.consumer, hub, check, device);
-        let telemetry = follow(&self.telemetry.consumer, hub, check, batch);
+        let failing = AtomicBool::new(false);
+        let devices = follow(&self.devices.consumer, hub, check, &failing, device);
+        let telemetry = follow(&self.telemetry.consumer, hub, check, &failing, batch);
         let ticks = async {
             let mut interval = tokio::time::interval(Duration::from_secs(1));
             loop {
@@ -169,6 +171,7 @@ impl Readers {
             () = devices => {}
             () = telemetry => {}
             () = ticks => {}
+            () = probe(hub, check, &failing) => {}
             () = fetch_silent(hub) => {}
             () = shutdown.cancelled() => {}
         }
@@ -180,24 +183,18 @@ async fn follow(
     consumer: &StreamConsumer<Context>,
     hub: &Hub,
     check: &Check,
+    failing: &AtomicBool,
     take: fn(&Hub, &BorrowedMessage<'_>),
 ) {
-    let mut failing = false;
     loop {
         let mut next = Some(consumer.recv().await);
         let began = Instant::now();
         for _ in 0..TOGETHER {
             match next {
-                Some(Ok(message)) => {
-                    take(hub, &message);
-                    consumer.context().answered();
-                    if std::mem::take(&mut failing) {
-                        check.ready();
-                    }
-                }
+                Some(Ok(message)) => take(hub, &message),
                 // librdkafka goes on by itself.
                 Some(Err(error)) => {
-                    failing = true;
+                    failing.store(true, Ordering::Relaxed);
                     check.failing(format!("reading: {error}"));
                 }
                 None => break,
@@ -211,6 +208,23 @@ async fn follow(
         }
         hub.announce();
         tokio::task::yield_now().await;
+    }
+}
+
+/// Finds out when Kafka answers again: no record need come for that.
+async fn probe(hub: &Hub, check: &Check, failing: &AtomicBool) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Beyond every log there is nothing to read: only its ends are asked for.
+        let beyond = Range {
+            partition: 0,
+            from: i64::MAX,
+            until: i64::MAX,
+        };
+        if failing.load(Ordering::Relaxed) && hub.catch_up.read(beyond).await.is_ok() {
+            failing.store(false, Ordering::Relaxed);
+            check.ready();
+        }
     }
 }
 

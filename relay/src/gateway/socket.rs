@@ -1,7 +1,7 @@
 //! Drives one session over its WebSocket.
 //!
 //! Backpressure is held in two places: the session sends no more than its window, and the driver hands tungstenite no more
-//! than [`BUFFER`] bytes (and one frame) that the socket has not taken. Nothing is read from a client that does not take
+//! than `BUFFER` bytes (and one frame) that the socket has not taken. Nothing is read from a client that does not take
 //! its answers.
 
 use std::future::poll_fn;
@@ -135,6 +135,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             };
             wake = Some(wake.map_or(alive, |wake| wake.min(alive)));
             if let Some(wake) = wake {
+                if wake <= Instant::now() {
+                    // There is more to send, and others have their turn first.
+                    tokio::task::yield_now().await;
+                }
                 timer.as_mut().reset(wake.into());
             }
             let listening = session.is_listening();

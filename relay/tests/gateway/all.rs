@@ -549,3 +549,90 @@ async fn unsubscribing_and_replacing() {
     assert_eq!(gateway.metric("subscriptions"), 0.0);
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_that_goes_away_and_comes_back() {
+    let kafka = Kafka::start();
+    let gateway = Gateway::start(
+        &kafka,
+        GatewaySettings {
+            log_backfill: 0,
+            ..settings()
+        },
+    )
+    .await;
+    let mut client = Client::open(gateway.address).await;
+    client.subscribe(subscribe(1, Mode::All)).await;
+    client.caught_up().await;
+    kafka.put(&batch("gw-1", 1, 1)).await;
+    assert_eq!(seq(&client.data().await).1, 1);
+    kafka.cluster.broker_down(1).unwrap();
+    let failing = |ready: bool| {
+        let monitor = gateway.monitor.clone();
+        async move {
+            for _ in 0..1500 {
+                if monitor.readiness().0 == ready {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{}", monitor.readiness().1);
+        }
+    };
+    failing(false).await;
+    // Connections stand, and new ones are served what is in memory.
+    client
+        .send(pb::client_frame::Frame::Ping(pb::Ping { nonce: 1 }))
+        .await;
+    while !matches!(client.frame().await, Frame::Pong(_)) {}
+    let mut other = Client::open(gateway.address).await;
+    other
+        .subscribe(pb::Subscribe {
+            start: from(At::Snapshot(true)),
+            ..subscribe(1, Mode::All)
+        })
+        .await;
+    let Frame::Latest(snapshot) = other.frame().await else {
+        panic!()
+    };
+    assert_eq!(snapshot.batches.len(), 1);
+    kafka.cluster.broker_up(1).unwrap();
+    failing(true).await;
+    kafka.put(&batch("gw-1", 2, 1)).await;
+    for client in [&mut client, &mut other] {
+        assert_eq!(seq(&client.data().await).1, 2);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_the_page_is_served_and_the_channel_says_why_not() {
+    let kafka = Kafka::start();
+    kafka.cluster.broker_down(1).unwrap();
+    let gateway = Gateway::begin(&kafka, settings()).await;
+    let text = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address);
+    assert!(
+        Client::request(gateway.address, &text)
+            .await
+            .head
+            .starts_with("HTTP/1.1 200")
+    );
+    let mut client = Client::connect(gateway.address).await;
+    let Frame::Goodbye(goodbye) = client.frame().await else {
+        panic!()
+    };
+    assert!(goodbye.reason.contains("Kafka") && goodbye.retry_after_ms > 0);
+    assert_eq!(client.close().await.0, 1001);
+    kafka.cluster.broker_up(1).unwrap();
+    for _ in 0..2000 {
+        if gateway.monitor.readiness().0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Client::open(gateway.address)
+        .await
+        .subscribe(subscribe(1, Mode::All))
+        .await;
+    gateway.stop().await;
+}

@@ -49,7 +49,7 @@ impl Relay {
             address,
             admin,
         };
-        while !relay.get("/readyz").await.contains("200 OK") {
+        while !relay.get("/readyz").await.contains("gateway kafka: ready") {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         relay

@@ -377,3 +377,6 @@ impl All {
         self.chunk = None;
     }
 }
+
+#[cfg(test)]
+mod tests;
