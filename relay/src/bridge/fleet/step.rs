@@ -122,9 +122,9 @@ pub struct DeadLetter {
 pub enum Step {
     /// Nothing.
     Nothing,
-    /// Hand this to Kafka, then call [`Fleet::sent`] or [`Fleet::unsent`].
+    /// Hand this to Kafka, then call [`Fleet::sent`](super::Fleet::sent) or [`Fleet::unsent`](super::Fleet::unsent).
     Produce(Record),
-    /// Put this to the dead letters, then call [`Fleet::dead_letter`] with the outcome.
+    /// Put this to the dead letters, then call [`Fleet::dead_letter`](super::Fleet::dead_letter) with the outcome.
     DeadLetter(DeadLetter),
 }
 
