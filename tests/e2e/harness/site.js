@@ -30,7 +30,9 @@ export class Site {
   /** Starts a program; its output goes to a log of that name. */
   start(name, command, args, options = {}) {
     const log = this.path(`${String(++this.#count).padStart(2, "0")}-${name}.log`);
-    const program = new Program(name, command, args, { log, ...options });
+    // What it leaves in a temporary directory goes with the site.
+    const env = { TMPDIR: this.directory, ...options.env };
+    const program = new Program(name, command, args, { log, ...options, env });
     this.onClose(() => program.exited ?? program.kill("SIGTERM"));
     return program;
   }
