@@ -14,7 +14,7 @@ pub(crate) const POWERS: [f64; 23] = [
 ];
 
 /// Added to a double of at most 2^51, it leaves the nearest integer in the low bits of the sum.
-const ROUND: f64 = 6_755_399_441_055_744.0;
+pub(crate) const ROUND: f64 = 6_755_399_441_055_744.0;
 pub(crate) const LARGEST: f64 = 2_251_799_813_685_248.0;
 
 /// Bits that one more digit costs each value.

@@ -22,6 +22,7 @@
 mod bits;
 mod doubles;
 mod integers;
+mod narrow;
 mod predict;
 mod rice;
 mod texts;

@@ -96,14 +96,17 @@ fn digits15(value: f64) -> f64 {
 
 pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch, integers: &mut Vec<i64>) {
     // Most columns are decimals without exceptions, and a few values tell.
-    if let Some(scale) = glance(values)
-        && fit(values, scale, integers)
-    {
-        out.put(DECIMAL, 2);
-        out.put(u64::from(scale), 5);
-        out.put(0, 1);
-        integers::encode(out, integers, scratch);
-        return;
+    if let Some(scale) = glance(values) {
+        if let Some(first) = scratch.narrow.fit(values, scale) {
+            out.put(DECIMAL | u64::from(scale) << 2, 8);
+            integers::encode_taken(out, first, &mut scratch.narrow, values.len());
+            return;
+        }
+        if fit(values, scale, integers) {
+            out.put(DECIMAL | u64::from(scale) << 2, 8);
+            integers::encode(out, integers, scratch);
+            return;
+        }
     }
     let Some(grid) = choose(values) else {
         out.put(BITS, 2);

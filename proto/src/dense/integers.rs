@@ -16,6 +16,7 @@
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
+use super::narrow::Narrow;
 use super::predict::{self, EQUAL, LINEAR, MEANS, RANKS, STEP};
 use super::rice;
 use crate::decimal::gcd;
@@ -27,6 +28,7 @@ pub(super) struct Scratch {
     distances: Vec<i64>,
     residuals: Vec<u64>,
     ranks: Vec<u64>,
+    pub(super) narrow: Narrow,
 }
 
 pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
@@ -37,40 +39,55 @@ pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
     if values.len() == 1 {
         return;
     }
+    if scratch.narrow.take(values, first) {
+        encode_narrow(out, &mut scratch.narrow);
+        return;
+    }
     let Scratch {
         distances,
         residuals,
         ranks,
+        narrow,
     } = scratch;
-    let mut union = 0;
     distances.clear();
-    distances.extend(values.iter().map(|value| {
-        let distance = value.wrapping_sub(first);
-        union |= distance;
-        distance
-    }));
-    if union == 0 {
-        out.put(u64::from(EQUAL), 4);
+    distances.extend(values.iter().map(|value| value.wrapping_sub(first)));
+    let factor = divide(distances);
+    if factor != 1 && narrow.take(distances, 0) {
+        narrow.encode(out, Some(factor));
         return;
     }
-    let factor = divide(distances);
     let (predictor, step) = predict::choose(distances);
     let total = predict::residuals(distances, predictor, step, residuals);
     if let Some(table) = predict::rank(distances, total, ranks) {
         head(out, RANKS, factor);
-        out.small(table.len() as u64);
-        table.iter().for_each(|value| out.number(zigzag(*value)));
+        predict::put_table(out, &table);
         rice::encode(out, ranks);
         return;
     }
     head(out, predictor, factor);
     if predictor == STEP {
-        out.number(zigzag(step));
+        predict::put_step(out, step);
     }
     rice::encode(out, residuals);
 }
 
-fn head(out: &mut Writer, predictor: u32, factor: u64) {
+/// Writes a column whose distances from `first` have been taken.
+pub(super) fn encode_taken(out: &mut Writer, first: i64, narrow: &mut Narrow, count: usize) {
+    out.number(zigzag(first));
+    if count > 1 {
+        encode_narrow(out, narrow);
+    }
+}
+
+fn encode_narrow(out: &mut Writer, narrow: &mut Narrow) {
+    if narrow.is_constant() {
+        out.put(u64::from(EQUAL), 4);
+    } else {
+        narrow.encode(out, None);
+    }
+}
+
+pub(super) fn head(out: &mut Writer, predictor: u32, factor: u64) {
     out.put(u64::from(predictor), 4);
     out.put(u64::from(factor != 1), 1);
     if factor != 1 {

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::bits::Writer;
 use super::rice;
 use crate::varint::zigzag;
 
@@ -14,18 +15,18 @@ pub(super) const RANKS: u32 = 8;
 
 /// Values looked at to choose, and those before them that the longest mean needs.
 const WINDOW: usize = 48;
-const HISTORY: usize = 16;
+pub(super) const HISTORY: usize = 16;
 /// Distinct values beyond which ranks do not pay.
 const MOST_RANKS: usize = 40;
 /// Distinct values among sixteen beyond which they are not even counted.
 const GLANCE_DISTINCT: usize = 9;
 const RANK_BITS: f64 = 13.0;
+/// Bits of what is weighed: the sum of 64 residuals is of 32 bits then.
+const WINDOW_BITS: u32 = 22;
 
 /// The predictor with the least residuals on the middle of the column, and its step.
 pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
-    let len = distances.len();
-    let window = &distances[(len.saturating_sub(WINDOW + HISTORY)) / 2..];
-    let window = &window[..window.len().min(WINDOW + HISTORY)];
+    let window = middle(distances);
     // As small integers, so that the sums below run four at a time.
     let base = window[0];
     let mut union = 0;
@@ -33,22 +34,43 @@ pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
         let distance = value.wrapping_sub(base);
         union |= distance ^ (distance >> 63);
     }
-    let shift = (64 - union.leading_zeros()).saturating_sub(22);
+    let shift = (64 - union.leading_zeros()).saturating_sub(WINDOW_BITS);
     let mut x = [0i32; HISTORY + WINDOW + HISTORY];
     for (x, value) in x[HISTORY..].iter_mut().zip(window) {
         *x = (value.wrapping_sub(base) >> shift) as i32;
     }
-    let end = HISTORY + window.len();
-    let x = &x[..end];
+    weigh(&x[..HISTORY + window.len()], shift, || usual_step(distances))
+}
+
+/// As [`choose`].
+pub(super) fn choose_narrow(distances: &[i32]) -> (u32, i64) {
+    let window = middle(distances);
+    let base = window[0];
+    let mut x = [0i32; HISTORY + WINDOW + HISTORY];
+    let mut union = 0;
+    for (x, value) in x[HISTORY..].iter_mut().zip(window) {
+        *x = value - base;
+        union |= *x ^ (*x >> 31);
+    }
+    let shift = (32 - union.leading_zeros()).saturating_sub(WINDOW_BITS);
+    if shift > 0 {
+        x.iter_mut().for_each(|x| *x >>= shift);
+    }
+    weigh(&x[..HISTORY + window.len()], shift, || usual_step(distances))
+}
+
+fn middle<T>(distances: &[T]) -> &[T] {
+    let window = &distances[(distances.len().saturating_sub(WINDOW + HISTORY)) / 2..];
+    &window[..window.len().min(WINDOW + HISTORY)]
+}
+
+/// Of the middle of a column, after `HISTORY` zeros.
+fn weigh(x: &[i32], shift: u32, usual_step: impl FnOnce() -> i64) -> (u32, i64) {
+    let end = x.len();
     // pairs[i] = x[i-1] + x[i-2], and so on.
     let mut sums = [[0i32; HISTORY + WINDOW + HISTORY]; 3];
     let [pairs, fours, eights] = &mut sums;
     let (pairs, fours, eights) = (&mut pairs[..end], &mut fours[..end], &mut eights[..end]);
-    let add = |sums: &mut [i32], a: &[i32], b: &[i32]| {
-        for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum = a + b;
-        }
-    };
     add(&mut pairs[2..], &x[1..], x);
     add(&mut fours[4..], &pairs[4..], &pairs[2..]);
     add(&mut eights[8..], &fours[8..], &fours[4..]);
@@ -76,7 +98,7 @@ pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
     let mut best_step = 0;
     // With a trend the last value alone is the best of the means, and by far.
     if best.0 == MEANS {
-        let step = usual_step(distances);
+        let step = usual_step();
         if step != 0 {
             let small = (step >> shift) as i32;
             let stepped = total(x0, &x[from - 1..], |x, last| {
@@ -108,12 +130,12 @@ fn total(values: &[i32], others: &[i32], residual: impl Fn(i32, i32) -> i32) -> 
 }
 
 /// The median of some steps between neighbours.
-fn usual_step(distances: &[i64]) -> i64 {
+fn usual_step<T: Copy + Into<i64>>(distances: &[T]) -> i64 {
     let mut steps = [0; 9];
     let mut len = 0;
     let stride = (distances.len() - 1).div_ceil(9);
     for pair in distances.windows(2).step_by(stride) {
-        steps[len] = pair[1].wrapping_sub(pair[0]);
+        steps[len] = pair[1].into().wrapping_sub(pair[0].into());
         len += 1;
     }
     steps[..len].sort_unstable();
@@ -179,9 +201,82 @@ fn from_mean<const SHIFT: u32>(distances: &[i64], out: &mut Vec<u64>) -> u64 {
     ))
 }
 
+/// As [`residuals`], of distances after `HISTORY` zeros. Without sums that run on, so that four are made at a time.
+pub(super) fn residuals_narrow(
+    distances: &[i32],
+    predictor: u32,
+    step: i32,
+    sums: &mut [Vec<i32>; 2],
+    out: &mut Vec<u32>,
+) {
+    let from = HISTORY + 1;
+    let values = &distances[from..];
+    out.resize(values.len(), 0);
+    match predictor {
+        STEP => narrow(out, values, &distances[HISTORY..], |value, last| value - last - step),
+        LINEAR => {
+            let lasts = distances[HISTORY..].iter().zip(&distances[HISTORY - 1..]);
+            for (out, (value, (last, before))) in out.iter_mut().zip(values.iter().zip(lasts)) {
+                *out = zigzag32(value - 2 * last + before);
+            }
+        }
+        MEANS => narrow(out, values, &distances[HISTORY..], |value, last| value - last),
+        _ => {
+            let [sums, doubled] = sums;
+            sums.resize(distances.len(), 0);
+            doubled.resize(distances.len(), 0);
+            add(&mut sums[1..], &distances[1..], distances);
+            let shift = predictor - MEANS;
+            sums[0] = 0;
+            for by in 1..shift {
+                let by = 1 << by;
+                add(&mut doubled[by..], &sums[by..], sums);
+                doubled[..by].fill(0);
+                core::mem::swap(sums, doubled);
+            }
+            let half = 1 << (shift - 1);
+            narrow(out, values, &sums[HISTORY..], |value, sum| {
+                value - ((sum + half) >> shift)
+            });
+        }
+    }
+}
+
+#[inline(always)]
+fn narrow(out: &mut [u32], values: &[i32], others: &[i32], residual: impl Fn(i32, i32) -> i32) {
+    for (out, (value, other)) in out.iter_mut().zip(values.iter().zip(others)) {
+        *out = zigzag32(residual(*value, *other));
+    }
+}
+
+#[inline(always)]
+fn zigzag32(value: i32) -> u32 {
+    ((value << 1) ^ (value >> 31)) as u32
+}
+
+#[inline(always)]
+fn add(sums: &mut [i32], a: &[i32], b: &[i32]) {
+    for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
+        *sum = a + b;
+    }
+}
+
+pub(super) fn put_step(out: &mut Writer, step: i64) {
+    out.number(zigzag(step));
+}
+
+pub(super) fn put_table(out: &mut Writer, table: &[i64]) {
+    out.small(table.len() as u64);
+    table.iter().for_each(|value| out.number(zigzag(*value)));
+}
+
 /// The distinct values by how often they come, and in `out` the places of all but the first, if that is smaller than
 /// residuals of this sum.
-pub(super) fn rank(distances: &[i64], total: u64, out: &mut Vec<u64>) -> Option<Vec<i64>> {
+pub(super) fn rank<T: Copy + Into<i64>>(
+    distances: &[T],
+    total: u64,
+    out: &mut Vec<u64>,
+) -> Option<Vec<i64>> {
     let count = distances.len() - 1;
     let bits = rice::estimate(total, count) * count as f64;
     // A glance first: most columns have too many distinct values, or residuals that are small enough.
@@ -192,12 +287,13 @@ pub(super) fn rank(distances: &[i64], total: u64, out: &mut Vec<u64>) -> Option<
     let mut distinct = 0;
     let (mut min, mut max) = (i64::MAX, i64::MIN);
     for value in distances.iter().step_by(distances.len().div_ceil(16)) {
-        (min, max) = (min.min(*value), max.max(*value));
-        if !seen[..distinct].contains(value) {
+        let value = (*value).into();
+        (min, max) = (min.min(value), max.max(value));
+        if !seen[..distinct].contains(&value) {
             if distinct == GLANCE_DISTINCT {
                 return None;
             }
-            seen[distinct] = *value;
+            seen[distinct] = value;
             distinct += 1;
         }
     }
@@ -208,10 +304,11 @@ pub(super) fn rank(distances: &[i64], total: u64, out: &mut Vec<u64>) -> Option<
     let most = MOST_RANKS.min((bits / RANK_BITS) as usize);
     let mut table: Vec<(i64, u32)> = Vec::new();
     for value in &distances[1..] {
-        match table.iter().position(|(known, _)| known == value) {
+        let value = (*value).into();
+        match table.iter().position(|(known, _)| *known == value) {
             Some(place) => table[place].1 += 1,
             None if table.len() == most => return None,
-            None => table.push((*value, 1)),
+            None => table.push((value, 1)),
         }
     }
     // Among equals the first to appear comes first: the sort is stable.
@@ -228,7 +325,8 @@ pub(super) fn rank(distances: &[i64], total: u64, out: &mut Vec<u64>) -> Option<
     let table: Vec<i64> = table.into_iter().map(|(value, _)| value).collect();
     out.clear();
     out.extend(distances[1..].iter().map(|value| {
-        let rank = table.iter().position(|known| known == value);
+        let value = (*value).into();
+        let rank = table.iter().position(|known| *known == value);
         rank.unwrap_or_default() as u64
     }));
     Some(table)

@@ -86,7 +86,7 @@ pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
     let sparse = (residuals.len() - zeros) * 3 < residuals.len();
     out.put(u64::from(sparse), 1);
     if sparse {
-        encode_sparse(out, residuals);
+        encode_sparse(out, residuals.iter().copied());
         return;
     }
     let mut next = None;
@@ -116,11 +116,52 @@ pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
     }
 }
 
-fn encode_sparse(out: &mut Writer, residuals: &[u64]) {
+/// As [`encode`], of residuals of which sixteen have a sum of 32 bits.
+pub(super) fn encode_narrow(out: &mut Writer, residuals: &[u32]) {
+    let zeros: u32 = residuals.iter().map(|residual| u32::from(*residual == 0)).sum();
+    let sparse = (residuals.len() - zeros as usize) * 3 < residuals.len();
+    out.put(u64::from(sparse), 1);
+    if sparse {
+        encode_sparse(out, residuals.iter().map(|residual| u64::from(*residual)));
+        return;
+    }
+    let (blocks, rest) = residuals.as_chunks::<BLOCK>();
+    let mut next = None;
+    for block in blocks {
+        let sum: u32 = block.iter().sum();
+        let union = block.iter().fold(0, |union, residual| union | residual);
+        let k = next.unwrap_or_else(|| start(out, u64::from(sum), BLOCK));
+        next = Some(parameter(u64::from(sum)));
+        let zeros = union >> k.min(31);
+        if zeros + 1 + k <= 14 {
+            out.put_block::<4>(block, k);
+        } else if k < PAIR_BITS && zeros < ESCAPE.min(PAIR_BITS - k) {
+            out.put_block::<2>(block, k);
+        } else {
+            block.iter().for_each(|residual| put(out, u64::from(*residual), k));
+        }
+    }
+    if !rest.is_empty() {
+        let k = next.unwrap_or_else(|| {
+            let sum: u64 = rest.iter().map(|residual| u64::from(*residual)).sum();
+            start(out, sum, rest.len())
+        });
+        rest.iter().for_each(|residual| put(out, u64::from(*residual), k));
+    }
+}
+
+/// The first block's parameter, which is written.
+fn start(out: &mut Writer, sum: u64, count: usize) -> u32 {
+    let k = parameter(sum / count as u64 * BLOCK as u64);
+    out.put(u64::from(k), 6);
+    k
+}
+
+fn encode_sparse(out: &mut Writer, residuals: impl Iterator<Item = u64>) {
     let (mut run_level, mut level) = (RUN_LEVEL, 0);
     let mut run = 0;
     for residual in residuals {
-        if *residual == 0 {
+        if residual == 0 {
             run += 1;
             continue;
         }
