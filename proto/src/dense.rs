@@ -32,29 +32,31 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::limits::within;
 use crate::model::{Body, Clock, Column, Loss, LossReason, Readings, Values};
 use crate::series::{SeriesSet, ValueType};
-use crate::varint::{unzigzag, zigzag};
+use crate::varint::{self, unzigzag, zigzag};
 use crate::{Error, Limits};
 use bits::{Reader, Writer};
-use integers::Scratch;
 
 const UNCERTAIN: u8 = 1;
 const LOSS: u8 = 2;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Dense<'a> {
     flags: u8,
-    #[serde(borrow, serialize_with = "at_once")]
+    #[serde(borrow)]
     bits: &'a [u8],
 }
 
-/// Serde would hand a slice over byte by byte.
-fn at_once<S: Serializer>(bits: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bytes(bits)
+/// Buffers that columns and bodies share.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    bits: Vec<u8>,
+    mantissas: Vec<i64>,
+    integers: integers::Scratch,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,8 +66,14 @@ struct LossRecord {
     reason: u8,
 }
 
-/// `places[i]` is that of column `i` in the series set, which has `series` entries.
-pub(crate) fn encode(body: &Body, places: &[u32], series: usize) -> Vec<u8> {
+/// Adds the body to `out`. `places[i]` is that of column `i` in the series set, which has `series` entries.
+pub(crate) fn encode(
+    out: &mut Vec<u8>,
+    body: &Body,
+    places: &[u32],
+    series: usize,
+    scratch: &mut Scratch,
+) {
     match body {
         Body::Loss(loss) => {
             let reason = match loss.reason {
@@ -79,29 +87,38 @@ pub(crate) fn encode(body: &Body, places: &[u32], series: usize) -> Vec<u8> {
                 readings: loss.readings,
                 reason,
             };
-            frame(LOSS, &postcard::to_allocvec(&record).unwrap_or_default())
+            // Into a vector, postcard has nothing to fail at.
+            frame(out, LOSS, &postcard::to_allocvec(&record).unwrap_or_default());
         }
         Body::Readings(readings) => {
             let flags = match readings.clock {
                 Clock::Synchronised => 0,
                 Clock::Uncertain => UNCERTAIN,
             };
-            frame(flags, &encode_readings(readings, places, series))
+            encode_readings(readings, places, series, scratch);
+            frame(out, flags, &scratch.bits);
         }
     }
 }
 
-/// Into a vector, postcard has nothing to fail at.
-fn frame(flags: u8, bits: &[u8]) -> Vec<u8> {
-    postcard::to_allocvec(&Dense { flags, bits }).unwrap_or_default()
+/// [`Dense`] as postcard writes it, without its detour byte by byte.
+fn frame(out: &mut Vec<u8>, flags: u8, bits: &[u8]) {
+    out.reserve_exact(1 + varint::len(bits.len() as u64) + bits.len());
+    out.push(flags);
+    varint::put(out, bits.len() as u64);
+    out.extend_from_slice(bits);
 }
 
-fn encode_readings(readings: &Readings, places: &[u32], series: usize) -> Vec<u8> {
-    let mut out = Writer::with_capacity(64 + readings.len());
-    let mut scratch = Scratch::default();
-    let mut mantissas = Vec::new();
+fn encode_readings(readings: &Readings, places: &[u32], series: usize, scratch: &mut Scratch) {
+    let Scratch {
+        bits,
+        mantissas,
+        integers: scratch,
+    } = scratch;
+    let mut out = Writer::new(core::mem::take(bits));
+    out.reserve(64 + readings.len());
     out.small(readings.times.len() as u64);
-    times::encode(&mut out, &readings.times, &mut scratch);
+    times::encode(&mut out, &readings.times, scratch);
     let in_order = places.len() == series && places.iter().zip(0..).all(|(place, at)| *place == at);
     out.put(u64::from(in_order), 1);
     if !in_order {
@@ -125,13 +142,13 @@ fn encode_readings(readings: &Readings, places: &[u32], series: usize) -> Vec<u8
             }
         }
         match &column.values {
-            Values::F64(values) => doubles::encode(&mut out, values, &mut scratch, &mut mantissas),
-            Values::I64(values) => integers::encode(&mut out, values, &mut scratch),
+            Values::F64(values) => doubles::encode(&mut out, values, scratch, mantissas),
+            Values::I64(values) => integers::encode(&mut out, values, scratch),
             Values::Bool(values) => texts::encode_bools(&mut out, values),
-            Values::String(values) => texts::encode_strings(&mut out, values, &mut scratch),
+            Values::String(values) => texts::encode_strings(&mut out, values, scratch),
         }
     }
-    out.finish()
+    *bits = out.finish();
 }
 
 fn times_width(times: usize) -> u32 {
@@ -182,7 +199,7 @@ fn parse<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<
 }
 
 fn decode_readings(bits: &mut Reader<'_>, series: &SeriesSet, limits: &Limits) -> Result<Readings, Error> {
-    let mut scratch = Scratch::default();
+    let mut scratch = integers::Scratch::default();
     let mut readings = Readings::default();
     let count = usize::try_from(bits.small()).unwrap_or(usize::MAX);
     within("columns", count, limits.columns)?;

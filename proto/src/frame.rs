@@ -79,11 +79,19 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
 }
 
-/// Encodes a body. Its columns must all be in `series` (metric, unit and type). Compressed is only what gets smaller
-/// by it; the envelope says what was done.
+/// Encodes bodies one after the other and keeps its buffers between them. What it gives does not depend on what it
+/// encoded before.
+#[derive(Default)]
+pub struct Sealer {
+    places: Vec<u32>,
+    plain: Vec<u8>,
+    dense: dense::Scratch,
+}
+
+/// Encodes a body as [`Sealer::seal`] does, for who has only one.
 ///
 /// # Errors
-/// [`Error::Malformed`] for a column that is not in the set or not whole, [`Error::Limit`] where a limit is passed.
+/// As there.
 pub fn seal(
     body: &Body,
     series: &SeriesSet,
@@ -91,46 +99,75 @@ pub fn seal(
     compression: Compression,
     limits: &Limits,
 ) -> Result<Sealed, Error> {
-    let (series_set, index_of) = match body {
-        Body::Loss(_) => (0, Vec::new()),
-        Body::Readings(readings) => {
-            limits.check(readings)?;
-            (series.hash(), places(readings, series)?)
+    Sealer::default().seal(body, series, encoding, compression, limits)
+}
+
+impl Sealer {
+    /// Encodes a body. Its columns must all be in `series` (metric, unit and type). Compressed is only what gets smaller
+    /// by it; the envelope says what was done.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a column that is not in the set or not whole, [`Error::Limit`] where a limit is passed.
+    pub fn seal(
+        &mut self,
+        body: &Body,
+        series: &SeriesSet,
+        encoding: Encoding,
+        compression: Compression,
+        limits: &Limits,
+    ) -> Result<Sealed, Error> {
+        self.places.clear();
+        let series_set = match body {
+            Body::Loss(_) => 0,
+            Body::Readings(readings) => {
+                limits.check(readings)?;
+                places(readings, series, &mut self.places)?;
+                series.hash()
+            }
+        };
+        let mut bytes = Vec::new();
+        let deflates = compression == Compression::Deflate;
+        let out = if deflates { &mut self.plain } else { &mut bytes };
+        out.clear();
+        out.extend_from_slice(&series_set.to_le_bytes());
+        match encoding {
+            Encoding::Protobuf => protobuf::encode_body(out, body, &self.places),
+            Encoding::Postcard => {
+                dense::encode(out, body, &self.places, series.series().len(), &mut self.dense);
+            }
         }
-    };
-    let plain = match encoding {
-        Encoding::Protobuf => protobuf::encode_body(body, &index_of),
-        Encoding::Postcard => dense::encode(body, &index_of, series.series().len()),
-    };
-    within("body_bytes", plain.len(), limits.body_bytes)?;
-    let mut bytes = Vec::with_capacity(HASH_BYTES + plain.len());
-    bytes.extend_from_slice(&series_set.to_le_bytes());
-    let deflated = match compression {
-        Compression::Deflate => {
-            Some(compress_to_vec(&plain, DEFLATE_LEVEL)).filter(|bytes| bytes.len() < plain.len())
+        within("body_bytes", out.len() - HASH_BYTES, limits.body_bytes)?;
+        let mut deflated = false;
+        if deflates {
+            let plain = &self.plain[HASH_BYTES..];
+            let smaller = compress_to_vec(plain, DEFLATE_LEVEL);
+            deflated = smaller.len() < plain.len();
+            let body = if deflated { smaller.as_slice() } else { plain };
+            bytes.reserve_exact(HASH_BYTES + body.len());
+            bytes.extend_from_slice(&series_set.to_le_bytes());
+            bytes.extend_from_slice(body);
         }
-        Compression::None => None,
-    };
-    let envelope = (VERSION << 4) | ((encoding as u8) << 2) | u8::from(deflated.is_some());
-    bytes.extend_from_slice(deflated.as_deref().unwrap_or(&plain));
-    within("frame_bytes", HEADER_MAX + bytes.len(), limits.frame_bytes)?;
-    Ok(Sealed {
-        envelope,
-        series_set,
-        body: bytes,
-    })
+        within("frame_bytes", HEADER_MAX + bytes.len(), limits.frame_bytes)?;
+        Ok(Sealed {
+            envelope: (VERSION << 4) | ((encoding as u8) << 2) | u8::from(deflated),
+            series_set,
+            body: bytes,
+        })
+    }
 }
 
 /// Where each column stands in the set. Columns in the set's order are found at once.
-fn places(readings: &Readings, series: &SeriesSet) -> Result<Vec<u32>, Error> {
+fn places(readings: &Readings, series: &SeriesSet, out: &mut Vec<u32>) -> Result<(), Error> {
     let series = series.series();
     let mut index = BTreeMap::new();
     let mut next = 0;
-    let mut out = Vec::with_capacity(readings.columns.len());
+    out.reserve(readings.columns.len());
     for (at, column) in readings.columns.iter().enumerate() {
         let value_type = column.values.value_type();
         let is_it = |series: &Series| {
-            series.metric == column.metric && series.unit == column.unit && series.value_type == value_type
+            series.value_type == value_type
+                && same(&series.metric, &column.metric)
+                && same(&series.unit, &column.unit)
         };
         if !series.get(next).is_some_and(is_it) {
             if index.is_empty() {
@@ -156,7 +193,12 @@ fn places(readings: &Readings, series: &SeriesSet) -> Result<Vec<u32>, Error> {
         out.push(next as u32);
         next += 1;
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Names and units are short: a call to compare memory costs more than comparing them.
+fn same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b)
 }
 
 impl Sealed {

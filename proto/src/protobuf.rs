@@ -44,8 +44,11 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Batch, Error> {
 }
 
 /// The body alone, its columns named by their places in a series set: `index_of[i]` is that of column `i`.
-pub(crate) fn encode_body(body: &Body, index_of: &[u32]) -> Vec<u8> {
-    body_message(body, Some(index_of)).encode_to_vec()
+pub(crate) fn encode_body(out: &mut Vec<u8>, body: &Body, index_of: &[u32]) {
+    let message = body_message(body, Some(index_of));
+    out.reserve_exact(message.encoded_len());
+    // Into a vector, nothing fails.
+    message.encode_raw(out);
 }
 
 pub(crate) fn decode_body(bytes: &[u8], series: &SeriesSet, limits: &Limits) -> Result<Body, Error> {

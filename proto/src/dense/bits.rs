@@ -11,12 +11,18 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn with_capacity(bytes: usize) -> Self {
+    /// Takes a buffer for its space.
+    pub(super) fn new(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
         Self {
-            out: Vec::with_capacity(bytes),
+            out: buffer,
             word: 0,
             used: 0,
         }
+    }
+
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.out.reserve(bytes);
     }
 
     /// The low `width` bits of `value`, whose other bits are 0; `width` ≤ 64.
@@ -67,10 +73,10 @@ impl Writer {
         }
     }
 
-    /// Sixteen codes of a block, of at most 64 / `N` - 2 bits each: of each residual `residual >> k` zeros, a one, and
-    /// its low `k` bits. `N` at a time, and in registers: this is where encoding spends its time.
+    /// The codes of a block's first `groups` × `N` residuals, of at most 56 / `N` bits each: `residual >> k` zeros, a
+    /// one, and the low `k` bits. `N` at a time, and in registers: this is where encoding spends its time.
     #[inline(always)]
-    pub(super) fn put_block<const N: usize>(&mut self, residuals: &[u32; 16], k: u32) {
+    pub(super) fn put_block<const N: usize>(&mut self, residuals: &[u32; 16], groups: usize, k: u32) {
         let mask = (1u32 << k) - 1;
         let zeros = residuals.map(|residual| residual >> k);
         let ends = residuals.map(|residual| (residual & mask) << 1 | 1);
@@ -78,7 +84,9 @@ impl Writer {
         // Whole bytes go out first: of what is in the word, at most 7 bits stay.
         let (mut word, mut used) = (self.word, self.used);
         let mut at = 0;
-        for (zeros, ends) in zeros.as_chunks::<N>().0.iter().zip(ends.as_chunks::<N>().0) {
+        let (zeros, _) = zeros.as_chunks::<N>();
+        let (ends, _) = ends.as_chunks::<N>();
+        for (zeros, ends) in zeros.iter().zip(ends).take(groups) {
             let full = at & 63;
             bytes[full..full + 8].copy_from_slice(&word.to_le_bytes());
             at += (used >> 3) as usize;

@@ -106,8 +106,20 @@ fn gcd(mut a: u32, mut b: u32) -> u32 {
     a
 }
 
+/// Whether two of the first few are one apart, so that no division is needed to know that they have no common factor.
+fn neighbours(distances: &[i32]) -> bool {
+    let early = &distances[..distances.len().min(20)];
+    (1..4).any(|lag| {
+        let pairs = early.iter().zip(early.get(lag..).unwrap_or_default());
+        pairs.fold(false, |found, (a, b)| found | ((a - b).unsigned_abs() == 1))
+    })
+}
+
 /// Divides all by their greatest common factor and gives it. At least one is not 0.
 fn divide(distances: &mut [i32]) -> u32 {
+    if neighbours(distances) {
+        return 1;
+    }
     let (early, _) = distances.split_at(distances.len().min(8));
     let mut factor = 0;
     for distance in early {

@@ -18,7 +18,8 @@ const WINDOW: usize = 48;
 pub(super) const HISTORY: usize = 16;
 /// Distinct values beyond which ranks do not pay.
 const MOST_RANKS: usize = 40;
-/// Distinct values among sixteen beyond which they are not even counted.
+/// Distinct values among some beyond which they are not even counted.
+const GLANCE: usize = 16;
 const GLANCE_DISTINCT: usize = 9;
 const RANK_BITS: f64 = 13.0;
 /// Bits of what is weighed: the sum of 64 residuals is of 32 bits then.
@@ -272,7 +273,7 @@ pub(super) fn put_table(out: &mut Writer, table: &[i64]) {
 
 /// The distinct values by how often they come, and in `out` the places of all but the first, if that is smaller than
 /// residuals of this sum.
-pub(super) fn rank<T: Copy + Into<i64>>(
+pub(super) fn rank<T: Copy + PartialEq + Into<i64>>(
     distances: &[T],
     total: u64,
     out: &mut Vec<u64>,
@@ -283,19 +284,21 @@ pub(super) fn rank<T: Copy + Into<i64>>(
     if bits < 1.6 * count as f64 || count < 16 {
         return None;
     }
-    let mut seen = [0i64; GLANCE_DISTINCT];
-    let mut distinct = 0;
+    let mut seen = [distances[0]; GLANCE];
+    for (seen, value) in seen.iter_mut().zip(distances.iter().step_by(distances.len().div_ceil(GLANCE))) {
+        *seen = *value;
+    }
+    let mut distinct = 1;
+    for at in 1..GLANCE {
+        let again = seen[..at].iter().fold(false, |again, other| again | (*other == seen[at]));
+        distinct += usize::from(!again);
+    }
+    if distinct > GLANCE_DISTINCT {
+        return None;
+    }
     let (mut min, mut max) = (i64::MAX, i64::MIN);
-    for value in distances.iter().step_by(distances.len().div_ceil(16)) {
-        let value = (*value).into();
-        (min, max) = (min.min(value), max.max(value));
-        if !seen[..distinct].contains(&value) {
-            if distinct == GLANCE_DISTINCT {
-                return None;
-            }
-            seen[distinct] = value;
-            distinct += 1;
-        }
+    for value in seen {
+        (min, max) = (min.min(value.into()), max.max(value.into()));
     }
     // Values close together are as well told by their distances.
     if max.wrapping_sub(min) as u64 <= 3 * distinct as u64 {

@@ -132,21 +132,33 @@ pub(super) fn encode_narrow(out: &mut Writer, residuals: &[u32]) {
         let union = block.iter().fold(0, |union, residual| union | residual);
         let k = next.unwrap_or_else(|| start(out, u64::from(sum), BLOCK));
         next = Some(parameter(u64::from(sum)));
-        let zeros = union >> k.min(31);
-        if zeros + 1 + k <= 14 {
-            out.put_block::<4>(block, k);
-        } else if k < PAIR_BITS && zeros < ESCAPE.min(PAIR_BITS - k) {
-            out.put_block::<2>(block, k);
-        } else {
-            block.iter().for_each(|residual| put(out, u64::from(*residual), k));
-        }
+        put_block(out, block, BLOCK, union, k);
     }
     if !rest.is_empty() {
-        let k = next.unwrap_or_else(|| {
-            let sum: u64 = rest.iter().map(|residual| u64::from(*residual)).sum();
-            start(out, sum, rest.len())
-        });
-        rest.iter().for_each(|residual| put(out, u64::from(*residual), k));
+        let mut block = [0; BLOCK];
+        block[..rest.len()].copy_from_slice(rest);
+        let sum: u32 = block.iter().sum();
+        let union = block.iter().fold(0, |union, residual| union | residual);
+        let k = next.unwrap_or_else(|| start(out, u64::from(sum), rest.len()));
+        put_block(out, &block, rest.len(), union, k);
+    }
+}
+
+/// The first `count` of a block.
+#[inline(always)]
+fn put_block(out: &mut Writer, block: &[u32; BLOCK], count: usize, union: u32, k: u32) {
+    let zeros = union >> k.min(31);
+    let at_once = if zeros + 1 + k <= 14 {
+        out.put_block::<4>(block, count / 4, k);
+        4
+    } else if k < PAIR_BITS && zeros < ESCAPE.min(PAIR_BITS - k) {
+        out.put_block::<2>(block, count / 2, k);
+        2
+    } else {
+        BLOCK + 1
+    };
+    for residual in &block[count - count % at_once..count] {
+        put(out, u64::from(*residual), k);
     }
 }
 
