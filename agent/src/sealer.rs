@@ -7,8 +7,8 @@ use crate::config;
 use crate::journal::Entry;
 
 /// Encodes batches as the settings say.
-#[derive(Clone, Debug)]
 pub(crate) struct Sealer {
+    frames: frame::Sealer,
     encoding: frame::Encoding,
     compression: frame::Compression,
     limits: Limits,
@@ -17,6 +17,7 @@ pub(crate) struct Sealer {
 impl Sealer {
     pub(crate) fn new(settings: &config::Uplink, limits: Limits) -> Self {
         Self {
+            frames: frame::Sealer::default(),
             encoding: settings.encoding.into(),
             compression: settings.compression.into(),
             limits,
@@ -25,7 +26,7 @@ impl Sealer {
 
     /// The entries that a batch makes, in order: one if it fits a frame, several if it has to be split, a loss for what does
     /// not even fit alone.
-    pub(crate) fn seal(&self, closed: Closed) -> Vec<Entry> {
+    pub(crate) fn seal(&mut self, closed: Closed) -> Vec<Entry> {
         let mut entries = Vec::with_capacity(1);
         let mut parts = vec![closed.readings];
         while let Some(part) = parts.pop() {
@@ -38,7 +39,7 @@ impl Sealer {
                 .copied()
                 .unwrap_or(0);
             let body = Body::Readings(part);
-            let error = match frame::seal(
+            let error = match self.frames.seal(
                 &body,
                 &closed.series,
                 self.encoding,

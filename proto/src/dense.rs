@@ -67,13 +67,7 @@ struct LossRecord {
 }
 
 /// Adds the body to `out`. `places[i]` is that of column `i` in the series set, which has `series` entries.
-pub(crate) fn encode(
-    out: &mut Vec<u8>,
-    body: &Body,
-    places: &[u32],
-    series: usize,
-    scratch: &mut Scratch,
-) {
+pub(crate) fn encode(out: &mut Vec<u8>, body: &Body, places: &[u32], series: usize, scratch: &mut Scratch) {
     match body {
         Body::Loss(loss) => {
             let reason = match loss.reason {

@@ -3,7 +3,7 @@
 mod arbitrary;
 
 use arbitrary::series_of;
-use headwater_proto::frame::{Compression, Encoding, Frame, seal};
+use headwater_proto::frame::{Compression, Encoding, Frame, Sealer, seal};
 use headwater_proto::{Batch, Body, Limits, protobuf};
 use proptest::prelude::*;
 
@@ -47,6 +47,23 @@ fn goes_round(body: &Body) {
             Ok(body),
             "{encoding:?} {compression:?}"
         );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_sealed_before_makes_no_difference(bodies in proptest::collection::vec(arbitrary::body(), 1..6)) {
+        let limits = Limits::default();
+        let mut sealer = Sealer::default();
+        for body in &bodies {
+            let series = series_of(body);
+            for (encoding, compression) in FORMS {
+                let again = sealer.seal(body, &series, encoding, compression, &limits);
+                assert_eq!(again, seal(body, &series, encoding, compression, &limits));
+            }
+        }
     }
 }
 

@@ -99,7 +99,10 @@ impl Writer {
             }
         }
         (self.word, self.used) = (word, used);
-        self.out.extend_from_slice(&bytes[..at]);
+        // All of them and back: no call for the few that count.
+        let len = self.out.len();
+        self.out.extend_from_slice(&bytes);
+        self.out.truncate(len + at);
     }
 
     /// A number of unknown size: 6 bits with its length less one (0 counts as one bit), then its bits but the highest.

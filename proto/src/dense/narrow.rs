@@ -195,7 +195,9 @@ mod tests {
         assert!(narrow.take(&[0, REACH - 1, -REACH], 0));
         assert!(!narrow.take(&[0, REACH], 0));
         assert!(!narrow.take(&[0, -REACH - 1], 0));
-        assert!(!narrow.take(&[i64::MIN, i64::MAX], i64::MIN));
+        assert!(!narrow.take(&[0, i64::MAX], 0));
+        // Distances wrap around.
+        assert!(narrow.take(&[i64::MIN, i64::MAX], i64::MIN));
         assert_eq!(narrow.fit(&[0.5, 1.25], 2), Some(50));
         assert_eq!(narrow.fit(&[0.5, 1.253], 2), None);
         assert_eq!(narrow.fit(&[0.5, 16_777_216.0], 0), None);

@@ -214,7 +214,9 @@ pub(super) fn residuals_narrow(
     let values = &distances[from..];
     out.resize(values.len(), 0);
     match predictor {
-        STEP => narrow(out, values, &distances[HISTORY..], |value, last| value - last - step),
+        STEP => narrow(out, values, &distances[HISTORY..], |value, last| {
+            value - last - step
+        }),
         LINEAR => {
             let lasts = distances[HISTORY..].iter().zip(&distances[HISTORY - 1..]);
             for (out, (value, (last, before))) in out.iter_mut().zip(values.iter().zip(lasts)) {
@@ -285,12 +287,17 @@ pub(super) fn rank<T: Copy + PartialEq + Into<i64>>(
         return None;
     }
     let mut seen = [distances[0]; GLANCE];
-    for (seen, value) in seen.iter_mut().zip(distances.iter().step_by(distances.len().div_ceil(GLANCE))) {
+    for (seen, value) in seen
+        .iter_mut()
+        .zip(distances.iter().step_by(distances.len().div_ceil(GLANCE)))
+    {
         *seen = *value;
     }
     let mut distinct = 1;
     for at in 1..GLANCE {
-        let again = seen[..at].iter().fold(false, |again, other| again | (*other == seen[at]));
+        let again = seen[..at]
+            .iter()
+            .fold(false, |again, other| again | (*other == seen[at]));
         distinct += usize::from(!again);
     }
     if distinct > GLANCE_DISTINCT {
@@ -333,4 +340,41 @@ pub(super) fn rank<T: Copy + PartialEq + Into<i64>>(
         rank.unwrap_or_default() as u64
     }));
     Some(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Buffers are shared, so that what stands in them comes from longer columns.
+    #[test]
+    fn narrow_is_as_wide() {
+        let (mut sums, mut narrow) = Default::default();
+        let mut wide = Vec::new();
+        for len in [300, 2, 3, 16, 17, 18, 33, 34, 80, 5] {
+            let mut random = len as u64;
+            let mut distances = alloc::vec![0i32; HISTORY + len];
+            for distance in &mut distances[HISTORY + 1..] {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *distance = (random >> 32) as i32 >> (7 + (random >> 27) % 24);
+            }
+            let same: Vec<i64> = distances[HISTORY..]
+                .iter()
+                .map(|value| i64::from(*value))
+                .collect();
+            assert_eq!(choose_narrow(&distances[HISTORY..]), choose(&same));
+            for predictor in STEP..RANKS {
+                let step = if predictor == STEP { -77 } else { 0 };
+                residuals_narrow(&distances, predictor, step as i32, &mut sums, &mut narrow);
+                residuals(&same, predictor, step, &mut wide);
+                assert!(
+                    narrow
+                        .iter()
+                        .map(|residual| u64::from(*residual))
+                        .eq(wide.iter().copied()),
+                    "predictor {predictor} of {len}"
+                );
+            }
+        }
+    }
 }

@@ -248,6 +248,13 @@ mod tests {
         let mut back = Vec::new();
         assert!(decode(&mut bits, residuals.len(), &mut back) && !bits.overrun());
         assert_eq!(back, residuals);
+        if residuals.iter().all(|residual| *residual < 1 << 27) {
+            let narrow: Vec<u32> = residuals.iter().map(|residual| *residual as u32).collect();
+            let mut out = Writer::default();
+            out.put(1, 3);
+            encode_narrow(&mut out, &narrow);
+            assert_eq!(out.finish(), bytes, "in 32 bits: {residuals:?}");
+        }
     }
 
     /// Every height of jump out of every level, at the borders of short codes, long codes and escapes.
