@@ -15,15 +15,17 @@ pub use bytesize::ByteSize;
 pub use std::time::Duration;
 
 /// What can be wrong with a program's settings.
+///
+/// Each message is whole: none has a source whose text a caller should add.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}: {why}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// What the system says.
+        why: std::io::Error,
     },
     /// The file's content is not what the program expects.
     #[error("{origin}: {message}")]
@@ -34,12 +36,12 @@ pub enum Error {
         message: String,
     },
     /// A file with a secret cannot be read.
-    #[error("cannot read the secret in {}: {source}", path.display())]
+    #[error("cannot read the secret in {}: {why}", path.display())]
     Secret {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// What the system says.
+        why: std::io::Error,
     },
 }
 
@@ -50,9 +52,9 @@ pub enum Error {
 /// [`Error::Read`] and [`Error::Invalid`].
 pub fn load<T: DeserializeOwned>(path: Option<&Path>, prefix: &str) -> Result<T, Error> {
     let text = match path {
-        Some(path) => std::fs::read_to_string(path).map_err(|source| Error::Read {
+        Some(path) => std::fs::read_to_string(path).map_err(|why| Error::Read {
             path: path.to_path_buf(),
-            source,
+            why,
         })?,
         None => String::new(),
     };
@@ -102,9 +104,9 @@ pub fn parse<T: DeserializeOwned>(
 /// # Errors
 /// [`Error::Secret`].
 pub fn secret(path: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Secret {
+    let text = std::fs::read_to_string(path).map_err(|why| Error::Secret {
         path: path.to_path_buf(),
-        source,
+        why,
     })?;
     Ok(text.trim_end().to_string())
 }
@@ -155,11 +157,15 @@ fn in_variable(name: &str, error: &toml::de::Error) -> Error {
     }
 }
 
-/// serde's "unknown field `a`, expected one of `b`, `c`" with the nearest of them first.
+/// serde's "unknown field `a`, expected one of `b`, `c`" with the nearest of them first; a variant is a value.
 fn with_suggestion(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
-    let Some(given) = quoted.next().filter(|_| unknown) else {
+    let unknown = match message {
+        _ if message.starts_with("unknown field") => Some("unknown key"),
+        _ if message.starts_with("unknown variant") => Some("unknown value"),
+        _ => None,
+    };
+    let (Some(unknown), Some(given)) = (unknown, quoted.next()) else {
         return message.trim().to_string();
     };
     let nearest = quoted
@@ -168,10 +174,10 @@ fn with_suggestion(message: &str) -> String {
         .filter(|(distance, known)| *distance <= known.len().max(given.len()) / 2);
     match nearest {
         Some((_, known)) => format!(
-            "unknown key `{given}`; did you mean `{known}`? ({})",
+            "{unknown} `{given}`; did you mean `{known}`? ({})",
             message.trim()
         ),
-        None => format!("unknown key `{given}` ({})", message.trim()),
+        None => format!("{unknown} `{given}` ({})", message.trim()),
     }
 }
 
@@ -224,6 +230,15 @@ mod tests {
         #[serde(with = "duration")]
         timeout: Duration,
         bytes: ByteSize,
+        encoding: Encoding,
+    }
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(rename_all = "lowercase")]
+    enum Encoding {
+        Protobuf,
+        #[default]
+        Postcard,
     }
 
     impl Default for Uplink {
@@ -233,6 +248,7 @@ mod tests {
                 window: 16,
                 timeout: Duration::from_secs(10),
                 bytes: ByteSize::kib(64),
+                encoding: Encoding::Postcard,
             }
         }
     }
@@ -257,6 +273,20 @@ mod tests {
         let error = read("device = 'a'\n[uplink]\nbrocker = 'x'", &[]).unwrap_err();
         assert!(
             error.starts_with("agent.toml, line 3: unknown key `brocker`; did you mean `broker`?"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_value_is_not_called_a_key() {
+        let error = read("[uplink]\nencoding = 'postcad'", &[]).unwrap_err();
+        assert!(
+            error.starts_with("agent.toml, line 2: unknown value `postcad`; did you mean `postcard`?"),
+            "{error}"
+        );
+        let error = read("[uplink]\nencoding = 'xml'", &[]).unwrap_err();
+        assert!(
+            error.contains("unknown value `xml` (") && error.contains("`protobuf`"),
             "{error}"
         );
     }
@@ -297,6 +327,18 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("/nonexistent/agent.toml"), "{error}");
+    }
+
+    #[test]
+    fn what_the_system_says_is_in_the_message_and_not_told_again_as_its_source() {
+        let path = Path::new("/nonexistent/agent.toml");
+        for error in [
+            load::<Settings>(Some(path), "HW_").unwrap_err(),
+            secret(path).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("No such file"), "{error}");
+            assert!(std::error::Error::source(&error).is_none());
+        }
     }
 
     #[test]
