@@ -22,9 +22,19 @@ pub mod stream;
 
 pub use driver::run;
 
-use crate::kafka;
+use crate::kafka::{self, KafkaSettings};
+use settings::MqttSettings;
 
-/// What ends the bridge.
+/// Checks what can be wrong with its settings without anything being started.
+///
+/// # Errors
+/// [`Error`].
+pub fn check(mqtt: &MqttSettings, kafka: &KafkaSettings) -> Result<(), Error> {
+    mqtt::options(mqtt)?;
+    Ok(kafka.check()?)
+}
+
+/// What ends the bridge. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Kafka, where only an operator can help.
@@ -40,5 +50,5 @@ pub enum Error {
     },
     /// The MQTT password cannot be read.
     #[error("mqtt.password_file: {0}")]
-    Secret(#[from] headwater_config::Error),
+    Secret(headwater_config::Error),
 }

@@ -56,7 +56,7 @@ pub struct Options {
     pub log: String,
 }
 
-/// What ends the demo.
+/// What ends the demo. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The dashboard's port cannot be had.
@@ -68,12 +68,12 @@ pub enum Error {
         offer: String,
     },
     /// The dashboard's port is not ours to have.
-    #[error("cannot listen on 127.0.0.1:{port}: {source}")]
+    #[error("cannot listen on 127.0.0.1:{port}: {why}")]
     Listen {
         /// The port.
         port: u16,
         /// What the system says.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// Something the system should have.
     #[error("the system: {0}")]
@@ -85,22 +85,22 @@ pub enum Error {
     #[error("the embedded Kafka does not start: {0}")]
     Cluster(rdkafka::error::KafkaError),
     /// An agent.
-    #[error("agent {device}: {source}")]
+    #[error("agent {device}: {why}")]
     Agent {
         /// Its device.
         device: String,
         /// What is wrong.
-        source: headwater_agent::Error,
+        why: headwater_agent::Error,
     },
     /// A part of the relay.
     #[error(transparent)]
     Serve(#[from] serve::Error),
     /// The bridge.
     #[error("bridge: {0}")]
-    Bridge(#[from] bridge::Error),
+    Bridge(bridge::Error),
     /// The gateway.
     #[error("gateway: {0}")]
-    Gateway(#[from] gateway::Error),
+    Gateway(gateway::Error),
     /// Kafka.
     #[error(transparent)]
     Kafka(#[from] kafka::Error),
@@ -140,7 +140,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
             broker::start(options.agents * 2 + 100).map_err(Error::Broker)?
         ),
     };
-    let (host, port) = bridge::mqtt::address(&mqtt_url)?;
+    let (host, port) = bridge::mqtt::address(&mqtt_url).map_err(Error::Bridge)?;
 
     let monitor = Monitor::new();
     // The parts stop one after the other, so that what the agents still have gets through.
@@ -159,9 +159,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
         ..MqttSettings::default()
     };
     let (of_bridge, of_kafka, stop) = (monitor.clone(), kafka.clone(), relay_stop.clone());
-    relay.spawn(
-        async move { Ok(bridge::run(BridgeSettings::default(), mqtt, of_kafka, of_bridge, stop).await?) },
-    );
+    relay.spawn(async move {
+        bridge::run(BridgeSettings::default(), mqtt, of_kafka, of_bridge, stop)
+            .await
+            .map_err(Error::Bridge)
+    });
 
     let mut tasks = JoinSet::new();
     let members = agents::start(
@@ -174,9 +176,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let (of_gateway, of_kafka, stop) = (monitor.clone(), kafka.clone(), relay_stop.clone());
     let (settings, routes) = (GatewaySettings::default(), controls::routes(members.clone()));
-    relay.spawn(
-        async move { Ok(gateway::run(settings, of_kafka, of_gateway, routes, dashboard, stop).await?) },
-    );
+    relay.spawn(async move {
+        gateway::run(settings, of_kafka, of_gateway, routes, dashboard, stop)
+            .await
+            .map_err(Error::Gateway)
+    });
 
     announce(&options, address, admin_address, &mqtt_url, &kafka);
     let mut result = attend(&options, &members, &monitor, &mut relay).await;
@@ -351,7 +355,7 @@ async fn listen(options: &Options) -> Result<TcpListener, Error> {
             }
             Err(Error::Port { port, offer })
         }
-        Err(source) => Err(Error::Listen { port, source }),
+        Err(why) => Err(Error::Listen { port, why }),
     }
 }
 

@@ -62,15 +62,15 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// TCP connections beside the WebSockets: page loads, refusals.
 const OTHERS: usize = 256;
 
-/// What ends the gateway.
+/// What ends the gateway. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Kafka, where only an operator can help.
     #[error(transparent)]
     Kafka(#[from] kafka::Error),
     /// The listener failed, or the system gives no thread.
-    #[error("the gateway's listener: {0}")]
-    Listen(#[from] std::io::Error),
+    #[error("the system: {0}")]
+    Listen(std::io::Error),
     /// A key for tokens.
     #[error(transparent)]
     Key(#[from] token::KeyError),
@@ -83,6 +83,25 @@ pub enum Error {
         /// Where it listens.
         address: SocketAddr,
     },
+}
+
+/// Checks what can be wrong with its settings without anything being started.
+///
+/// # Errors
+/// [`Error`].
+pub fn check(settings: &GatewaySettings, kafka: &KafkaSettings) -> Result<(), Error> {
+    let keys = Keys::load(&settings.keys, &settings.tokens)?;
+    is_local(settings, &keys, settings.listen)?;
+    Ok(kafka.check()?)
+}
+
+/// Whether only loopback is served, since nobody is asked for a token.
+fn is_local(settings: &GatewaySettings, keys: &Keys, address: SocketAddr) -> Result<bool, Error> {
+    let local = keys.is_empty() && !settings.allow_anonymous;
+    if local && !address.ip().is_loopback() {
+        return Err(Error::Anonymous { address });
+    }
+    Ok(local)
 }
 
 /// Serves dashboards on `listener` until `shutdown`; `extra_routes` are served beside (the demo's controls).
@@ -99,11 +118,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     let check = monitor.check("gateway kafka", "connecting");
     let keys = Keys::load(&settings.keys, &settings.tokens)?;
-    let address = listener.local_addr()?;
-    let local = keys.is_empty() && !settings.allow_anonymous;
-    if local && !address.ip().is_loopback() {
-        return Err(Error::Anonymous { address });
-    }
+    let address = listener.local_addr().map_err(Error::Listen)?;
+    let local = is_local(&settings, &keys, address)?;
     if keys.is_empty() {
         tracing::warn!(%address, "no gateway.keys: whoever reaches this address reads everything");
     }
@@ -124,7 +140,7 @@ pub async fn run(
     let metrics = monitor.register(Metrics::new);
     let result = tokio::select! {
         result = read(&live, &kafka, keys, metrics, &check) => result,
-        result = serve(&listener, &router, &live) => result.map_err(Error::from),
+        result = serve(&listener, &router, &live) => result.map_err(Error::Listen),
     };
     shutdown.cancel();
     let all = u32::try_from(live.settings.limits.connections).unwrap_or(u32::MAX);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
 use serde::Deserialize;
 
 pub use context::Context;
@@ -51,7 +52,45 @@ impl Default for KafkaSettings {
     }
 }
 
+/// The longest prefix: Kafka's topic names have at most 249 characters, and the longest of ours adds `.deadletter`.
+const LONGEST_PREFIX: usize = 249 - ".deadletter".len();
+
 impl KafkaSettings {
+    /// Checks what can be checked without Kafka: values, secrets, and whether librdkafka takes the properties.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Secret`], [`Error::Client`].
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |key: &'static str, why: String| Err(Error::Setting { key, why });
+        if self.bootstrap.trim().is_empty() {
+            return wrong("bootstrap", "it is empty; write host:port".into());
+        }
+        if !self.partitions.is_power_of_two() || self.partitions > headwater_proto::shard::SHARDS {
+            let why = format!("{} is not a power of two from 1 to 256", self.partitions);
+            return wrong("partitions", why);
+        }
+        // Kafka's protocol has 16 bits for it, with a sign.
+        if !(1..=i16::MAX as u16).contains(&self.replication) {
+            let why = format!("{} is not in 1..=32767", self.replication);
+            return wrong("replication", why);
+        }
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=LONGEST_PREFIX).contains(&self.prefix.len()) || !self.prefix.bytes().all(allowed) {
+            let why = format!(
+                "{:?} is no beginning of a topic's name: 1 to {LONGEST_PREFIX} of the characters A-Z a-z 0-9 . _ -",
+                self.prefix
+            );
+            return wrong("prefix", why);
+        }
+        // Some properties are judged only by a client; without brokers it connects to nothing.
+        let mut config = self.client_config(&[])?;
+        config.remove("bootstrap.servers");
+        config
+            .create_with_context::<_, BaseConsumer<Context>>(Context::default())
+            .map_err(Error::Client)?;
+        Ok(())
+    }
+
     /// The topics' names.
     pub fn topics(&self) -> Topics {
         Topics::new(&self.prefix)
@@ -77,18 +116,18 @@ impl KafkaSettings {
             config.set(key, value);
         }
         for (key, path) in &self.secrets {
-            config.set(key, headwater_config::secret(path)?);
+            config.set(key, headwater_config::secret(path).map_err(Error::Secret)?);
         }
         Ok(config)
     }
 }
 
-/// What can be wrong between us and Kafka.
+/// What can be wrong between us and Kafka. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The secret of a property cannot be read.
     #[error("kafka.secrets: {0}")]
-    Secret(#[from] headwater_config::Error),
+    Secret(headwater_config::Error),
     /// A setting is out of range.
     #[error("kafka.{key}: {why}")]
     Setting {
@@ -101,12 +140,12 @@ pub enum Error {
     #[error("no Kafka client can be made of these settings: {0} (look at kafka.properties)")]
     Client(rdkafka::error::KafkaError),
     /// No broker answers, for now.
-    #[error("no answer from Kafka at {bootstrap}: {source}")]
+    #[error("no answer from Kafka at {bootstrap}: {why}")]
     Unreachable {
         /// What was tried.
         bootstrap: String,
         /// What librdkafka says.
-        source: rdkafka::error::KafkaError,
+        why: rdkafka::error::KafkaError,
     },
     /// A topic is missing and is not to be created, or creating it failed.
     #[error("topic {topic}: {why}")]

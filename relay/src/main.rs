@@ -1,5 +1,6 @@
 //! The `headwater-relay` program: see the library.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,9 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use headwater_relay::serve::{self, Part};
 use headwater_relay::settings::Settings;
 
+const EXIT_CODES: &str = "Exit codes: 0 stopped as asked; 1 could not go on; 2 wrong arguments or settings.";
+
 /// The Headwater relay: sensor readings from MQTT through Kafka to dashboards.
 #[derive(Parser)]
-#[command(name = "headwater-relay", version, about)]
+#[command(name = "headwater-relay", version, about, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,9 +20,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bridge and gateway in one process.
+    /// Bridge and gateway in one process. Exactly one bridge runs at a time, this one's or another.
     Run(Config),
-    /// MQTT → Kafka.
+    /// MQTT → Kafka. Exactly one bridge runs at a time: nothing prevents a second, which would write every batch once more.
     Bridge(Config),
     /// Kafka → WebSocket, and the dashboard page.
     Gateway(Config),
@@ -35,30 +38,47 @@ struct Config {
     config: Option<PathBuf>,
 }
 
-fn main() -> ExitCode {
-    match dispatch(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+/// What ends the program, and with it its exit code.
+enum Failure {
+    /// Wrong settings: nothing was started.
+    Settings(anyhow::Error),
+    /// It could not go on.
+    Run(anyhow::Error),
 }
 
-fn dispatch(command: Command) -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    let (error, code) = match dispatch(Cli::parse().command) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Settings(error)) => (error, 2),
+        Err(Failure::Run(error)) => (error, 1),
+    };
+    // Where standard error is closed, the exit code is what is left to tell it.
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(code)
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
     let (config, parts): (Config, &[Part]) = match command {
         Command::Run(config) => (config, &[Part::Bridge, Part::Gateway]),
         Command::Bridge(config) => (config, &[Part::Bridge]),
         Command::Gateway(config) => (config, &[Part::Gateway]),
         #[cfg(feature = "demo")]
         Command::Demo(options) => {
-            serve::log(&headwater_relay::demo::log_settings(&options))?;
-            return run(headwater_relay::demo::run(options));
+            serve::log(&headwater_relay::demo::log_settings(&options))
+                .map_err(|error| Failure::Settings(error.into()))?;
+            return run(headwater_relay::demo::run(options)).map_err(Failure::Run);
         }
     };
+    let settings = prepare(&config, parts).map_err(Failure::Settings)?;
+    run(serve::run(settings, parts)).map_err(Failure::Run)
+}
+
+/// Reads and checks the settings, and sets up logging, before anything is started.
+fn prepare(config: &Config, parts: &[Part]) -> anyhow::Result<Settings> {
     let settings = Settings::load(config.config.as_deref())?;
     serve::log(&settings.log)?;
-    run(serve::run(settings, parts))
+    serve::check(&settings, parts)?;
+    Ok(settings)
 }
 
 fn run<E: Into<anyhow::Error>>(program: impl Future<Output = Result<(), E>>) -> anyhow::Result<()> {

@@ -6,7 +6,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, Monitor};
 use crate::settings::{LogFormat, LogSettings, Settings};
@@ -21,36 +20,36 @@ pub enum Part {
     Gateway,
 }
 
-/// What ends the process.
+/// What ends the process. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `log.level` is not one.
-    #[error("log.level {given:?}: {source}")]
+    #[error("log.level = {given:?}: {why}")]
     Log {
         /// What was given.
         given: String,
         /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
+        why: String,
     },
     /// A port cannot be had.
-    #[error("cannot listen on {address} ({key}): {source}")]
+    #[error("cannot listen on {address} ({key}): {why}")]
     Bind {
         /// The setting.
         key: &'static str,
         /// Its value.
         address: SocketAddr,
         /// What the system says.
-        source: std::io::Error,
+        why: std::io::Error,
     },
     /// The system gives no signals, or a listener failed.
     #[error(transparent)]
     System(#[from] std::io::Error),
     /// The bridge ended.
     #[error("bridge: {0}")]
-    Bridge(#[from] bridge::Error),
+    Bridge(bridge::Error),
     /// The gateway ended.
     #[error("gateway: {0}")]
-    Gateway(#[from] gateway::Error),
+    Gateway(gateway::Error),
 }
 
 /// Sets up logging to standard error.
@@ -58,12 +57,14 @@ pub enum Error {
 /// # Errors
 /// [`Error::Log`].
 pub fn log(settings: &LogSettings) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&settings.level).map_err(|source| Error::Log {
+    let filter = LogSettings::filter(&settings.level).map_err(|why| Error::Log {
         given: settings.level.clone(),
-        source,
+        why,
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would be told on standard error, which is what failed.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Text => builder
@@ -74,7 +75,22 @@ pub fn log(settings: &LogSettings) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs these parts until SIGINT or SIGTERM.
+/// Checks all that can be wrong with the settings of these parts without anything being started: files of keys and
+/// secrets, properties of Kafka's client, who would be served.
+///
+/// # Errors
+/// [`Error::Bridge`], [`Error::Gateway`].
+pub fn check(settings: &Settings, parts: &[Part]) -> Result<(), Error> {
+    if parts.contains(&Part::Gateway) {
+        gateway::check(&settings.gateway, &settings.kafka).map_err(Error::Gateway)?;
+    }
+    if parts.contains(&Part::Bridge) {
+        bridge::check(&settings.mqtt, &settings.kafka).map_err(Error::Bridge)?;
+    }
+    Ok(())
+}
+
+/// Runs these parts until SIGINT or SIGTERM. The settings have passed [`check`].
 ///
 /// # Errors
 /// Where only an operator can help: a taken port, topics that do not fit. An absent broker is waited for.
@@ -94,13 +110,19 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
         let (gateway, kafka) = (settings.gateway, settings.kafka.clone());
         let (monitor, stop) = (monitor.clone(), shutdown.clone());
         tasks.spawn(async move {
-            Ok(gateway::run(gateway, kafka, monitor, axum::Router::new(), listener, stop).await?)
+            gateway::run(gateway, kafka, monitor, axum::Router::new(), listener, stop)
+                .await
+                .map_err(Error::Gateway)
         });
     }
     if parts.contains(&Part::Bridge) {
         let (bridge, mqtt, kafka) = (settings.bridge, settings.mqtt, settings.kafka);
         let (monitor, stop) = (monitor.clone(), shutdown.clone());
-        tasks.spawn(async move { Ok(bridge::run(bridge, mqtt, kafka, monitor, stop).await?) });
+        tasks.spawn(async move {
+            bridge::run(bridge, mqtt, kafka, monitor, stop)
+                .await
+                .map_err(Error::Bridge)
+        });
     }
 
     let result = tokio::select! {
@@ -123,7 +145,7 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
 pub async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| Error::Bind { key, address, source })
+        .map_err(|why| Error::Bind { key, address, why })
 }
 
 /// Waits for SIGINT or SIGTERM and returns its name.

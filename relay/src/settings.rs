@@ -1,9 +1,12 @@
 //! The relay's settings: one file, `deploy/relay.toml`, which is also their reference.
 
+mod range;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
 use crate::bridge::settings::{BridgeSettings, MqttSettings};
 use crate::gateway::settings::GatewaySettings;
@@ -11,6 +14,9 @@ use crate::kafka::KafkaSettings;
 
 /// The environment variables that override the file begin so: `HEADWATER_RELAY_KAFKA__BOOTSTRAP`.
 pub const PREFIX: &str = "HEADWATER_RELAY_";
+
+/// What a level can be.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Everything that `deploy/relay.toml` holds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -31,20 +37,40 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads `path` (only the environment where it is `None`).
+    /// Reads `path` (only the environment where it is `None`), and checks what it says.
     ///
     /// # Errors
     /// Whatever is wrong in the file or the environment, with its place.
-    pub fn load(path: Option<&Path>) -> Result<Self, headwater_config::Error> {
-        headwater_config::load(path, PREFIX)
+    pub fn load(path: Option<&Path>) -> Result<Self, Error> {
+        let settings: Self = headwater_config::load(path, PREFIX)?;
+        settings.check()?;
+        Ok(settings)
     }
+}
+
+/// What can be wrong with the settings. Each message is whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file or the environment.
+    #[error(transparent)]
+    Config(#[from] headwater_config::Error),
+    /// A value that is not allowed.
+    #[error("{key} = {value}: {why}")]
+    Value {
+        /// The key, with its section: `gateway.keep_alive`.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What is allowed.
+        why: String,
+    },
 }
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or directives per module as in
+    /// A level (`off`, `error`, `warn`, `info`, `debug`, `trace`), or directives per module as in
     /// `info,headwater_relay::bridge=debug`.
     pub level: String,
     /// Text for people or JSON for machines.
@@ -58,6 +84,31 @@ impl Default for LogSettings {
             format: LogFormat::Text,
         }
     }
+}
+
+impl LogSettings {
+    /// `level` as the subscriber takes it.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what is allowed. The subscriber alone would take a misspelt level for a module of that
+    /// name, and log nothing else.
+    pub fn filter(level: &str) -> Result<EnvFilter, String> {
+        let wrong = level.split(',').find(|directive| {
+            let is_level = LEVELS.iter().any(|known| known.eq_ignore_ascii_case(directive));
+            !is_level && !directive.contains('=')
+        });
+        if let Some(wrong) = wrong {
+            return Err(format!("{wrong:?} is not a level; {}", levels()));
+        }
+        EnvFilter::try_new(level).map_err(|error| format!("{error}; {}", levels()))
+    }
+}
+
+fn levels() -> String {
+    format!(
+        "write one of {}, or per module: info,headwater_relay::bridge=debug",
+        LEVELS.join(", ")
+    )
 }
 
 /// How log lines are written.
@@ -95,6 +146,25 @@ mod tests {
         let text = include_str!("../../deploy/relay.toml");
         let settings: Settings = headwater_config::parse(text, "relay.toml", PREFIX, []).unwrap();
         assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_with_those_that_are() {
+        for level in [
+            "off",
+            "INFO",
+            "error,rumqttd=off",
+            "info,headwater_relay::bridge=debug",
+        ] {
+            assert!(LogSettings::filter(level).is_ok(), "{level}");
+        }
+        for level in ["loud", "info,loud", "", "headwater_relay", "headwater_relay=loud"] {
+            let why = LogSettings::filter(level).unwrap_err();
+            assert!(
+                why.contains("off, error, warn, info, debug, trace"),
+                "{level}: {why}"
+            );
+        }
     }
 
     #[test]

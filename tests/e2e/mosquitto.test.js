@@ -70,7 +70,7 @@ scenario("the whole path works under these rules", async (site) => {
   await Relay.start(site, {
     kafka,
     mosquitto: broker,
-    settings: { mqtt: { username: "headwater-relay", password_file } },
+    settings: { mqtt: { user: "headwater-relay", password_file } },
   });
   const trace = Trace.read(join(repository, "bench/data/sensors-1hz.csv")).slice(site, "trace.csv", 0, 300);
   startAgent(site, { device: "gw-01", mosquitto: broker, trace, uplink: { user: "gw-01", password_file } });

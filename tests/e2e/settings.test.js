@@ -43,7 +43,7 @@ const WRONG = [
   ["bad-broker-url", '[mqtt]\nbroker = "ftp://somewhere"\n', [/mqtt/i, /ftp/], "relay"],
   [
     "secret-unreadable",
-    '[mqtt]\nusername = "relay"\npassword_file = "/nonexistent/secret"\n',
+    '[mqtt]\nuser = "relay"\npassword_file = "/nonexistent/secret"\n',
     [/\/nonexistent\/secret/, /No such file/],
     "relay",
   ],

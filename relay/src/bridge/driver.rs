@@ -312,7 +312,7 @@ impl Driver {
             self.connected = Some((since, true));
             self.fleet.give_up(now);
         }
-        let rate = f64::from(self.bridge.state_rate.max(1));
+        let rate = f64::from(self.bridge.state_rate);
         self.states_budget = (self.states_budget + rate * BEAT.as_secs_f64()).min(rate);
         self.states(now.at);
         self.judge_kafka();

@@ -199,15 +199,15 @@ pub fn options(settings: &MqttSettings) -> Result<MqttOptions, Error> {
         settings.client_id.clone()
     };
     let mut options = MqttOptions::new(id, host, port);
-    options.set_keep_alive(settings.keep_alive.max(Duration::from_secs(1)));
+    options.set_keep_alive(settings.keep_alive);
     options.set_clean_session(true);
     options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
-    if !settings.username.is_empty() {
+    if !settings.user.is_empty() {
         let password = match &settings.password_file {
-            Some(path) => headwater_config::secret(path)?,
+            Some(path) => headwater_config::secret(path).map_err(Error::Secret)?,
             None => String::new(),
         };
-        options.set_credentials(&settings.username, password);
+        options.set_credentials(&settings.user, password);
     }
     Ok(options)
 }
@@ -230,7 +230,7 @@ pub(crate) fn address(url: &str) -> Result<(String, u16), Error> {
     let rest = rest.trim_end_matches('/');
     if rest.contains(['/', '?', '@']) {
         return Err(wrong(
-            "write mqtt://host:port; the user goes to mqtt.username, the password to a file",
+            "write mqtt://host:port; the user goes to mqtt.user, the password to a file",
         ));
     }
     // A port follows the last colon, but not one inside the brackets of an IPv6 address.
@@ -254,7 +254,7 @@ fn reason(broker: &str, error: &ConnectionError) -> String {
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => {
-            format!("{broker} refuses us: look at mqtt.username and mqtt.password_file")
+            format!("{broker} refuses us: look at mqtt.user and mqtt.password_file")
         }
         ConnectionError::ConnectionRefused(code) => format!("{broker} refuses us: {code:?}"),
         ConnectionError::NetworkTimeout => format!("{broker} does not answer"),
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(ok("mqtt://[::1]"), ("::1".into(), 1883));
         let error = |url| address(url).unwrap_err().to_string();
         assert!(error("http://broker").contains("http:// is not supported"));
-        assert!(error("mqtt://u:p@broker").contains("mqtt.username"));
+        assert!(error("mqtt://u:p@broker").contains("mqtt.user"));
         assert!(error("mqtt://broker:99999").contains("is not a port"));
         assert!(error("mqtt://").contains("mqtt://host:port"));
     }

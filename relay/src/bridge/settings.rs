@@ -14,9 +14,9 @@ pub struct MqttSettings {
     pub broker: String,
     /// The client id, unique at the broker. Empty: `headwater-relay-` and a random number.
     pub client_id: String,
-    /// Empty: none is sent.
-    pub username: String,
-    /// The password's file.
+    /// The MQTT user name. Empty: no credentials are sent.
+    pub user: String,
+    /// File with the password of `user`. `None`: an empty one.
     pub password_file: Option<PathBuf>,
     /// The broker is pinged when nothing else was sent for this long.
     #[serde(with = "headwater_config::duration")]
@@ -28,7 +28,7 @@ impl Default for MqttSettings {
         Self {
             broker: "mqtt://localhost:1883".into(),
             client_id: String::new(),
-            username: String::new(),
+            user: String::new(),
             password_file: None,
             keep_alive: Duration::from_secs(15),
         }

@@ -95,7 +95,7 @@ pub async fn start(
             sources: vec![source(kind, number)],
             ..Config::default()
         };
-        let (agent, handle) = Agent::new(config).map_err(|source| Error::Agent { device, source })?;
+        let (agent, handle) = Agent::new(config).map_err(|why| Error::Agent { device, why })?;
         let stop = shutdown.clone();
         tasks.spawn(async move { agent.run(async move { stop.cancelled().await }).await });
         members.push(Member { kind, handle, link });

@@ -78,7 +78,7 @@ impl CatchUp {
     pub fn start(settings: &KafkaSettings, readers: usize, limits: &Limits) -> Result<Self, super::Error> {
         let (jobs, queue) = mpsc::channel(64);
         let queue = Arc::new(Mutex::new(queue));
-        for index in 0..readers.max(1) {
+        for index in 0..readers {
             let consumer = settings
                 .client_config(&[
                     // A group's name is required; nothing is ever committed.
@@ -119,7 +119,8 @@ impl CatchUp {
                             None => return,
                         }
                     }
-                })?;
+                })
+                .map_err(super::Error::Listen)?;
         }
         Ok(Self { jobs })
     }

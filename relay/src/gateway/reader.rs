@@ -93,9 +93,9 @@ impl Tail {
     }
 }
 
-fn unreachable(config: &rdkafka::ClientConfig, source: KafkaError) -> kafka::Error {
+fn unreachable(config: &rdkafka::ClientConfig, why: KafkaError) -> kafka::Error {
     let bootstrap = config.get("bootstrap.servers").unwrap_or_default().to_string();
-    kafka::Error::Unreachable { bootstrap, source }
+    kafka::Error::Unreachable { bootstrap, why }
 }
 
 /// Opens both topics and reads them up to their ends, then hands the readers over that go on. `None`: shut down first.
@@ -135,7 +135,7 @@ pub async fn open(
                         read = tail.is_read(Some(at));
                     }
                     Ok(Err(error)) => {
-                        return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), source: error });
+                        return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), why: error });
                     }
                     Err(_) => read = true,
                 },

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use super::filter::Globs;
 use super::settings::{Algorithm, KeySettings, TokenSettings};
 
-/// Why keys cannot be used.
+/// Why keys cannot be used. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
     #[error("gateway.keys: {0}")]
-    Read(#[from] headwater_config::Error),
+    Read(headwater_config::Error),
     /// It holds no such key.
     #[error("gateway.keys: {file} holds no {algorithm:?} key: {why}")]
     Key {
@@ -167,7 +167,7 @@ impl Keys {
 
 impl Key {
     fn load(settings: &KeySettings) -> Result<Self, KeyError> {
-        let text = secret(&settings.file)?;
+        let text = secret(&settings.file).map_err(KeyError::Read)?;
         let (algorithm, key) = match settings.algorithm {
             Algorithm::EdDSA => (
                 jsonwebtoken::Algorithm::EdDSA,

@@ -60,20 +60,8 @@ impl Topics {
 /// Returns the number of partitions.
 ///
 /// # Errors
-/// [`Error::Unreachable`] while Kafka does not answer; [`Error::Topic`] and [`Error::Setting`] where only an operator can help.
+/// [`Error::Unreachable`] while Kafka does not answer; the others where only an operator can help.
 pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
-    if !settings.partitions.is_power_of_two() || settings.partitions > headwater_proto::shard::SHARDS {
-        return Err(Error::Setting {
-            key: "partitions",
-            why: format!("{} is not a power of two from 1 to 256", settings.partitions),
-        });
-    }
-    if settings.replication == 0 {
-        return Err(Error::Setting {
-            key: "replication",
-            why: "0 copies keep nothing; 1 is the least".into(),
-        });
-    }
     let topics = settings.topics();
     let mut found = partitions(settings).await?;
     let sharded = found[..Topics::SHARDED].iter().copied().find(|&count| count > 0);
@@ -135,7 +123,7 @@ async fn partitions(settings: &KafkaSettings) -> Result<Vec<u32>, Error> {
             .map_err(Error::Client)?;
         let metadata = consumer
             .fetch_metadata(None, timeout)
-            .map_err(|source| Error::Unreachable { bootstrap, source })?;
+            .map_err(|why| Error::Unreachable { bootstrap, why })?;
         let count = |name: &str| {
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
             topic.map_or(0, |topic| topic.partitions().len() as u32)
@@ -179,9 +167,9 @@ async fn create(
     let results = admin
         .create_topics(&new, &options)
         .await
-        .map_err(|source| Error::Unreachable {
+        .map_err(|why| Error::Unreachable {
             bootstrap: settings.bootstrap.clone(),
-            source,
+            why,
         })?;
     for result in results {
         match result {
