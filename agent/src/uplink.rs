@@ -79,8 +79,6 @@ pub(crate) struct Uplink {
     /// Goes out before any data.
     control: VecDeque<Publication>,
     streams: Vec<Stream>,
-    /// Short numbers given so far.
-    shorts: u32,
     /// When each set was published in this connection.
     sets: HashMap<u32, Instant>,
     /// When in-flight batches were last acknowledged, or began to be in flight.
@@ -111,7 +109,6 @@ impl Uplink {
             link: Link::Down,
             control: VecDeque::new(),
             streams: Vec::new(),
-            shorts: 0,
             sets: HashMap::new(),
             progress: now,
             patience: 1,
@@ -123,8 +120,8 @@ impl Uplink {
             counters: Counters::default(),
         };
         for extent in journal.streams() {
-            uplink.shorts += 1;
-            uplink.streams.push(Stream::resumed(extent, uplink.shorts));
+            let short = stream::short(extent.stream, &uplink.streams);
+            uplink.streams.push(Stream::resumed(extent, short));
         }
         uplink
     }

@@ -24,6 +24,17 @@ pub(super) struct Stream {
     go_back_at: Option<Instant>,
 }
 
+/// A stream's number on the wire: from its random id, in three bytes. Were it counted from 1, a second box under this device's
+/// name would speak in this one's stream.
+pub(super) fn short(stream: u64, others: &[Stream]) -> u32 {
+    const MASK: u32 = (1 << 21) - 1;
+    let mut short = stream as u32 & MASK;
+    while short == 0 || others.iter().any(|other| other.short == short) {
+        short = (short + 1) & MASK;
+    }
+    short
+}
+
 impl Stream {
     /// A stream of which the journal holds `extent`, all of which may have been sent by an earlier start.
     pub(super) fn resumed(extent: Extent, short: u32) -> Self {

@@ -1,6 +1,6 @@
 //! A device as the bridge knows it: its streams, what it said of itself, whether it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,9 @@ impl Now {
     }
 }
 
+/// A stream that no hello lists any more is remembered for so long: a second box under the same name, or a stray hello, must
+/// not make the bridge forget what of it is in Kafka.
+const REMEMBER: Duration = Duration::from_secs(600);
 /// The longest text that is kept of what an agent says of itself, bytes.
 const INFO: usize = 200;
 
@@ -145,7 +148,7 @@ impl Device {
     }
 
     /// Takes in a hello. `retained`: the broker kept it, so it says nothing about now. Streams that it does not list
-    /// have drained and are forgotten; at most `limit` are kept, the newest. Returns how many were too many.
+    /// have drained, and are forgotten after a while; at most `limit` are kept, those listed first, then the newest. Returns how many were too many.
     pub fn hello(&mut self, hello: pb::Hello, retained: bool, limit: usize, now: Now) -> usize {
         if !retained {
             self.heard(now);
@@ -162,14 +165,26 @@ impl Device {
         self.shorts.clear();
         for held in &hello.streams[over..] {
             let stream = self.streams.entry(held.stream).or_default();
+            stream.list();
             stream.deliver(held.acked_seq);
             stream.holds_from(held.first_seq);
             self.shorts.insert(held.short, held.stream);
         }
-        let shorts = &self.shorts;
-        self.streams.retain(|id, stream| {
-            stream.accepted() > stream.delivered() || shorts.values().any(|listed| listed == id)
-        });
+        let listed: HashSet<u64> = self.shorts.values().copied().collect();
+        let mut unlisted: Vec<(Instant, u64)> = Vec::new();
+        for (id, stream) in &mut self.streams {
+            // What is in flight is kept until its report.
+            if !listed.contains(id) && stream.accepted() == stream.delivered() {
+                unlisted.push((stream.unlist(now.at), *id));
+            }
+        }
+        unlisted.sort_unstable_by(|a, b| b.cmp(a));
+        let room = limit.saturating_sub(listed.len());
+        for (place, (since, id)) in unlisted.into_iter().enumerate() {
+            if place >= room || now.at.duration_since(since) >= REMEMBER {
+                self.streams.remove(&id);
+            }
+        }
         over
     }
 
@@ -326,8 +341,33 @@ mod tests {
             (device.stream(1), device.stream(2), device.position(7).seq),
             (Some(8), Some(7), 9)
         );
+        // Another box under this name: a hello that does not list a stream does not undo what is in Kafka.
         device.hello(hello(2, &[(8, 1, 0)]), false, 9, at(0));
-        assert_eq!((device.streams.len(), device.stream(2)), (1, None));
+        assert_eq!(
+            (device.streams.len(), device.stream(2), device.position(7).seq),
+            (2, None, 9)
+        );
+        device.hello(hello(1, &[(7, 2, 3)]), false, 9, at(1));
+        assert_eq!(device.position(7).seq, 9);
+        device.hello(hello(2, &[(8, 1, 0)]), false, 9, at(2));
+        device.hello(hello(2, &[(8, 1, 0)]), false, 9, at(603));
+        assert_eq!((device.streams.len(), device.position(7).seq), (1, 0));
+    }
+
+    #[test]
+    fn streams_that_are_not_listed_are_bounded() {
+        let mut device = Device::new("a", 0);
+        for start in 1..=20 {
+            device.hello(hello(start, &[(start, 1, 5)]), false, 4, at(start));
+        }
+        assert_eq!(
+            (
+                device.streams.len(),
+                device.position(20).seq,
+                device.position(17).seq
+            ),
+            (4, 5, 5)
+        );
     }
 
     #[test]

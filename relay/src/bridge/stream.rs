@@ -41,6 +41,8 @@ pub struct Stream {
     /// How often in a row Kafka failed this sequence number at the head of the stream.
     failures: (u64, u32),
     went_back: Option<(Instant, u64)>,
+    /// Since when no hello lists it.
+    unlisted: Option<Instant>,
 }
 
 impl Stream {
@@ -51,6 +53,16 @@ impl Stream {
             delivered: position,
             ..Self::default()
         }
+    }
+
+    /// A hello lists it.
+    pub fn list(&mut self) {
+        self.unlisted = None;
+    }
+
+    /// A hello does not list it. Returns since when none does.
+    pub fn unlist(&mut self, now: Instant) -> Instant {
+        *self.unlisted.get_or_insert(now)
     }
 
     /// The last sequence number that is in Kafka.

@@ -141,7 +141,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 timer.as_mut().reset(wake.into());
             }
-            let listening = session.is_listening();
+            // A read whose subscription was replaced meanwhile still takes its place among the readers: whoever has
+            // more of them than subscriptions is not listened to until some have come back.
+            let listening = session.is_listening() && reads.len() <= hub.settings.limits.subscriptions;
             tokio::select! {
                 event = self.event(listening) => match event {
                     Event::Flushed(Ok(())) => self.buffered = 0,

@@ -28,6 +28,7 @@ impl Settings {
         self.durations()?;
         self.sizes()?;
         self.counts()?;
+        self.properties()?;
         let keep_alive = self.mqtt.keep_alive;
         if keep_alive.subsec_nanos() != 0 {
             let why = "MQTT takes whole seconds only".to_string();
@@ -36,6 +37,43 @@ impl Settings {
         if let (Some(path), "") = (&self.mqtt.password_file, self.mqtt.user.as_str()) {
             let why = "there is no mqtt.user whose password it is".to_string();
             return Err(refused("mqtt.password_file", format!("{path:?}"), why));
+        }
+        Ok(())
+    }
+
+    /// Properties that would break what the relay promises: acknowledged means in Kafka, once and in order.
+    fn properties(&self) -> Result<(), Error> {
+        const PROMISES: [(&str, &str); 9] = [
+            ("acks", "an acknowledgement stands for all replicas in sync"),
+            (
+                "request.required.acks",
+                "an acknowledgement stands for all replicas in sync",
+            ),
+            (
+                "enable.idempotence",
+                "without it a retry can repeat or reorder batches",
+            ),
+            (
+                "enable.gapless.guarantee",
+                "without it a failed record leaves a hole",
+            ),
+            ("message.timeout.ms", "a record given up by time leaves a hole"),
+            ("delivery.timeout.ms", "a record given up by time leaves a hole"),
+            (
+                "max.in.flight.requests.per.connection",
+                "more than an idempotent producer allows reorders",
+            ),
+            (
+                "max.in.flight",
+                "more than an idempotent producer allows reorders",
+            ),
+            ("transactional.id", "the producers are not transactional"),
+        ];
+        for (key, why) in PROMISES {
+            if let Some(value) = self.kafka.properties.get(key) {
+                let why = format!("it is set by the relay and cannot be changed: {why}");
+                return Err(refused("kafka.properties", format!("{key} = {value:?}"), why));
+            }
         }
         Ok(())
     }
@@ -212,6 +250,22 @@ mod tests {
                 "{section}.{key}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn properties_that_would_break_a_promise_are_refused() {
+        for (key, value) in [
+            ("acks", "0"),
+            ("enable.idempotence", "false"),
+            ("message.timeout.ms", "100"),
+        ] {
+            let error = check(&format!("[kafka.properties]\n'{key}' = '{value}'")).unwrap_err();
+            assert!(
+                error.contains(key) && error.contains("cannot be changed"),
+                "{error}"
+            );
+        }
+        check("[kafka.properties]\n'linger.ms' = '20'").unwrap();
     }
 
     #[test]

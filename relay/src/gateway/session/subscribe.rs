@@ -131,6 +131,8 @@ impl Session {
                 }
             }
             At::TimeUs(time_us) => {
+                // Before 1970 nothing arrived.
+                let time_us = time_us.max(0);
                 let found: Option<Vec<i64>> = (0..log.partitions())
                     .map(|partition| log.at_time(partition, time_us))
                     .collect();
