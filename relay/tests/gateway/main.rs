@@ -5,6 +5,7 @@
 
 mod all;
 mod client;
+mod flood;
 mod hostile;
 mod kafka;
 mod load;
