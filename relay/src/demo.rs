@@ -1,6 +1,14 @@
 //! `headwater-relay demo`: everything in one process, for trying out. An embedded MQTT broker and an embedded Kafka (or real
 //! ones), bridge, gateway, and agents whose links can be cut. Nothing is written to disk, and nothing is opened.
 
+/// Prints a line. Whoever reads it may have gone (`| head`): that is no reason to end.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 pub mod agents;
 pub mod audit;
 pub mod broker;
@@ -30,6 +38,8 @@ use cluster::Cluster;
 const PARTITIONS: u32 = 4;
 /// More would measure this machine, not show Headwater.
 const MOST_AGENTS: usize = 1000;
+/// When the first line of progress is printed: by then all answer that are there.
+const FIRST_WORD: Duration = Duration::from_secs(3);
 /// How often a line of progress is printed.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -92,6 +102,9 @@ pub enum Error {
         /// What is wrong.
         why: headwater_agent::Error,
     },
+    /// Kafka or the MQTT broker never answered.
+    #[error("nothing could be shown: {0}")]
+    NeverReady(String),
     /// A part of the relay.
     #[error(transparent)]
     Serve(#[from] serve::Error),
@@ -185,7 +198,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     announce(&options, address, admin_address, &mqtt_url, &kafka);
     let mut result = attend(&options, &members, &monitor, &mut relay).await;
 
-    println!("Stopping.");
+    say!("Stopping.");
     agents_stop.cancel();
     let patience = Duration::from_millis(1500);
     let _ = tokio::time::timeout(patience, async { while tasks.join_next().await.is_some() {} }).await;
@@ -205,6 +218,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
     result
 }
 
+/// What `/readyz` says of the parts that are not ready.
+fn not_ready(reasons: &str) -> Vec<&str> {
+    reasons
+        .lines()
+        .filter(|line| !line.is_empty() && !line.ends_with(": ready"))
+        .collect()
+}
+
 /// Waits for the end, with a line of progress now and then.
 async fn attend(
     options: &Options,
@@ -214,7 +235,8 @@ async fn attend(
 ) -> Result<(), Error> {
     let began = Instant::now();
     let mut progress = tokio::time::interval(PROGRESS);
-    progress.reset();
+    progress.reset_after(FIRST_WORD);
+    let mut was_ready = false;
     let end = async {
         match options.duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -225,12 +247,15 @@ async fn attend(
     tokio::pin!(end, signal);
     loop {
         tokio::select! {
-            () = &mut end => return Ok(()),
+            () = &mut end => {
+                let (ready, reasons) = monitor.readiness();
+                return if ready || was_ready { Ok(()) } else { Err(Error::NeverReady(not_ready(&reasons).join("; "))) };
+            }
             signal = &mut signal => {
                 signal.map_err(Error::System)?;
                 // The terminal has just printed ^C.
                 if std::io::stdout().is_terminal() {
-                    println!();
+                    say!();
                 }
                 return Ok(());
             }
@@ -244,12 +269,11 @@ async fn attend(
             _ = progress.tick() => {
                 let elapsed = humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()));
                 let up = connected(members);
-                println!("{elapsed:>8}  {up} of {} agents connected, {}", members.len(), totals(members));
+                say!("{elapsed:>8}  {up} of {} agents connected, {}", members.len(), totals(members));
                 let (ready, reasons) = monitor.readiness();
-                if !ready {
-                    for line in reasons.lines().filter(|line| !line.ends_with(": ready")) {
-                        println!("          not ready: {line}");
-                    }
+                was_ready |= ready;
+                for line in not_ready(&reasons) {
+                    say!("          not ready: {line}");
                 }
             }
         }
@@ -281,7 +305,7 @@ async fn summary(
     kafka: &KafkaSettings,
     monitor: &Monitor,
 ) -> Result<(), Error> {
-    println!("{}.", totals(members));
+    say!("{}.", totals(members));
     if !embedded {
         return Ok(());
     }
@@ -301,15 +325,15 @@ async fn summary(
         missing,
     }) = audit
     {
-        println!("Kafka read once more: {batches} batches, {repeated} repeated, {missing} missing.");
+        say!("Kafka read once more: {batches} batches, {repeated} repeated, {missing} missing.");
     }
     Ok(())
 }
 
 fn announce(options: &Options, dashboard: SocketAddr, admin: SocketAddr, mqtt: &str, kafka: &KafkaSettings) {
-    println!("Headwater demo: from sensor to dashboard through Kafka, in one process.\n");
-    println!("  Dashboard  http://{dashboard}/");
-    println!("  Metrics    http://{admin}/metrics  (health: /healthz, /readyz)\n");
+    say!("Headwater demo: from sensor to dashboard through Kafka, in one process.\n");
+    say!("  Dashboard  http://{dashboard}/");
+    say!("  Metrics    http://{admin}/metrics  (health: /healthz, /readyz)\n");
     let embedded = |real: bool| {
         if real {
             "yours"
@@ -317,8 +341,8 @@ fn announce(options: &Options, dashboard: SocketAddr, admin: SocketAddr, mqtt: &
             "embedded, in memory, for trying out only"
         }
     };
-    println!("  MQTT       {mqtt}  ({})", embedded(options.mqtt.is_some()));
-    println!(
+    say!("  MQTT       {mqtt}  ({})", embedded(options.mqtt.is_some()));
+    say!(
         "  Kafka      {}, topics {}.*  ({})",
         kafka.bootstrap,
         kafka.prefix,
@@ -328,16 +352,16 @@ fn announce(options: &Options, dashboard: SocketAddr, admin: SocketAddr, mqtt: &
         .map(|number| agents::name(number).0)
         .collect();
     let more = if options.agents > 3 { ", …" } else { "" };
-    println!("  Agents     {}: {}{more}\n", options.agents, names.join(", "));
-    println!(
+    say!("  Agents     {}: {}{more}\n", options.agents, names.join(", "));
+    say!(
         "In the page, choose a device and cut its link: what it samples waits in the agent, then drains without a hole."
     );
     match options.duration {
-        Some(duration) => println!(
+        Some(duration) => say!(
             "It stops by itself after {}, or with Ctrl-C.\n",
             humantime::format_duration(duration)
         ),
-        None => println!("Stop it with Ctrl-C.\n"),
+        None => say!("Stop it with Ctrl-C.\n"),
     }
 }
 

@@ -116,7 +116,10 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let check = monitor.check("gateway kafka", "connecting");
+    let check = monitor.check(
+        "gateway kafka",
+        &format!("no answer yet from {}", kafka.bootstrap),
+    );
     let keys = Keys::load(&settings.keys, &settings.tokens)?;
     let address = listener.local_addr().map_err(Error::Listen)?;
     let local = is_local(&settings, &keys, address)?;

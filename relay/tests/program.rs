@@ -90,3 +90,35 @@ fn what_comes_after_the_start_has_another_exit_code() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.matches("in use").count(), 1, "{said}");
 }
+
+#[test]
+fn a_demo_whose_kafka_never_answers_says_so_and_fails() {
+    let output = relay(&[
+        "demo",
+        "--port",
+        "0",
+        "--agents",
+        "1",
+        "--kafka",
+        "127.0.0.1:1",
+        "--for",
+        "1s",
+    ])
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        text(&output).contains("no answer yet from 127.0.0.1:1"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_demo_whose_reader_goes_away_goes_on_to_its_end() {
+    let mut demo = relay(&["demo", "--port", "0", "--agents", "1", "--for", "2s"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(demo.stdout.take());
+    assert_eq!(demo.wait().unwrap().code(), Some(0));
+}

@@ -43,7 +43,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     // Before anything is waited for: wrong settings do not get right by it.
     let options = mqtt::options(&mqtt)?;
-    let kafka_check = monitor.check("bridge kafka", "connecting");
+    let kafka_check = monitor.check("bridge kafka", &format!("no answer yet from {}", kafka.bootstrap));
     let mqtt_check = monitor.check("bridge mqtt", "waiting for Kafka: positions first");
     let metrics = monitor.register(Metrics::new);
     let Some(partitions) = kafka::await_topics(&kafka, &kafka_check, &shutdown).await? else {
