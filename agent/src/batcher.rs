@@ -43,6 +43,8 @@ struct OpenColumn {
     metric: Arc<Metric>,
     times: Vec<i64>,
     values: Values,
+    /// Indices of values that are not to be trusted.
+    suspect: Vec<u32>,
 }
 
 const UNSEEN: usize = usize::MAX;
@@ -79,6 +81,9 @@ impl Batcher {
                 Value::Bool(_) => 1,
                 Value::String(text) => text.len() + 1,
             };
+            if reading.suspect {
+                column.suspect.push(column.times.len() as u32);
+            }
             column.times.push(sample.time_us);
             match (&mut column.values, reading.value) {
                 (Values::F64(values), Value::F64(value)) => values.push(value),
@@ -151,7 +156,7 @@ impl Batcher {
                 unit: column.metric.unit.clone(),
                 times: *shared.entry(times).or_insert(next),
                 values,
-                suspect: Vec::new(),
+                suspect: std::mem::take(&mut column.suspect),
             });
         }
         readings.times = vec![Vec::new(); shared.len()];
@@ -189,6 +194,7 @@ impl Batcher {
                 metric: metric.clone(),
                 times: Vec::new(),
                 values,
+                suspect: Vec::new(),
             });
         }
         self.index.entry(metric.clone()).or_insert([UNSEEN; 4])[value_type as usize] = column;
@@ -236,10 +242,7 @@ mod tests {
     }
 
     fn sample(time_us: i64, values: &[(&str, Value)]) -> Sample {
-        let reading = |(name, value): &(&str, Value)| Reading {
-            metric: Metric::new(*name, "u"),
-            value: value.clone(),
-        };
+        let reading = |(name, value): &(&str, Value)| Reading::new(Metric::new(*name, "u"), value.clone());
         Sample {
             time_us,
             readings: values.iter().map(reading).collect(),

@@ -1,9 +1,15 @@
-//! The wall clock, as readings are stamped by it.
+//! The clock that readings are stamped by.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Microseconds since the Unix epoch; 0 for a clock that stands before it.
-pub(crate) fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+/// Tells the time to whoever stamps readings; clones tell the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clock {}
+
+impl Clock {
+    /// Microseconds since the Unix epoch; 0 for a clock that stands before it.
+    pub(crate) fn now_us(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    }
 }

@@ -1,19 +1,22 @@
 //! The agent's settings. `deploy/agent.toml` is the annotated reference; a test keeps it equal to the defaults here.
 
+mod journal;
 mod source;
+mod uplink;
 
 use std::path::{Path, PathBuf};
 
 use headwater_config::{ByteSize, Duration};
-use headwater_proto::frame;
 use serde::Deserialize;
 
 use crate::Error;
 use crate::broker::Broker;
 
+pub use journal::Journal;
 pub use source::{
     AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SystemGroup, SystemSource, Trace,
 };
+pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 
 /// What an environment variable that overrides a key begins with: `HEADWATER_AGENT_UPLINK__BROKER`.
 pub const ENVIRONMENT_PREFIX: &str = "HEADWATER_AGENT_";
@@ -24,6 +27,9 @@ pub const ENVIRONMENT_PREFIX: &str = "HEADWATER_AGENT_";
 pub struct Config {
     /// The device's name, as [`headwater_proto::name::check_device`] allows it. `None`: the host's name.
     pub device: Option<String>,
+    /// Directory for what outlives the process: the journal, and a few small files. `None`: `$STATE_DIRECTORY`, which systemd
+    /// sets; without that, everything is in memory.
+    pub state_dir: Option<PathBuf>,
     /// When a batch is closed.
     pub batch: Batch,
     /// The way to the relay.
@@ -54,153 +60,6 @@ impl Default for Batch {
             readings: 4_000,
             bytes: ByteSize::kib(64),
             age: Duration::from_secs(10),
-        }
-    }
-}
-
-/// The way to the relay.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Uplink {
-    /// `mqtt://host:port`; the port may be left out (1883). Default `mqtt://localhost:1883`.
-    pub broker: String,
-    /// The MQTT client id. `None`: the device's name.
-    pub client_id: Option<String>,
-    /// The MQTT user name. `None`: no credentials are sent.
-    pub user: Option<String>,
-    /// File with the password of `user`. `None`: an empty one.
-    pub password_file: Option<PathBuf>,
-    /// How often the connection is probed while nothing else is sent. Default 30 s; whole seconds, 1 s to 18 h.
-    #[serde(with = "headwater_config::duration")]
-    pub keep_alive: Duration,
-    /// What may be sent ahead of the relay's acknowledgement.
-    pub window: Window,
-    /// No acknowledgement for this long: go back to the last acknowledged batch and send again. Default 10 s.
-    #[serde(with = "headwater_config::duration")]
-    pub ack_timeout: Duration,
-    /// Waiting time between attempts to connect.
-    pub backoff: Backoff,
-    /// How long a stop waits for what is not yet acknowledged. Default 5 s.
-    #[serde(with = "headwater_config::duration")]
-    pub stop_timeout: Duration,
-    /// How batches are encoded on the link. Default `postcard`.
-    pub encoding: Encoding,
-    /// How batches are compressed on the link. Default `none`: postcard leaves little to compress.
-    pub compression: Compression,
-}
-
-impl Default for Uplink {
-    fn default() -> Self {
-        Self {
-            broker: "mqtt://localhost:1883".into(),
-            client_id: None,
-            user: None,
-            password_file: None,
-            keep_alive: Duration::from_secs(30),
-            window: Window::default(),
-            ack_timeout: Duration::from_secs(10),
-            backoff: Backoff::default(),
-            stop_timeout: Duration::from_secs(5),
-            encoding: Encoding::default(),
-            compression: Compression::default(),
-        }
-    }
-}
-
-/// What may be sent ahead of the relay's acknowledgement. One batch may always, however large.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Window {
-    /// Batches. Default 32; at least 1.
-    pub batches: usize,
-    /// Bytes of encoded batches. Default 256 KiB.
-    pub bytes: ByteSize,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self {
-            batches: 32,
-            bytes: ByteSize::kib(256),
-        }
-    }
-}
-
-/// Waiting time between attempts to connect: random between 0 and a bound that doubles from `min` to `max` (full
-/// jitter), so that a fleet does not return all at once.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Backoff {
-    /// The first bound. Default 1 s.
-    #[serde(with = "headwater_config::duration")]
-    pub min: Duration,
-    /// The last bound. Default 60 s.
-    #[serde(with = "headwater_config::duration")]
-    pub max: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            min: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-        }
-    }
-}
-
-/// How batches are encoded on the link.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// The open form.
-    Protobuf,
-    /// The dense form.
-    #[default]
-    Postcard,
-}
-
-impl From<Encoding> for frame::Encoding {
-    fn from(encoding: Encoding) -> Self {
-        match encoding {
-            Encoding::Protobuf => Self::Protobuf,
-            Encoding::Postcard => Self::Postcard,
-        }
-    }
-}
-
-/// How batches are compressed on the link.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Compression {
-    /// Not at all.
-    #[default]
-    None,
-    /// Where it shrinks them.
-    Deflate,
-}
-
-impl From<Compression> for frame::Compression {
-    fn from(compression: Compression) -> Self {
-        match compression {
-            Compression::None => Self::None,
-            Compression::Deflate => Self::Deflate,
-        }
-    }
-}
-
-/// Where batches wait for their acknowledgement.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields)]
-pub struct Journal {
-    /// What waiting batches may take in memory; beyond it the oldest make way, and a loss record stands in their
-    /// place. Default 8 MiB.
-    pub memory: ByteSize,
-}
-
-impl Default for Journal {
-    fn default() -> Self {
-        Self {
-            memory: ByteSize::mib(8),
         }
     }
 }

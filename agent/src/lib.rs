@@ -7,7 +7,8 @@
 //! - `batcher`, `sealer`: readings become batches, and batches become encoded entries no larger than a frame.
 //! - `journal`: where they wait until the relay has acknowledged them.
 //! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::connection` is the socket.
-//! - [`agent`]: the driver that ties the parts together; the public face of this crate.
+//! - `state`: the small files that outlive the process.
+//! - `pipeline`: the driver that ties the parts together; [`agent`]: the public face of this crate.
 
 pub mod agent;
 mod batcher;
@@ -17,8 +18,14 @@ pub mod config;
 pub mod error;
 mod host;
 mod journal;
+mod pipeline;
 mod sealer;
 mod source;
+#[allow(
+    dead_code,
+    reason = "the journal on flash and the remembered settings build on it"
+)]
+mod state;
 pub mod stats;
 mod uplink;
 

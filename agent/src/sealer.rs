@@ -150,9 +150,11 @@ mod tests {
     fn closed(rows: usize, columns: usize, length: usize) -> Closed {
         let mut batcher = Batcher::new(config::Batch::default(), Limits::default());
         for row in 0..rows {
-            let reading = |column: usize| Reading {
-                metric: Metric::new(format!("m{column}"), ""),
-                value: Value::String(format!("{row}-{column}-{}", "x".repeat(length))),
+            let reading = |column: usize| {
+                Reading::new(
+                    Metric::new(format!("m{column}"), ""),
+                    Value::String(format!("{row}-{column}-{}", "x".repeat(length))),
+                )
             };
             let readings = (0..columns).map(reading).collect();
             batcher.push(
@@ -247,10 +249,7 @@ mod tests {
         };
         let mut batcher = Batcher::new(config::Batch::default(), Limits::default());
         for (time_us, length) in [(0, 2_000), (1, 2_000), (2, 20_000), (3, 2_000), (4, 2_000)] {
-            let reading = Reading {
-                metric: Metric::new("log", ""),
-                value: Value::String(noise(length)),
-            };
+            let reading = Reading::new(Metric::new("log", ""), Value::String(noise(length)));
             batcher.push(
                 Instant::now(),
                 Sample {

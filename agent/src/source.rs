@@ -67,12 +67,25 @@ impl Metric {
 pub(crate) struct Reading {
     pub(crate) metric: Arc<Metric>,
     pub(crate) value: Value,
+    /// The value is not to be trusted (outside its plausible range, say): it travels with a flag.
+    pub(crate) suspect: bool,
+}
+
+impl Reading {
+    /// A reading to be trusted.
+    pub(crate) fn new(metric: Arc<Metric>, value: Value) -> Self {
+        Self {
+            metric,
+            value,
+            suspect: false,
+        }
+    }
 }
 
 /// What was sampled together.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sample {
-    /// Microseconds since the Unix epoch.
+    /// Microseconds since the Unix epoch, by [`Output::clock`].
     pub(crate) time_us: i64,
     pub(crate) readings: Vec<Reading>,
 }

@@ -19,6 +19,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod connection;
+pub(crate) mod link;
 #[cfg(test)]
 mod model;
 mod publication;

@@ -3,6 +3,7 @@
 use tokio::sync::mpsc;
 
 use super::Sample;
+use crate::clock::Clock;
 
 /// Samples on their way, over all sources. Waiting senders are served in turn, so a flood from one source costs another
 /// no more than the time to batch these.
@@ -12,13 +13,19 @@ const WAITING: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     samples: mpsc::Sender<Sample>,
+    clock: Clock,
 }
 
 impl Output {
     /// An output and its other end.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Sample>) {
+    pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Sample>) {
         let (samples, receiver) = mpsc::channel(WAITING);
-        (Self { samples }, receiver)
+        (Self { samples, clock }, receiver)
+    }
+
+    /// The clock that samples are stamped by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Hands a sample over; waits while the agent is behind. A sample without readings is left out.

@@ -4,7 +4,6 @@ mod trace;
 
 use super::schedule::{Schedule, sleep_until};
 use super::{Output, Reading, Running, Sample, Source};
-use crate::clock::now_us;
 use crate::config::{AtEnd, ReplaySource, ReplayTimes, Speed};
 use crate::error::SourceError;
 
@@ -54,9 +53,9 @@ impl Source for Replay {
                 let mut rows = 0u64;
                 while let Some(row) = trace.next()? {
                     rows += 1;
-                    let Turn { due_us, stamp_us } = self.pace.turn(&row, now_us());
+                    let Turn { due_us, stamp_us } = self.pace.turn(&row, output.clock().now_us());
                     if let Some(due) = due_us {
-                        sleep_until(due).await;
+                        sleep_until(output.clock(), due).await;
                     }
                     output
                         .send(Sample {
@@ -228,7 +227,7 @@ mod tests {
             times: ReplayTimes::Original,
             ..Default::default()
         };
-        let (output, mut samples) = Output::new();
+        let (output, mut samples) = Output::new(crate::clock::Clock::default());
         Replay::open(&settings).unwrap().run(&output).await.unwrap();
         drop(output);
         let mut seen = Vec::new();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clock::now_us;
+use crate::clock::Clock;
 
 /// When to sample.
 #[derive(Clone, Copy, Debug)]
@@ -33,24 +33,24 @@ impl Schedule {
     /// Waits for the next tick after `previous_us` and returns it. Ticks that passed meanwhile are skipped; a clock that is
     /// set back by more than an interval starts the schedule anew.
     #[cfg(any(feature = "source-system", feature = "source-simulated"))]
-    pub(crate) async fn tick(self, previous_us: Option<i64>) -> i64 {
-        let start = now_us();
+    pub(crate) async fn tick(self, clock: &Clock, previous_us: Option<i64>) -> i64 {
+        let start = clock.now_us();
         let mut due = self.after(start);
         if let Some(previous) =
             previous_us.filter(|previous| *previous >= due && *previous - due < self.interval_us)
         {
             due = previous + self.interval_us;
         }
-        sleep_until(due).await;
+        sleep_until(clock, due).await;
         // More than one interval late: a suspended machine, a clock set forward.
-        due.max(self.upto(now_us()))
+        due.max(self.upto(clock.now_us()))
     }
 }
 
-/// Sleeps until the wall clock shows `due_us`.
-pub(crate) async fn sleep_until(due_us: i64) {
+/// Sleeps until the clock shows `due_us`.
+pub(crate) async fn sleep_until(clock: &Clock, due_us: i64) {
     loop {
-        let left = due_us - now_us();
+        let left = due_us - clock.now_us();
         if left <= 0 {
             return;
         }
@@ -77,10 +77,11 @@ mod tests {
     #[tokio::test]
     async fn a_tick_comes_once_and_not_early() {
         let schedule = Schedule::every(Duration::from_millis(20));
+        let clock = Clock::default();
         let mut previous = None;
         for _ in 0..5 {
-            let tick = schedule.tick(previous).await;
-            assert!(now_us() >= tick && tick % 20_000 == 0);
+            let tick = schedule.tick(&clock, previous).await;
+            assert!(clock.now_us() >= tick && tick % 20_000 == 0);
             assert!(
                 previous.is_none_or(|previous| tick > previous),
                 "{previous:?} {tick}"

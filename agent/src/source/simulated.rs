@@ -92,7 +92,7 @@ impl Source for Simulated {
         Box::pin(async move {
             let mut previous = None;
             loop {
-                let tick = self.schedule.tick(previous).await;
+                let tick = self.schedule.tick(output.clock(), previous).await;
                 previous = Some(tick);
                 let readings = self.walks.iter_mut().filter_map(Walk::step).collect();
                 output
@@ -209,10 +209,7 @@ impl Walk {
             return None;
         }
         let value = (self.position * self.step) as f64 / self.power;
-        Some(Reading {
-            metric: self.metric.clone(),
-            value: Value::F64(value),
-        })
+        Some(Reading::new(self.metric.clone(), Value::F64(value)))
     }
 }
 

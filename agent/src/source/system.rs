@@ -105,7 +105,7 @@ impl Thread {
         let mut previous = None;
         let mut skipped = 0u64;
         loop {
-            let tick = schedule.tick(previous).await;
+            let tick = schedule.tick(output.clock(), previous).await;
             previous = Some(tick);
             // Still full: the thread has not even taken the tick before.
             let _ = self.ticks.try_send(tick);
@@ -129,7 +129,7 @@ impl Thread {
                             return Err(SourceError::System { what: "figures", why });
                         }
                     },
-                    late = schedule.tick(previous) => {
+                    late = schedule.tick(output.clock(), previous) => {
                         if skipped == 0 {
                             log::warn!("system figures take longer than their interval; skipping samples");
                         }
@@ -157,7 +157,7 @@ mod tests {
             ..Default::default()
         })
         .unwrap();
-        let (output, mut samples) = Output::new();
+        let (output, mut samples) = Output::new(crate::clock::Clock::default());
         let task = tokio::spawn(async move { source.run(&output).await });
         for _ in 0..3 {
             let sample = tokio::time::timeout(Duration::from_secs(20), samples.recv())

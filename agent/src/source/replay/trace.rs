@@ -134,10 +134,7 @@ impl Trace {
                     continue;
                 }
                 match field.parse::<f64>() {
-                    Ok(value) => readings.push(Reading {
-                        metric: metric.clone(),
-                        value: Value::F64(value),
-                    }),
+                    Ok(value) => readings.push(Reading::new(metric.clone(), Value::F64(value))),
                     Err(_) => wrong(&mut self.wrong, &self.origin, &self.record, &metric.name, field),
                 }
             }

@@ -205,7 +205,7 @@ impl Figures {
                 metric
             }
         };
-        out.push(Reading { metric, value });
+        out.push(Reading::new(metric, value));
     }
 }
 

@@ -1,0 +1,192 @@
+//! The running agent: one task that ties sources, batcher, journal and uplink together. It never blocks and awaits nothing but
+//! what may happen next, so everything it owns needs no lock.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::batcher::Batcher;
+use crate::journal::Journal;
+use crate::sealer::Sealer;
+use crate::source::Sample;
+use crate::uplink::Uplink;
+use crate::uplink::connection::Event;
+use crate::uplink::link::{Link, STALLED};
+use crate::{AgentHandle, AgentStats, Error};
+
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The running agent.
+pub(crate) struct Pipeline {
+    pub(crate) batcher: Batcher,
+    pub(crate) sealer: Sealer,
+    pub(crate) journal: Box<dyn Journal>,
+    pub(crate) uplink: Uplink,
+    pub(crate) samples: mpsc::Receiver<Sample>,
+    pub(crate) link: Link,
+    pub(crate) handle: AgentHandle,
+    pub(crate) sampled: u64,
+}
+
+impl Pipeline {
+    pub(crate) async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()> + Send,
+        mut sources: JoinSet<()>,
+        stop_timeout: Duration,
+    ) -> Result<(), Error> {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let deadline = self.step()?;
+            tokio::select! {
+                () = &mut shutdown => break,
+                Some(sample) = self.samples.recv() => self.take(sample),
+                event = self.link.event() => self.handle_event(event)?,
+                Some(ended) = sources.join_next() => {
+                    if let Err(error) = ended {
+                        log::error!("a source has failed beyond repair: {error}; the others go on");
+                    }
+                }
+                () = sleep_until(deadline) => {}
+            }
+        }
+        sources.shutdown().await;
+        self.stop(stop_timeout).await
+    }
+
+    /// Does all that is due, and says when more will be.
+    fn step(&mut self) -> Result<Option<Instant>, Error> {
+        let now = Instant::now();
+        if self.batcher.is_due(now) {
+            self.close();
+        }
+        if self.link.connect_at.is_some_and(|at| now >= at) {
+            self.link.open(getrandom::u64()?);
+        }
+        self.uplink.tick(now, &*self.journal);
+        self.pump(now);
+        if self.link.is_stalled(now) {
+            self.closed(now, &format!("the network took nothing for {STALLED:?}"))?;
+        }
+        self.show();
+        let deadlines = [
+            self.batcher.deadline(),
+            self.uplink.deadline(),
+            self.link.deadline(),
+        ];
+        Ok(deadlines.into_iter().flatten().min())
+    }
+
+    fn take(&mut self, sample: Sample) {
+        self.sampled += self.batcher.push(Instant::now(), sample) as u64;
+    }
+
+    fn close(&mut self) {
+        if let Some(closed) = self.batcher.close() {
+            for entry in self.sealer.seal(closed) {
+                self.journal.append(entry);
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) -> Result<(), Error> {
+        let now = Instant::now();
+        match event {
+            Event::Open => {
+                self.link.opened(now);
+                self.uplink.connected(now, self.link.session, &*self.journal);
+            }
+            Event::Ack(payload) => self.uplink.acknowledged(now, &payload, &mut *self.journal),
+            Event::Sent => self.link.moved_at = now,
+            Event::Confirmed => {}
+            Event::Closed(why) => self.closed(now, &why)?,
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, now: Instant, why: &str) -> Result<(), Error> {
+        self.uplink.disconnected();
+        let wait = self.link.closed(now, getrandom::u64()?);
+        log::warn!(
+            "not connected to {}: {why}; next attempt in {wait:.1?}",
+            self.link.name()
+        );
+        Ok(())
+    }
+
+    /// Hands over what the network takes and the window lets through.
+    fn pump(&mut self, now: Instant) {
+        while self.link.has_room() {
+            let Some(publication) = self.uplink.next(now, &mut *self.journal) else {
+                return;
+            };
+            self.link.publish(now, publication);
+        }
+    }
+
+    fn show(&self) {
+        let counters = self.uplink.counters();
+        let waiting = self.journal.waiting();
+        let oldest_us = match waiting.oldest_us {
+            0 => self.batcher.oldest_us().unwrap_or(0),
+            oldest => oldest,
+        };
+        self.handle.set(AgentStats {
+            connected: self.uplink.is_up(),
+            waiting_batches: waiting.batches,
+            waiting_readings: waiting.readings + self.batcher.open() as u64,
+            waiting_bytes: waiting.bytes,
+            oldest_us,
+            sampled_readings: self.sampled,
+            acked_readings: counters.delivered,
+            lost_readings: counters.lost + waiting.lost,
+            reconnects: self.link.reconnects,
+            sent_bytes: self.link.sent_bytes,
+            resent_batches: counters.resent,
+            ignored_acks: counters.ignored,
+        });
+    }
+
+    /// The sources are stopped; sees to it that as much as possible is acknowledged, and says goodbye.
+    async fn stop(mut self, timeout: Duration) -> Result<(), Error> {
+        while let Ok(sample) = self.samples.try_recv() {
+            self.take(sample);
+        }
+        self.close();
+        let until = Instant::now() + timeout;
+        // Nothing is waited for where there is no connection: a broker that is away must not delay a shutdown.
+        while self.link.is_open() && self.journal.waiting().batches > 0 && Instant::now() < until {
+            let deadline = self.step()?.map_or(until, |deadline| deadline.min(until));
+            tokio::select! {
+                event = self.link.event() => self.handle_event(event)?,
+                () = sleep_until(Some(deadline)) => {}
+            }
+        }
+        self.show();
+        let waiting = self.journal.waiting();
+        if waiting.readings + waiting.lost > 0 {
+            log::error!(
+                "stopping with {} readings unacknowledged: a journal in memory ends with its process",
+                waiting.readings
+            );
+        }
+        self.uplink.stop(&*self.journal);
+        let goodbye = self.link.goodbye(&mut self.uplink, &mut *self.journal);
+        if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+            log::warn!("the broker did not take the goodbye; its Last Will speaks");
+        }
+        self.show();
+        Ok(())
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
