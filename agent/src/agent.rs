@@ -100,6 +100,7 @@ impl Agent {
             address.broker.port
         );
         let (output, samples) = Output::new(Clock::default());
+        let thinning = output.thinning().clone();
         let mut sources = JoinSet::new();
         for opened in self.sources {
             sources.spawn(supervise(opened, output.clone()));
@@ -116,6 +117,7 @@ impl Agent {
             samples,
             link: Link::new(self.address, Backoff::new(self.config.uplink.backoff.clone())),
             handle: self.handle,
+            thinning,
             sampled: 0,
         };
         pipeline

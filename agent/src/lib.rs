@@ -7,6 +7,7 @@
 //! - `batcher`, `sealer`: readings become batches, and batches become encoded entries no larger than a frame.
 //! - `journal`: where they wait until the relay has acknowledged them.
 //! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::connection` is the socket.
+//! - `thinning`: how coarsely readings are taken while the data budget runs short.
 //! - `state`: the small files that outlive the process.
 //! - `pipeline`: the driver that ties the parts together; [`agent`]: the public face of this crate.
 
@@ -27,6 +28,7 @@ mod source;
 )]
 mod state;
 pub mod stats;
+mod thinning;
 mod uplink;
 
 pub use agent::Agent;

@@ -12,6 +12,7 @@ use crate::batcher::Batcher;
 use crate::journal::Journal;
 use crate::sealer::Sealer;
 use crate::source::Sample;
+use crate::thinning::Thinning;
 use crate::uplink::Uplink;
 use crate::uplink::connection::Event;
 use crate::uplink::link::{Link, STALLED};
@@ -29,6 +30,7 @@ pub(crate) struct Pipeline {
     pub(crate) samples: mpsc::Receiver<Sample>,
     pub(crate) link: Link,
     pub(crate) handle: AgentHandle,
+    pub(crate) thinning: Thinning,
     pub(crate) sampled: u64,
 }
 
@@ -148,6 +150,7 @@ impl Pipeline {
             sent_bytes: self.link.sent_bytes,
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
+            thinning: self.thinning.factor(),
         });
     }
 

@@ -29,6 +29,8 @@ pub struct AgentStats {
     pub resent_batches: u64,
     /// Acknowledgements that were ignored: of a stream that is not ours, or beyond what was sent.
     pub ignored_acks: u64,
+    /// Of so many intervals of a metric one reading is taken, to keep within the data budget; 1: all are.
+    pub thinning: u32,
 }
 
 /// Looks at a running agent from outside.

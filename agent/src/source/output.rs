@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 
 use super::Sample;
 use crate::clock::Clock;
+use crate::thinning::Thinning;
 
 /// Samples on their way, over all sources. Waiting senders are served in turn, so a flood from one source costs another
 /// no more than the time to batch these.
@@ -14,13 +15,27 @@ const WAITING: usize = 64;
 pub(crate) struct Output {
     samples: mpsc::Sender<Sample>,
     clock: Clock,
+    thinning: Thinning,
 }
 
 impl Output {
     /// An output and its other end.
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Sample>) {
         let (samples, receiver) = mpsc::channel(WAITING);
-        (Self { samples, clock }, receiver)
+        let thinning = Thinning::default();
+        (
+            Self {
+                samples,
+                clock,
+                thinning,
+            },
+            receiver,
+        )
+    }
+
+    /// How coarsely readings are taken at present. Whoever spends the link's bytes keeps a clone and sets it.
+    pub(crate) fn thinning(&self) -> &Thinning {
+        &self.thinning
     }
 
     /// The clock that samples are stamped by.
