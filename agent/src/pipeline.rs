@@ -103,6 +103,12 @@ impl Pipeline {
                 self.uplink.connected(now, self.link.session, &*self.journal);
             }
             Event::Ack(payload) => self.uplink.acknowledged(now, &payload, &mut *self.journal),
+            Event::Command(payload) => {
+                log::warn!(
+                    "a command of {} bytes has come; this agent carries none out",
+                    payload.len()
+                );
+            }
             Event::Sent => self.link.moved_at = now,
             Event::Confirmed => {}
             Event::Closed(why) => self.closed(now, &why)?,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use headwater_proto::topic::{Kind, topic};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, LastWill, MqttOptions, Outgoing, Packet, QoS,
-    StateError, SubscribeReasonCode,
+    StateError, SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -43,6 +43,8 @@ pub(crate) enum Event {
     Open,
     /// An acknowledgement's payload.
     Ack(Vec<u8>),
+    /// A command's payload.
+    Command(Vec<u8>),
     /// The network has taken a message.
     Sent,
     /// The broker has a message of QoS 1.
@@ -96,10 +98,10 @@ impl Connection {
         eventloop.set_network_options(network);
         let (sender, events) = mpsc::channel(QUEUE);
         let subscriber = client.clone();
-        let acks = topic(&address.device, Kind::Ack);
+        let topics = [Kind::Ack, Kind::Command].map(|kind| topic(&address.device, kind));
         let user = address.credentials.as_ref().map(|(user, _)| user.clone());
         let poller = tokio::spawn(async move {
-            let why = poll(eventloop, &subscriber, &acks, &sender, user.as_deref()).await;
+            let why = poll(eventloop, &subscriber, &topics, &sender, user.as_deref()).await;
             let _ = sender.send(Event::Closed(why)).await;
         });
         Self {
@@ -163,26 +165,44 @@ impl Connection {
 async fn poll(
     mut eventloop: EventLoop,
     client: &AsyncClient,
-    acks: &str,
+    [acks, commands]: &[String; 2],
     events: &mpsc::Sender<Event>,
     user: Option<&str>,
 ) -> String {
     loop {
         let event = match eventloop.poll().await {
             Ok(rumqttc::Event::Incoming(Packet::ConnAck(_))) => {
-                if client.try_subscribe(acks, QoS::AtLeastOnce).is_err() {
+                let filters =
+                    [acks, commands].map(|topic| SubscribeFilter::new(topic.clone(), QoS::AtLeastOnce));
+                if client.try_subscribe_many(filters).is_err() {
                     return "the subscription cannot be sent".into();
                 }
                 continue;
             }
             Ok(rumqttc::Event::Incoming(Packet::SubAck(suback))) => {
-                if suback.return_codes.contains(&SubscribeReasonCode::Failure) {
+                // One answer for each topic, in their order.
+                let refused = |at| {
+                    matches!(
+                        suback.return_codes.get(at),
+                        None | Some(SubscribeReasonCode::Failure)
+                    )
+                };
+                if refused(0) {
                     return format!("the broker refuses the subscription to {acks}; check its access rules");
+                }
+                if refused(1) {
+                    log::warn!(
+                        "the broker refuses the subscription to {commands}; readings go on, commands will not come: \
+                         check its access rules"
+                    );
                 }
                 Event::Open
             }
-            Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) if publish.topic == acks => {
+            Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) if publish.topic == *acks => {
                 Event::Ack(publish.payload.to_vec())
+            }
+            Ok(rumqttc::Event::Incoming(Packet::Publish(publish))) if publish.topic == *commands => {
+                Event::Command(publish.payload.to_vec())
             }
             Ok(rumqttc::Event::Incoming(Packet::PubAck(_))) => Event::Confirmed,
             Ok(rumqttc::Event::Outgoing(Outgoing::Publish(_))) => Event::Sent,
