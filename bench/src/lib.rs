@@ -1,9 +1,11 @@
 //! Measurements beside named peers: every figure Headwater states comes from here.
 //!
+//! - [`agent`]: memory and CPU time of the agent as a process, beside Telegraf.
 //! - [`trace`]: a CSV file as rows, and its batches in Headwater's model.
 //! - [`peers`]: the same batches as JSON, protobuf rows, Sparkplug B and pco.
 //! - [`table`]: bytes per reading, side by side, and the targets.
 
+pub mod agent;
 pub mod peers;
 pub mod table;
 pub mod trace;

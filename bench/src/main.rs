@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use headwater_bench::{table, trace};
+use headwater_bench::{agent, table, trace};
 
 /// Measurements beside named peers. For readings per second: cargo bench -p headwater-bench.
 #[derive(Parser)]
@@ -28,14 +29,56 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Memory and CPU time of the agent, beside Telegraf doing the same job.
+    Agent {
+        /// The agent's program, as it ships (cargo build --profile dist -p headwater-agent).
+        #[arg(long, default_value = "target/dist/headwater-agent")]
+        agent: PathBuf,
+        /// Telegraf's program (bench/telegraf builds it); may be given several times.
+        #[arg(long)]
+        telegraf: Vec<PathBuf>,
+        /// Seconds that each steady part is watched.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// MiB of the backlog that is drained; 0: none.
+        #[arg(long, default_value_t = 1024)]
+        backlog: u64,
+        /// Fail if a promise is not kept.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> Result<ExitCode> {
-    let Command::Encode {
-        mut files,
-        mut rows,
-        check,
-    } = Arguments::parse().command;
+    let (shortfalls, check) = match Arguments::parse().command {
+        Command::Encode { files, rows, check } => (encode(files, rows)?, check),
+        Command::Agent {
+            agent,
+            telegraf,
+            seconds,
+            backlog,
+            check,
+        } => {
+            let plan = agent::Plan {
+                agent,
+                telegraf,
+                watch: Duration::from_secs(seconds),
+                backlog: backlog << 20,
+            };
+            (agent::run(&plan)?, check)
+        }
+    };
+    for shortfall in &shortfalls {
+        println!("over: {shortfall}");
+    }
+    Ok(if check && !shortfalls.is_empty() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn encode(mut files: Vec<PathBuf>, mut rows: Vec<usize>) -> Result<Vec<String>> {
     if files.is_empty() {
         files = trace::own()?;
     }
@@ -54,12 +97,5 @@ fn main() -> Result<ExitCode> {
         table::print(&all);
         shortfalls.extend(all.iter().flat_map(table::Totals::shortfalls));
     }
-    for shortfall in &shortfalls {
-        println!("over: {shortfall}");
-    }
-    Ok(if check && !shortfalls.is_empty() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(shortfalls)
 }
