@@ -4,9 +4,12 @@ import assert from "node:assert/strict";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { Dashboard } from "./harness/browser.js";
+import { Kafka } from "./harness/kafka.js";
 import { Live } from "./harness/live.js";
+import { Mosquitto } from "./harness/mosquitto.js";
 import { freePort } from "./harness/port.js";
 import { binaries, scenario } from "./harness/site.js";
+import { Telemetry } from "./harness/telemetry.js";
 import { until } from "./harness/until.js";
 
 const command = join(binaries, "headwater-relay");
@@ -136,4 +139,16 @@ scenario("wrong flags are refused in words", async (site) => {
     assert.ok(code > 0 && code < 100, `${args}: exit code ${code}`);
     assert.match(program.log(), new RegExp(args[0]), args.join(" "));
   }
+});
+
+scenario("with --kafka and --mqtt it uses real ones", async (site) => {
+  const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
+  const real = ["--kafka", kafka.bootstrap, "--mqtt", mosquitto.url];
+  const { program, page } = await demo(site, ["--agents", "2", ...real]);
+  const telemetry = new Telemetry(site, kafka);
+  const devices = (await agents(page)).map((agent) => agent.device);
+  assert.equal(devices.length, 2);
+  for (const device of devices) await telemetry.untilCount(device, 20);
+  assert.equal((await program.kill("SIGINT", 20_000)).code, 0, program.log());
+  for (const device of devices) telemetry.checkChain(device);
 });

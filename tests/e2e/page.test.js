@@ -150,3 +150,50 @@ scenario("it works at 390 pixels: nothing is cut off", async (site) => {
   assert.ok((await overflow()) <= 0, "the charts fit");
   dashboard.checkErrors();
 });
+
+scenario("the page says what its connection does", async (site) => {
+  const { mosquitto, relay, telemetry } = await path(site);
+  const dashboard = await Dashboard.open(site, `${relay.page}#/device/dev`);
+  const trace = sensors.slice(site, "trace.csv", 0, 400);
+  startAgent(site, { device: "dev", mosquitto, trace, ...LIVE });
+  await telemetry.untilCount("dev", trace.count);
+  const records = telemetry.of("dev").length;
+  await chartsHoldAll(dashboard, telemetry, "dev", trace);
+  const figure = (text) => {
+    const [, number, unit] = /^([\d.]+)\s*(\S*)/.exec(text.replaceAll(",", ""));
+    return Number(number) * ({ KiB: 1024, MiB: 1024 ** 2, kB: 1e3, MB: 1e6, k: 1e3 }[unit] ?? 1);
+  };
+  let seen;
+  await until("it has been told of the bytes on the wire", async () => {
+    seen = await dashboard.inspector();
+    return seen.Bytes["On the wire"] !== "not told";
+  });
+  assert.ok(figure(seen.Frames["In all"]) >= records, `${JSON.stringify(seen.Frames)}, ${records} records`);
+  assert.ok(figure(seen.Frames.Acknowledgements) > 0, JSON.stringify(seen.Frames));
+  assert.equal(seen.Bytes.Compression, "permessage-deflate");
+  assert.ok(
+    figure(seen.Bytes.Decoded) > 1000 && figure(seen.Bytes["On the wire"]) > 1000,
+    JSON.stringify(seen.Bytes),
+  );
+  assert.match(seen["Ack window"].Frames, /^\d+ of \d+$/);
+  assert.match(seen.Time["Sample → screen"], /\d/);
+  // The fleet: seen a moment ago, and nothing waits.
+  await dashboard.page.goto(relay.page);
+  await until("nothing of it waits any more", async () => (await dashboard.row("dev"))?.waiting === 0);
+  assert.match((await dashboard.row("dev")).seen, /now|\d+ ?(ms|s)/);
+  dashboard.checkErrors();
+});
+
+scenario("it is dark or light as the system is, until it is told", async (site) => {
+  const { relay } = await path(site);
+  const dashboard = await Dashboard.open(site, relay.page);
+  await dashboard.page.emulateMedia({ colorScheme: "dark" });
+  await until("it is dark", async () => (await dashboard.brightness()) < 0.3);
+  await dashboard.page.emulateMedia({ colorScheme: "light" });
+  await until("it is light", async () => (await dashboard.brightness()) > 0.7);
+  await dashboard.page.click('button[aria-label="Dark colours"]');
+  await until("it is dark again", async () => (await dashboard.brightness()) < 0.3);
+  await dashboard.page.reload();
+  await until("it stays dark", async () => (await dashboard.brightness()) < 0.3);
+  dashboard.checkErrors();
+});

@@ -18,24 +18,25 @@ pub struct Audit {
     pub batches: u64,
     /// Those that were there before.
     pub repeated: u64,
-    /// Sequence numbers that are missing between two of a stream.
+    /// Sequence numbers that are missing between two of a stream, or before its first where the log still has its beginning.
     pub missing: u64,
 }
 
-/// The count, record by record. The first of each stream that is still in the log is where its chain begins.
+/// The count, record by record. A stream begins with 1; but in a partition whose oldest records are gone, with the first that is left.
 #[derive(Debug, Default)]
 struct Chains {
     next: HashMap<(Vec<u8>, u64), u64>,
+    /// Of each partition, whether its first record was still there.
+    whole: HashMap<i32, bool>,
     audit: Audit,
 }
 
 impl Chains {
-    fn record(&mut self, device: &[u8], name: Name) {
+    fn record(&mut self, partition: i32, offset: i64, device: &[u8], name: Name) {
         self.audit.batches += 1;
-        let next = self
-            .next
-            .entry((device.to_vec(), name.stream))
-            .or_insert(name.seq);
+        let whole = *self.whole.entry(partition).or_insert(offset == 0);
+        let first = if whole { 1 } else { name.seq };
+        let next = self.next.entry((device.to_vec(), name.stream)).or_insert(first);
         if name.seq < *next {
             self.audit.repeated += 1;
             return;
@@ -65,7 +66,7 @@ pub fn audit(
         shutdown,
         |_, message| {
             if let (Some(device), Some(name)) = (message.key(), message.headers().and_then(Name::read)) {
-                chains.record(device, name);
+                chains.record(message.partition(), message.offset(), device, name);
             }
         },
     )?;
@@ -85,7 +86,7 @@ mod tests {
             through,
             loss: seq != through,
         };
-        for (stream, seq, through) in [
+        let records = [
             (1, 4, 4),
             (1, 5, 5),
             (2, 1, 1),
@@ -93,8 +94,10 @@ mod tests {
             (1, 6, 9),
             (1, 10, 10),
             (2, 4, 4),
-        ] {
-            chains.record(b"a", name(stream, seq, through));
+        ];
+        // The first two records of this partition are gone.
+        for ((stream, seq, through), offset) in records.into_iter().zip(2..) {
+            chains.record(0, offset, b"a", name(stream, seq, through));
         }
         assert_eq!(
             chains.audit,
@@ -104,5 +107,19 @@ mod tests {
                 missing: 2
             }
         );
+    }
+
+    #[test]
+    fn a_beginning_that_never_came_is_missing() {
+        let mut chains = Chains::default();
+        let name = |stream, seq| Name {
+            stream,
+            seq,
+            through: seq,
+            loss: false,
+        };
+        chains.record(3, 0, b"a", name(1, 1));
+        chains.record(3, 1, b"b", name(2, 3));
+        assert_eq!(chains.audit.missing, 2);
     }
 }

@@ -61,9 +61,35 @@ export class Dashboard {
             online: row.querySelector("[data-online]").dataset.online === "true",
             waiting: Number(row.querySelector("[data-waiting]").dataset.waiting),
             rate: Number(row.querySelector("[data-rate]").dataset.rate),
+            seen: row.querySelector(".seen").textContent,
           }
         : undefined;
     }, device);
+  }
+
+  /** What the page says of its connection: section → line → value. */
+  async inspector() {
+    if (!(await this.page.locator("#inspector").isVisible())) await this.page.click("button.chip");
+    return this.page.evaluate(() =>
+      Object.fromEntries(
+        [...document.querySelectorAll("#inspector section")].map((section) => [
+          section.querySelector("h2").textContent,
+          Object.fromEntries(
+            [...section.querySelectorAll("dl > div")].map((line) => [
+              line.querySelector("dt").textContent,
+              line.querySelector("dd").firstChild.textContent,
+            ]),
+          ),
+        ]),
+      ),
+    );
+  }
+
+  /** How bright the page's ground is: 0 black, 1 white. */
+  async brightness() {
+    const colour = await this.page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const [red, green, blue] = colour.match(/[\d.]+/g).map(Number);
+    return (red + green + blue) / 3 / 255;
   }
 
   /** What the charts of the device's page hold: metric → { points, value, timeMs }. */
