@@ -66,6 +66,17 @@ impl Batcher {
         }
     }
 
+    /// Goes on with other settings; nothing may be open. The series known so far stay, so that a reload costs no series set, unless
+    /// they are more than half of those that a device may have: some may be of sources that are gone.
+    pub(crate) fn reload(&mut self, settings: config::Batch) {
+        self.settings = settings;
+        if self.columns.len() > self.limits.columns / 2 {
+            self.index.clear();
+            self.columns.clear();
+            self.series = Arc::new(SeriesSet::new(Vec::new(), 0));
+        }
+    }
+
     /// Takes a sample in. Returns the number of readings taken, which leaves out those of metrics with a name that is not
     /// allowed.
     pub(crate) fn push(&mut self, now: Instant, sample: Sample) -> usize {

@@ -65,12 +65,14 @@ impl Default for Batch {
 }
 
 impl Config {
-    /// Reads the settings from a file, under the environment's variables.
+    /// Reads the settings from a file, under the environment's variables; `$STATE_DIRECTORY` is where `state_dir` is not set.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn load(path: &Path) -> Result<Self, Error> {
-        Ok(headwater_config::load(Some(path), ENVIRONMENT_PREFIX)?)
+        let mut config: Self = headwater_config::load(Some(path), ENVIRONMENT_PREFIX)?;
+        config.state_dir = config.state_dir.or_else(state_directory);
+        Ok(config)
     }
 
     /// Checks what the types cannot say.
@@ -137,13 +139,26 @@ impl Config {
         Ok(())
     }
 
-    /// A hash of the settings in force, so that a fleet's page can tell which boxes differ.
+    /// A hash of the settings in force, so that a fleet's page can tell which boxes differ: of their values, however they are written
+    /// down, and without the device's name, which differs everywhere.
     pub fn hash(&self) -> String {
-        let hash = format!("{self:?}")
+        let settings = Self {
+            device: None,
+            ..self.clone()
+        };
+        let hash = format!("{settings:?}")
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
         format!("{hash:016x}")
     }
+}
+
+/// The directory that systemd made for the service (`StateDirectory=`), the first if there are several.
+fn state_directory() -> Option<PathBuf> {
+    let directories = std::env::var_os("STATE_DIRECTORY")?;
+    std::env::split_paths(&directories)
+        .next()
+        .filter(|path| !path.as_os_str().is_empty())
 }

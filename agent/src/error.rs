@@ -65,6 +65,21 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A setting cannot change while the agent runs.
+    #[error("setting `{key}`: it cannot change while the agent runs; restart the agent")]
+    Restart {
+        /// The key.
+        key: &'static str,
+    },
+    /// Opening the sources took too long; the thread that does it may hang.
+    #[error("the sources are not open after {limit:?}; does a device or a file system hang?")]
+    Opening {
+        /// How long was waited.
+        limit: std::time::Duration,
+    },
+    /// The agent runs no more.
+    #[error("the agent has stopped")]
+    Stopped,
 }
 
 /// What can be wrong with a source.

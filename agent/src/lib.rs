@@ -9,18 +9,22 @@
 //! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::connection` is the socket.
 //! - `thinning`: how coarsely readings are taken while the data budget runs short.
 //! - `state`: the small files that outlive the process.
-//! - `pipeline`: the driver that ties the parts together; [`agent`]: the public face of this crate.
+//! - `pipeline`: the driver that ties the parts together; `control`: what is done to a running agent from outside; [`agent`]: the
+//!   public face of this crate.
 
 pub mod agent;
 mod batcher;
 mod broker;
 mod clock;
 pub mod config;
+mod control;
 pub mod error;
+pub mod handle;
 mod host;
 mod journal;
 mod pipeline;
 mod sealer;
+mod setup;
 mod source;
 #[allow(
     dead_code,
@@ -34,4 +38,5 @@ mod uplink;
 pub use agent::Agent;
 pub use config::Config;
 pub use error::Error;
-pub use stats::{AgentHandle, AgentStats};
+pub use handle::AgentHandle;
+pub use stats::AgentStats;

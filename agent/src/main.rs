@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use headwater_agent::{Agent, Config};
+use headwater_agent::{Agent, AgentHandle, Config};
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
@@ -14,7 +14,7 @@ The Headwater edge agent: sensor readings to the relay, none lost on the way.
 Usage: headwater-agent run --config FILE
 
 Commands:
-  run               samples, and sends until SIGTERM or SIGINT
+  run               samples, and sends until SIGTERM or SIGINT; SIGHUP reloads the settings
 
 Options:
   --config FILE     the settings; deploy/agent.toml shows all of them with their defaults
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
                 eprintln!("headwater-agent: {error}");
                 ExitCode::from(2)
             }
-            Ok((agent, _)) => match run(agent) {
+            Ok((agent, handle)) => match run(agent, &handle, &config) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("headwater-agent: {error:#}");
@@ -93,7 +93,7 @@ fn arguments(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
     }
 }
 
-fn run(agent: Agent) -> anyhow::Result<()> {
+fn run(agent: Agent, handle: &AgentHandle, config: &Path) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -108,11 +108,29 @@ fn run(agent: Agent) -> anyhow::Result<()> {
             };
             log::info!("{name}: stopping");
         };
-        Ok(agent.run(shutdown).await?)
+        tokio::select! {
+            result = agent.run(shutdown) => Ok(result?),
+            never = reload_on(SignalKind::hangup(), handle, config) => never,
+        }
     });
     // A name server that does not answer must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Reloads the settings whenever the signal comes.
+async fn reload_on(kind: SignalKind, handle: &AgentHandle, config: &Path) -> anyhow::Result<()> {
+    let mut hangup = signal(kind).context("cannot listen for SIGHUP")?;
+    loop {
+        hangup.recv().await;
+        let path = config.to_path_buf();
+        let config = tokio::task::spawn_blocking(move || Config::load(&path)).await?;
+        match config {
+            // The agent itself says how it went.
+            Ok(config) => drop(handle.reload(config).await),
+            Err(error) => log::error!("SIGHUP: {error}; the settings stay as they were"),
+        }
+    }
 }
 
 #[cfg(test)]

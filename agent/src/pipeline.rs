@@ -1,19 +1,19 @@
 //! The running agent: one task that ties sources, batcher, journal and uplink together. It never blocks and awaits nothing but
 //! what may happen next, so everything it owns needs no lock.
 
-use std::future::Future;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use headwater_proto::Limits;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::batcher::Batcher;
 use crate::journal::Journal;
 use crate::sealer::Sealer;
+use crate::setup::Setup;
 use crate::source::Sample;
 use crate::thinning::Thinning;
 use crate::uplink::Uplink;
+use crate::uplink::backoff::Backoff;
 use crate::uplink::connection::Event;
 use crate::uplink::link::{Link, STALLED};
 use crate::{AgentHandle, AgentStats, Error};
@@ -21,43 +21,66 @@ use crate::{AgentHandle, AgentStats, Error};
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// What the controller tells the pipeline to do.
+pub(crate) enum Order {
+    /// To go on by other settings.
+    Reload(Box<Setup>),
+    /// To stop; the sources have.
+    Stop,
+}
+
 /// The running agent.
 pub(crate) struct Pipeline {
     pub(crate) batcher: Batcher,
     pub(crate) sealer: Sealer,
+    pub(crate) limits: Limits,
     pub(crate) journal: Box<dyn Journal>,
     pub(crate) uplink: Uplink,
     pub(crate) samples: mpsc::Receiver<Sample>,
+    pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) link: Link,
     pub(crate) handle: AgentHandle,
     pub(crate) thinning: Thinning,
+    /// How long a stop waits for acknowledgements.
+    pub(crate) stop_timeout: Duration,
     pub(crate) sampled: u64,
 }
 
 impl Pipeline {
-    pub(crate) async fn run(
-        mut self,
-        shutdown: impl Future<Output = ()> + Send,
-        mut sources: JoinSet<()>,
-        stop_timeout: Duration,
-    ) -> Result<(), Error> {
-        let mut shutdown = pin!(shutdown);
+    /// Runs until it is told to stop, and then stops.
+    ///
+    /// # Errors
+    /// What makes going on impossible.
+    pub(crate) async fn run(mut self) -> Result<(), Error> {
         loop {
             let deadline = self.step()?;
             tokio::select! {
-                () = &mut shutdown => break,
+                order = self.orders.recv() => match order {
+                    Some(Order::Reload(setup)) => self.reload(*setup),
+                    Some(Order::Stop) | None => return self.stop().await,
+                },
                 Some(sample) = self.samples.recv() => self.take(sample),
                 event = self.link.event() => self.handle_event(event)?,
-                Some(ended) = sources.join_next() => {
-                    if let Err(error) = ended {
-                        log::error!("a source has failed beyond repair: {error}; the others go on");
-                    }
-                }
                 () = sleep_until(deadline) => {}
             }
         }
-        sources.shutdown().await;
-        self.stop(stop_timeout).await
+    }
+
+    /// Goes on by other settings. Everything that waits stays where it is: the journal is the same, and so is its stream.
+    fn reload(&mut self, setup: Setup) {
+        let now = Instant::now();
+        self.close();
+        self.batcher.reload(setup.config.batch.clone());
+        self.sealer = Sealer::new(&setup.config.uplink, self.limits.clone());
+        self.stop_timeout = setup.config.uplink.stop_timeout;
+        self.uplink.reload(&setup.config.uplink, setup.about());
+        let backoff = Backoff::new(setup.config.uplink.backoff);
+        if self.link.reload(now, setup.address, backoff) {
+            self.uplink.disconnected();
+        } else if self.link.is_open() {
+            // Hello tells the hash of the settings in force.
+            self.uplink.connected(now, self.link.session, &*self.journal);
+        }
     }
 
     /// Does all that is due, and says when more will be.
@@ -157,16 +180,17 @@ impl Pipeline {
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
             thinning: self.thinning.factor(),
+            ..AgentStats::default()
         });
     }
 
     /// The sources are stopped; sees to it that as much as possible is acknowledged, and says goodbye.
-    async fn stop(mut self, timeout: Duration) -> Result<(), Error> {
+    async fn stop(mut self) -> Result<(), Error> {
         while let Ok(sample) = self.samples.try_recv() {
             self.take(sample);
         }
         self.close();
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + self.stop_timeout;
         // Nothing is waited for where there is no connection: a broker that is away must not delay a shutdown.
         while self.link.is_open() && self.journal.waiting().batches > 0 && Instant::now() < until {
             let deadline = self.step()?.map_or(until, |deadline| deadline.min(until));

@@ -24,6 +24,7 @@ compile_error!(
     "an agent without any source has nothing to send: choose at least one of the features source-*"
 );
 
+mod meter;
 mod output;
 #[cfg(feature = "source-replay")]
 mod replay;
@@ -42,6 +43,7 @@ use headwater_proto::Value;
 use crate::config;
 use crate::error::{Error, SourceError};
 
+pub(crate) use meter::Meter;
 pub(crate) use output::Output;
 
 /// What a source measures.
@@ -106,18 +108,21 @@ pub(crate) struct Opened {
     pub(crate) source: Box<dyn Source>,
 }
 
+/// What logs and commands call the source that stands at position `number` (from 1) in the settings.
+pub(crate) fn title(number: usize, settings: &config::Source) -> String {
+    format!("source {number} ({})", settings.kind())
+}
+
 /// Opens the source that stands at position `number` (from 1) in the settings.
 pub(crate) fn open(number: usize, settings: &config::Source, device: &str) -> Result<Opened, Error> {
-    let (kind, opened) = match settings {
-        config::Source::System(settings) => ("system", open_system(settings)),
-        config::Source::Replay(settings) => ("replay", open_replay(settings)),
-        config::Source::Simulated(settings) => ("simulated", open_simulated(settings, device)),
+    let (kind, name) = (settings.kind(), title(number, settings));
+    let opened = match settings {
+        config::Source::System(settings) => open_system(settings),
+        config::Source::Replay(settings) => open_replay(settings),
+        config::Source::Simulated(settings) => open_simulated(settings, device),
     };
     match opened {
-        Some(Ok(source)) => Ok(Opened {
-            name: format!("source {number} ({kind})"),
-            source,
-        }),
+        Some(Ok(source)) => Ok(Opened { name, source }),
         Some(Err(source)) => Err(Error::Source { number, kind, source }),
         None => Err(Error::SourceLeftOut { number, kind }),
     }

@@ -1,9 +1,10 @@
-//! What an agent tells of itself to the program it runs in.
+//! The figures of a running agent, in one place: what is shown by the status socket, sent as health metrics and offered to
+//! Prometheus is made from these. Each part of the agent counts its own, and the pipeline gathers them after each step.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use serde::Serialize;
 
 /// Figures of a running agent. `sampled_readings = acked_readings + lost_readings + waiting_readings`, always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AgentStats {
     /// Whether the broker is connected and the relay has answered this connection's hello.
     pub connected: bool,
@@ -31,34 +32,84 @@ pub struct AgentStats {
     pub ignored_acks: u64,
     /// Of so many intervals of a metric one reading is taken, to keep within the data budget; 1: all are.
     pub thinning: u32,
+    /// The journal's own figures.
+    pub journal: JournalStats,
+    /// Whether readings can be stamped rightly.
+    pub clock: ClockStats,
+    /// What may be sent in a month.
+    pub budget: BudgetStats,
 }
 
-/// Looks at a running agent from outside.
-#[derive(Clone, Debug)]
-pub struct AgentHandle {
-    device: Arc<str>,
-    stats: Arc<Mutex<AgentStats>>,
+/// Figures of the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JournalStats {
+    /// Where it keeps what waits.
+    pub mode: JournalMode,
+    /// Bytes that it takes on flash.
+    pub flash_bytes: u64,
+    /// Bytes written to flash since the start, those of the small files in the state directory among them.
+    pub flash_written_bytes: u64,
+    /// Pieces of it that could not be read and were set aside since the start.
+    pub quarantined: u64,
 }
 
-impl AgentHandle {
-    pub(crate) fn new(device: &str) -> Self {
-        Self {
-            device: device.into(),
-            stats: Arc::default(),
-        }
-    }
+/// Where a journal keeps what waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JournalMode {
+    /// In memory, as configured.
+    #[default]
+    Memory,
+    /// On flash.
+    Flash,
+    /// In memory, because the flash cannot be written just now.
+    Fallback,
+}
 
-    /// The device's name.
-    pub fn device(&self) -> &str {
-        &self.device
-    }
+/// Figures of the clock that stamps readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClockStats {
+    /// Whether it is known to be synchronised.
+    pub synchronised: bool,
+    /// By how much readings were last corrected, microseconds; 0: never.
+    pub offset_us: i64,
+}
 
-    /// The agent's figures, as of its last step.
-    pub fn stats(&self) -> AgentStats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Figures of the monthly data budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BudgetStats {
+    /// Bytes used in this month, both directions.
+    pub used_bytes: u64,
+    /// Bytes that may be used in a month; 0: there is no budget.
+    pub limit_bytes: u64,
+}
 
-    pub(crate) fn set(&self, stats: AgentStats) {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
-    }
+/// Figures of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceStats {
+    /// What logs and commands call it: `source 2 (replay)`.
+    pub name: String,
+    /// What it does.
+    pub state: SourceState,
+    /// Readings handed over since the start, or since it was last changed by a reload.
+    pub readings: u64,
+    /// Time of the newest sample, microseconds since the Unix epoch; 0: there is none.
+    pub newest_us: i64,
+    /// How often it failed.
+    pub failures: u64,
+    /// What its last failure was.
+    pub last_error: Option<String>,
+}
+
+/// What a source does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceState {
+    /// It samples.
+    #[default]
+    Running,
+    /// It has failed and will be started again.
+    Failing,
+    /// It has nothing more to give.
+    Ended,
 }

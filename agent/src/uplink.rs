@@ -127,6 +127,13 @@ impl Uplink {
         uplink
     }
 
+    /// Goes on with other settings. What a standing connection was told of them is told anew by [`Uplink::connected`].
+    pub(crate) fn reload(&mut self, settings: &config::Uplink, agent: pb::AgentInfo) {
+        self.window = settings.window.clone();
+        self.ack_timeout = settings.ack_timeout;
+        self.agent = agent;
+    }
+
     /// Whether the relay has answered this connection's hello.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.link, Link::Up { .. })

@@ -21,3 +21,14 @@ pub enum Source {
     /// Made-up sensors.
     Simulated(SimulatedSource),
 }
+
+impl Source {
+    /// Its `type`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::System(_) => "system",
+            Self::Replay(_) => "replay",
+            Self::Simulated(_) => "simulated",
+        }
+    }
+}

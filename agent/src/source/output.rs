@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::Sample;
+use super::{Meter, Sample};
 use crate::clock::Clock;
 use crate::thinning::Thinning;
 
@@ -16,21 +16,28 @@ pub(crate) struct Output {
     samples: mpsc::Sender<Sample>,
     clock: Clock,
     thinning: Thinning,
+    meter: Meter,
 }
 
 impl Output {
     /// An output and its other end.
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Sample>) {
         let (samples, receiver) = mpsc::channel(WAITING);
-        let thinning = Thinning::default();
-        (
-            Self {
-                samples,
-                clock,
-                thinning,
-            },
-            receiver,
-        )
+        let output = Self {
+            samples,
+            clock,
+            thinning: Thinning::default(),
+            meter: Meter::default(),
+        };
+        (output, receiver)
+    }
+
+    /// An output to the same end for the source that `meter` counts.
+    pub(crate) fn metered(&self, meter: &Meter) -> Self {
+        Self {
+            meter: meter.clone(),
+            ..self.clone()
+        }
     }
 
     /// How coarsely readings are taken at present. Whoever spends the link's bytes keeps a clone and sets it.
@@ -48,6 +55,7 @@ impl Output {
         if sample.readings.is_empty() {
             return;
         }
+        self.meter.sampled(&sample);
         if self.samples.send(sample).await.is_err() {
             // The agent has stopped listening, and drops this task next.
             std::future::pending::<()>().await;

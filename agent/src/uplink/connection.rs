@@ -26,7 +26,7 @@ const OUTGOING_MAX: usize = 16 * 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where and as whom to connect.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Address {
     pub(crate) broker: Broker,
     pub(crate) device: String,

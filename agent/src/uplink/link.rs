@@ -42,6 +42,20 @@ impl Link {
         }
     }
 
+    /// Goes on with another address. Returns whether a connection had to be given up for it; then its Last Will speaks, and the
+    /// next is made at once.
+    pub(crate) fn reload(&mut self, now: Instant, address: Address, backoff: Backoff) -> bool {
+        if self.address == address && self.connection.is_some() {
+            return false;
+        }
+        self.address = address;
+        self.backoff = backoff;
+        self.connection = None;
+        self.open_since = None;
+        self.connect_at = Some(now);
+        true
+    }
+
     pub(crate) fn name(&self) -> String {
         format!("{}:{}", self.address.broker.host, self.address.broker.port)
     }

@@ -35,7 +35,7 @@ fn expected(rows: usize, metric: &str) -> Vec<(i64, String)> {
         .collect()
 }
 
-fn config(address: &str, rows: usize) -> Config {
+pub(crate) fn config(address: &str, rows: usize) -> Config {
     let mut config = Config {
         device: Some("gw-01".into()),
         ..Config::default()
@@ -57,14 +57,14 @@ fn config(address: &str, rows: usize) -> Config {
     config
 }
 
-struct Running {
-    handle: AgentHandle,
+pub(crate) struct Running {
+    pub(crate) handle: AgentHandle,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), headwater_agent::Error>>,
 }
 
 impl Running {
-    fn start(config: Config) -> Self {
+    pub(crate) fn start(config: Config) -> Self {
         let (agent, handle) = Agent::new(config).unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(agent.run(async {
@@ -73,7 +73,12 @@ impl Running {
         Self { handle, stop, task }
     }
 
-    async fn until(&self, what: &str, seconds: u64, reached: impl Fn(&AgentStats) -> bool) -> AgentStats {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        seconds: u64,
+        reached: impl Fn(&AgentStats) -> bool,
+    ) -> AgentStats {
         let until = Instant::now() + Duration::from_secs(seconds);
         loop {
             let stats = self.handle.stats();
@@ -100,7 +105,7 @@ impl Running {
         .await
     }
 
-    async fn stop(self) -> AgentStats {
+    pub(crate) async fn stop(self) -> AgentStats {
         self.stop.send(()).unwrap();
         tokio::time::timeout(Duration::from_secs(10), self.task)
             .await

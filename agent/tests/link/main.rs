@@ -8,3 +8,4 @@ mod bridge;
 mod library;
 mod mosquitto;
 mod program;
+mod reload;

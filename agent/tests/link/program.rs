@@ -237,3 +237,54 @@ fn refused_credentials_are_said_and_tried_again() {
     assert!(refusals >= 2, "{log}");
     assert!(!log.contains("wrong"), "a password in the log: {log}");
 }
+
+#[tokio::test]
+async fn sighup_reloads_the_file_and_a_wrong_one_is_refused() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let text = |rest: &str| {
+        format!(
+            "device = 'gw-01'\n[uplink]\nbroker = '{}'\n[[source]]\ntype = 'simulated'\n{rest}",
+            broker.address()
+        )
+    };
+    let Settings(_folder, path) = &settings(&text(""));
+    let child = program()
+        .arg("run")
+        .arg("--config")
+        .arg(path)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let hangup = || {
+        let id = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-HUP", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    wait_for("hello", || bridge.state(|state| state.hellos.len() == 1)).await;
+    std::fs::write(path, text("sensers = 3\n")).unwrap();
+    hangup();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    std::fs::write(path, text("sensors = 3\n")).unwrap();
+    hangup();
+    wait_for("hello with the new settings", || {
+        bridge.state(|state| state.hellos.len() == 2)
+    })
+    .await;
+    terminate(&child);
+    let (code, log) = tokio::task::spawn_blocking(|| wait(child, Duration::from_secs(5)))
+        .await
+        .unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(
+        log.contains("unknown key `sensers`; did you mean `sensors`?") && log.contains("stay as they were"),
+        "{log}"
+    );
+    assert!(log.contains("settings reloaded: "), "{log}");
+}

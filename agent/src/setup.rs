@@ -1,0 +1,79 @@
+//! What an agent runs by: settings that were checked, and what follows from them.
+
+use headwater_proto::{name, pb};
+
+use crate::broker::Broker;
+use crate::host;
+use crate::uplink::connection::Address;
+use crate::{Config, Error};
+
+/// Checked settings.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) config: Config,
+    /// Where and as whom to connect.
+    pub(crate) address: Address,
+}
+
+impl Setup {
+    /// Checks the settings, and reads the files with secrets: it may block.
+    ///
+    /// # Errors
+    /// What is wrong: a setting, a name, a secret.
+    pub(crate) fn new(config: Config) -> Result<Self, Error> {
+        config.check()?;
+        let device = match &config.device {
+            Some(device) => device.clone(),
+            None => host::name().ok_or(Error::NoDevice)?,
+        };
+        name::check_device(&device).map_err(|source| Error::Device { source })?;
+        let password = config
+            .uplink
+            .password_file
+            .as_deref()
+            .map(headwater_config::secret)
+            .transpose()?;
+        let address = Address {
+            broker: Broker::parse(&config.uplink.broker)?,
+            device: device.clone(),
+            client_id: config.uplink.client_id.clone().unwrap_or(device),
+            credentials: config
+                .uplink
+                .user
+                .clone()
+                .map(|user| (user, password.unwrap_or_default())),
+            keep_alive: config.uplink.keep_alive,
+        };
+        Ok(Self { config, address })
+    }
+
+    /// The device's name.
+    pub(crate) fn device(&self) -> &str {
+        &self.address.device
+    }
+
+    /// Whether an agent that runs by `self` can go on by `next`.
+    ///
+    /// # Errors
+    /// [`Error::Restart`], for what an agent holds on to as long as it runs.
+    pub(crate) fn can_become(&self, next: &Self) -> Result<(), Error> {
+        if self.device() != next.device() {
+            return Err(Error::Restart { key: "device" });
+        }
+        if self.config.state_dir != next.config.state_dir {
+            return Err(Error::Restart { key: "state_dir" });
+        }
+        Ok(())
+    }
+
+    /// What hello tells of this agent.
+    pub(crate) fn about(&self) -> pb::AgentInfo {
+        pb::AgentInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            target: env!("TARGET").into(),
+            boot_id: host::boot_id(),
+            config_hash: self.config.hash(),
+            hostname: host::name().unwrap_or_default(),
+        }
+    }
+}
