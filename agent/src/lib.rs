@@ -39,4 +39,4 @@ pub use agent::Agent;
 pub use config::Config;
 pub use error::Error;
 pub use handle::AgentHandle;
-pub use stats::AgentStats;
+pub use stats::{AgentStats, JournalFault, JournalMode};

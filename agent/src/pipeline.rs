@@ -11,6 +11,7 @@ use crate::journal::Journal;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::Sample;
+use crate::stats::{JournalMode, JournalStats};
 use crate::thinning::Thinning;
 use crate::uplink::Uplink;
 use crate::uplink::backoff::Backoff;
@@ -28,6 +29,9 @@ pub(crate) enum Order {
     /// To stop; the sources have.
     Stop,
 }
+
+/// How long the last write to flash may take.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// The running agent.
 pub(crate) struct Pipeline {
@@ -52,6 +56,7 @@ impl Pipeline {
     /// # Errors
     /// What makes going on impossible.
     pub(crate) async fn run(mut self) -> Result<(), Error> {
+        let woken = self.journal.woken();
         loop {
             let deadline = self.step()?;
             tokio::select! {
@@ -61,6 +66,7 @@ impl Pipeline {
                 },
                 Some(sample) = self.samples.recv() => self.take(sample),
                 event = self.link.event() => self.handle_event(event)?,
+                () = woken.notified() => {}
                 () = sleep_until(deadline) => {}
             }
         }
@@ -92,6 +98,8 @@ impl Pipeline {
         if self.link.connect_at.is_some_and(|at| now >= at) {
             self.link.open(getrandom::u64()?);
         }
+        let forgotten = self.journal.tick(now);
+        self.uplink.forgotten(forgotten);
         self.uplink.tick(now, &*self.journal);
         self.pump(now);
         if self.link.is_stalled(now) {
@@ -102,6 +110,7 @@ impl Pipeline {
             self.batcher.deadline(),
             self.uplink.deadline(),
             self.link.deadline(),
+            self.journal.deadline(),
         ];
         Ok(deadlines.into_iter().flatten().min())
     }
@@ -162,6 +171,7 @@ impl Pipeline {
     fn show(&self) {
         let counters = self.uplink.counters();
         let waiting = self.journal.waiting();
+        let figures = self.journal.figures();
         let oldest_us = match waiting.oldest_us {
             0 => self.batcher.oldest_us().unwrap_or(0),
             oldest => oldest,
@@ -180,6 +190,15 @@ impl Pipeline {
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
             thinning: self.thinning.factor(),
+            journal: JournalStats {
+                mode: figures.mode,
+                fault: figures.fault,
+                memory_bytes: figures.memory_bytes,
+                flash_bytes: figures.flash_bytes,
+                flash_written_bytes: figures.flash_written,
+                quarantined: figures.quarantined,
+                found_readings: figures.found,
+            },
             ..AgentStats::default()
         });
     }
@@ -191,29 +210,56 @@ impl Pipeline {
         }
         self.close();
         let until = Instant::now() + self.stop_timeout;
+        let woken = self.journal.woken();
         // Nothing is waited for where there is no connection: a broker that is away must not delay a shutdown.
         while self.link.is_open() && self.journal.waiting().batches > 0 && Instant::now() < until {
             let deadline = self.step()?.map_or(until, |deadline| deadline.min(until));
             tokio::select! {
                 event = self.link.event() => self.handle_event(event)?,
+                () = woken.notified() => {}
                 () = sleep_until(Some(deadline)) => {}
             }
-        }
-        self.show();
-        let waiting = self.journal.waiting();
-        if waiting.readings + waiting.lost > 0 {
-            log::error!(
-                "stopping with {} readings unacknowledged: a journal in memory ends with its process",
-                waiting.readings
-            );
         }
         self.uplink.stop(&*self.journal);
         let goodbye = self.link.goodbye(&mut self.uplink, &mut *self.journal);
         if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
             log::warn!("the broker did not take the goodbye; its Last Will speaks");
         }
+        self.close_journal().await;
         self.show();
         Ok(())
+    }
+
+    /// Makes durable what is not acknowledged, as far as the journal can.
+    async fn close_journal(&mut self) {
+        let until = Instant::now() + FAREWELL;
+        let woken = self.journal.woken();
+        self.journal.close();
+        loop {
+            let forgotten = self.journal.tick(Instant::now());
+            self.uplink.forgotten(forgotten);
+            if self.journal.is_closed() || Instant::now() >= until {
+                break;
+            }
+            tokio::select! {
+                () = woken.notified() => {}
+                () = sleep_until(Some(until)) => {}
+            }
+        }
+        let waiting = self.journal.waiting().readings;
+        if waiting == 0 {
+            return;
+        }
+        match self.journal.figures().mode {
+            JournalMode::Flash if self.journal.is_closed() => {
+                log::info!(
+                    "stopping with {waiting} readings unacknowledged; they are on flash, and go out after the next start"
+                );
+            }
+            mode => log::error!(
+                "stopping with {waiting} readings unacknowledged; those in memory end with the process ({mode:?})"
+            ),
+        }
     }
 }
 

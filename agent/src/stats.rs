@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-/// Figures of a running agent. `sampled_readings = acked_readings + lost_readings + waiting_readings`, always.
+/// Figures of a running agent. `sampled_readings + journal.found_readings = acked_readings + lost_readings + waiting_readings`, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AgentStats {
     /// Whether the broker is connected and the relay has answered this connection's hello.
@@ -45,12 +45,18 @@ pub struct AgentStats {
 pub struct JournalStats {
     /// Where it keeps what waits.
     pub mode: JournalMode,
+    /// Why flash cannot be used, when the settings ask for it.
+    pub fault: Option<JournalFault>,
+    /// Bytes of batches that it holds in memory, those read back from flash for sending among them.
+    pub memory_bytes: u64,
     /// Bytes that it takes on flash.
     pub flash_bytes: u64,
     /// Bytes written to flash since the start, those of the small files in the state directory among them.
     pub flash_written_bytes: u64,
     /// Pieces of it that could not be read and were set aside since the start.
     pub quarantined: u64,
+    /// Readings that earlier starts left on flash, those that loss records speak of among them.
+    pub found_readings: u64,
 }
 
 /// Where a journal keeps what waits.
@@ -64,6 +70,26 @@ pub enum JournalMode {
     Flash,
     /// In memory, because the flash cannot be written just now.
     Fallback,
+}
+
+/// Why flash cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JournalFault {
+    /// It has not been opened yet.
+    Opening,
+    /// No room is left.
+    Full,
+    /// It is mounted read-only.
+    ReadOnly,
+    /// The directory may not be used by this user.
+    Denied,
+    /// The directory is not there any more.
+    Missing,
+    /// Another process holds the journal.
+    Held,
+    /// Reading or writing fails.
+    Io,
 }
 
 /// Figures of the clock that stamps readings.

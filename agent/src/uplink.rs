@@ -35,7 +35,7 @@ use headwater_proto::topic::Kind;
 use headwater_proto::{LossReason, SeriesSet, pb};
 
 use crate::config;
-use crate::journal::{Forgotten, Journal};
+use crate::journal::{Forgotten, Journal, Read};
 
 pub(crate) use publication::Publication;
 
@@ -120,10 +120,7 @@ impl Uplink {
             looked: None,
             counters: Counters::default(),
         };
-        for extent in journal.streams() {
-            let short = stream::short(extent.stream, &uplink.streams);
-            uplink.streams.push(Stream::resumed(extent, short));
-        }
+        uplink.follow(journal);
         uplink
     }
 
@@ -132,6 +129,26 @@ impl Uplink {
         self.window = settings.window.clone();
         self.ack_timeout = settings.ack_timeout;
         self.agent = agent;
+    }
+
+    /// Takes up the streams that the journal has now, in its order, and lets go of those that it has no more. Returns whether there is a
+    /// new one.
+    fn follow(&mut self, journal: &dyn Journal) -> bool {
+        let extents = journal.streams();
+        let mut known = std::mem::take(&mut self.streams);
+        let mut new = false;
+        for (at, extent) in extents.iter().enumerate() {
+            let stream = match known.iter().position(|stream| stream.id() == extent.stream) {
+                Some(found) => known.remove(found),
+                None => {
+                    new = true;
+                    let short = stream::short(extent.stream, &self.streams.iter().chain(&known));
+                    Stream::resumed(*extent, short, at + 1 < extents.len())
+                }
+            };
+            self.streams.push(stream);
+        }
+        new
     }
 
     /// Whether the relay has answered this connection's hello.
@@ -205,6 +222,13 @@ impl Uplink {
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant, journal: &dyn Journal) {
+        let new = self.follow(journal);
+        if let Link::Greeting { session, .. } | Link::Up { session } = self.link
+            && new
+        {
+            // The relay takes nothing of a stream that no hello has named.
+            self.greet(now, session, journal);
+        }
         match self.link {
             Link::Down => return,
             Link::Greeting { session, again } if now >= again => {
@@ -252,6 +276,7 @@ impl Uplink {
         };
         let answers_hello = ack.session == current && matches!(self.link, Link::Greeting { .. });
         if answers_hello && !ack.want_hello {
+            journal.told();
             self.link = Link::Up { session: current };
             self.hello_patience = 1;
             self.progress = now;
@@ -311,8 +336,11 @@ impl Uplink {
         let most = if self.patience > 1 { 1 } else { self.window.batches };
         for at in 0..self.streams.len() {
             let stream = &mut self.streams[at];
-            let Some(record) = journal.read(stream.id(), stream.next()) else {
-                continue;
+            let record = match journal.read(stream.id(), stream.next()) {
+                Read::Record(record) => record,
+                // What comes behind it waits for it.
+                Read::Loading => return None,
+                Read::None => continue,
             };
             let (payload, set) = data(&record, stream.short())?;
             let room = batches < most && bytes + payload.len() as u64 <= self.window.bytes.as_u64();
@@ -359,27 +387,31 @@ impl Uplink {
             return;
         };
         let stream = &mut self.streams[at];
-        if position.seq > stream.highest_sent() {
-            let (seq, highest) = (position.seq, stream.highest_sent());
+        let seq = stream.within(position.seq);
+        if seq > stream.highest_sent() {
+            let highest = stream.highest_sent();
             return self.ignore(&format!(
                 "it is for seq {seq} of stream {:016x}, of which {highest} was the last that was sent; \
                  is another device using this name?",
                 position.stream
             ));
         }
-        if position.seq <= stream.acked() {
+        if seq <= stream.acked() {
             return;
         }
-        let Forgotten { delivered, lost } = journal.forget(position.stream, position.seq);
-        stream.acknowledged(position.seq);
-        self.counters.delivered += delivered;
-        self.counters.lost += lost;
+        let forgotten = journal.forget(position.stream, seq);
+        stream.acknowledged(seq);
+        self.forgotten(forgotten);
         self.progress = now;
         self.patience = 1;
         // What an earlier start left behind is gone once it is drained.
-        let streams = journal.streams();
-        self.streams
-            .retain(|stream| streams.iter().any(|extent| extent.stream == stream.id()));
+        self.follow(journal);
+    }
+
+    /// The journal has forgotten readings.
+    pub(crate) fn forgotten(&mut self, Forgotten { delivered, lost }: Forgotten) {
+        self.counters.delivered += delivered;
+        self.counters.lost += lost;
     }
 
     fn refused(&mut self, refusal: &pb::Refusal, journal: &mut dyn Journal) {
@@ -427,6 +459,7 @@ impl Uplink {
                 first_seq: extent.first,
                 last_seq: extent.last,
                 acked_seq: extent.first - 1,
+                torn: extent.torn,
             })
         });
         let hello = pb::Hello {

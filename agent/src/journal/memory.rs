@@ -4,263 +4,127 @@
 //! arrived: its loss record keeps its place and extent, and if the acknowledgement comes before the loss record was sent,
 //! the readings count as delivered.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
-use headwater_proto::frame::Sealed;
-use headwater_proto::{Loss, LossReason, SeriesSet};
+use headwater_proto::LossReason;
+use tokio::sync::Notify;
 
-use super::{Content, Entry, Extent, Forgotten, Journal, Record, Waiting};
-
-/// What a record costs beside its body: the record itself, its allocations, its place in the queue.
-const OVERHEAD: usize = 192;
+use super::chain::Chain;
+use super::{Entry, Extent, Figures, Forgotten, Journal, JournalMode, Read, Waiting};
 
 /// The journal in memory.
 pub(crate) struct Memory {
-    stream: u64,
     /// Body bytes and overhead that may be held.
     bound: usize,
-    /// The number that the next entry gets.
-    next: u64,
-    records: VecDeque<Held>,
-    /// How many records at the front are loss records: where the oldest batch stands.
-    losses_in_front: usize,
-    waiting: Waiting,
-}
-
-struct Held {
-    seq: u64,
-    through: u64,
-    readings: u64,
-    content: HeldContent,
-    /// Its extent is known outside.
-    sent: bool,
-}
-
-enum HeldContent {
-    Batch {
-        sealed: Arc<Sealed>,
-        series: Arc<SeriesSet>,
-        oldest_us: i64,
-    },
-    Loss {
-        reason: LossReason,
-        sent: bool,
-    },
+    /// One for each stream that holds something, and the current one at the end.
+    chains: Vec<Chain>,
+    woken: Arc<Notify>,
 }
 
 impl Memory {
     /// An empty journal whose current stream is `stream`.
     pub(crate) fn new(stream: u64, bound: usize) -> Self {
         Self {
-            stream,
             bound,
-            next: 1,
-            records: VecDeque::new(),
-            losses_in_front: 0,
-            waiting: Waiting::default(),
+            chains: vec![Chain::new(stream, 1)],
+            woken: Arc::default(),
         }
     }
 
-    fn first(&self) -> u64 {
-        self.records.front().map_or(self.next, |record| record.seq)
+    fn chain(&mut self, stream: u64) -> Option<&mut Chain> {
+        self.chains.iter_mut().find(|chain| chain.stream() == stream)
     }
 
-    fn position(&self, stream: u64, seq: u64) -> Option<usize> {
-        let at = self.records.partition_point(|record| record.seq < seq);
-        self.records
-            .get(at)
-            .filter(|record| stream == self.stream && record.seq == seq)
-            .map(|_| at)
+    fn current(&mut self) -> &mut Chain {
+        self.chains.last_mut().expect("there is always a current stream")
     }
 
     fn held_bytes(&self) -> usize {
-        self.waiting.bytes as usize + self.records.len() * OVERHEAD
-    }
-
-    /// Puts a loss record in the place of the batch at `at`, and merges it with its neighbours where they allow.
-    fn lose(&mut self, at: usize, why: LossReason) {
-        let record = &mut self.records[at];
-        let HeldContent::Batch { sealed, .. } = &record.content else {
-            return;
-        };
-        self.waiting.bytes -= sealed.body.len() as u64;
-        self.waiting.readings -= record.readings;
-        self.waiting.lost += record.readings;
-        record.content = HeldContent::Loss {
-            reason: why,
-            sent: false,
-        };
-        self.merge_with_previous(at + 1);
-        self.merge_with_previous(at);
-        self.count_losses_in_front();
-    }
-
-    fn merge_with_previous(&mut self, at: usize) {
-        let (Some(previous), Some(record)) = (
-            at.checked_sub(1).and_then(|p| self.records.get(p)),
-            self.records.get(at),
-        ) else {
-            return;
-        };
-        let (HeldContent::Loss { reason: a, .. }, HeldContent::Loss { reason: b, .. }) =
-            (&previous.content, &record.content)
-        else {
-            return;
-        };
-        if previous.sent || record.sent {
-            return;
-        }
-        // Of two reasons the one that says that there was too much of it all.
-        let reason = if a == b { *a } else { LossReason::JournalFull };
-        let (through, readings) = (record.through, record.readings);
-        self.records.remove(at);
-        self.waiting.batches -= 1;
-        let previous = &mut self.records[at - 1];
-        previous.through = through;
-        previous.readings += readings;
-        previous.content = HeldContent::Loss { reason, sent: false };
-    }
-
-    fn count_losses_in_front(&mut self) {
-        let is_loss = |record: &Held| matches!(record.content, HeldContent::Loss { .. });
-        self.losses_in_front = self.records.iter().take_while(|record| is_loss(record)).count();
-        self.waiting.oldest_us = match self
-            .records
-            .get(self.losses_in_front)
-            .map(|record| &record.content)
-        {
-            Some(HeldContent::Batch { oldest_us, .. }) => *oldest_us,
-            _ => 0,
-        };
+        self.chains.iter().map(Chain::cost).sum()
     }
 }
 
 impl Journal for Memory {
     fn streams(&self) -> Vec<Extent> {
-        vec![Extent {
-            stream: self.stream,
-            first: self.first(),
-            last: self.next - 1,
-        }]
+        self.chains.iter().map(Chain::extent).collect()
+    }
+
+    fn open_stream(&mut self, stream: u64) {
+        self.chains.retain(|chain| !chain.is_empty());
+        self.chains.push(Chain::new(stream, 1));
     }
 
     fn append(&mut self, entry: Entry) -> u64 {
-        let seq = self.next;
-        self.next += 1;
-        self.waiting.batches += 1;
-        let (readings, content) = match entry {
-            Entry::Batch {
-                sealed,
-                series,
-                readings,
-                oldest_us,
-            } => {
-                self.waiting.bytes += sealed.body.len() as u64;
-                self.waiting.readings += readings;
-                (
-                    readings,
-                    HeldContent::Batch {
-                        sealed,
-                        series,
-                        oldest_us,
-                    },
-                )
-            }
-            Entry::Loss { readings, reason } => {
-                self.waiting.lost += readings;
-                (readings, HeldContent::Loss { reason, sent: false })
-            }
-        };
-        self.records.push_back(Held {
-            seq,
-            through: seq,
-            readings,
-            content,
-            sent: false,
-        });
-        self.merge_with_previous(self.records.len() - 1);
-        self.count_losses_in_front();
-        while self.held_bytes() > self.bound && self.losses_in_front < self.records.len() {
-            self.lose(self.losses_in_front, LossReason::JournalFull);
-        }
+        let seq = self.current().append(entry);
+        while self.held_bytes() > self.bound && self.chains.iter_mut().any(Chain::lose_oldest) {}
         seq
     }
 
-    fn read(&mut self, stream: u64, seq: u64) -> Option<Record> {
-        let record = &self.records[self.position(stream, seq)?];
-        let content = match &record.content {
-            HeldContent::Batch { sealed, series, .. } => Content::Batch {
-                sealed: sealed.clone(),
-                series: series.clone(),
-            },
-            HeldContent::Loss { reason, .. } => Content::Loss(Loss {
-                through: record.through,
-                readings: record.readings,
-                reason: *reason,
-            }),
-        };
-        Some(Record {
-            seq,
-            through: record.through,
-            content,
-        })
+    fn read(&mut self, stream: u64, seq: u64) -> Read {
+        let record = self.chain(stream).and_then(|chain| chain.read(seq));
+        record.map_or(Read::None, Read::Record)
     }
 
     fn sent(&mut self, stream: u64, seq: u64) {
-        if let Some(at) = self.position(stream, seq) {
-            let record = &mut self.records[at];
-            record.sent = true;
-            if let HeldContent::Loss { sent, .. } = &mut record.content {
-                *sent = true;
-            }
+        if let Some(chain) = self.chain(stream) {
+            chain.sent(seq);
         }
     }
 
     fn forget(&mut self, stream: u64, through: u64) -> Forgotten {
-        let mut forgotten = Forgotten::default();
-        if stream != self.stream {
-            return forgotten;
-        }
-        while let Some(record) = self.records.pop_front_if(|record| record.through <= through) {
-            self.waiting.batches -= 1;
-            match record.content {
-                HeldContent::Batch { sealed, .. } => {
-                    self.waiting.bytes -= sealed.body.len() as u64;
-                    self.waiting.readings -= record.readings;
-                    forgotten.delivered += record.readings;
-                }
-                HeldContent::Loss { sent, .. } => {
-                    self.waiting.lost -= record.readings;
-                    // Sent as a batch and never as a loss: it was the batch that arrived.
-                    match record.sent && !sent {
-                        true => forgotten.delivered += record.readings,
-                        false => forgotten.lost += record.readings,
-                    }
-                }
-            }
-        }
-        self.count_losses_in_front();
-        forgotten
+        let forgotten = self.chain(stream).map(|chain| chain.forget(through));
+        let current = self.current().stream();
+        self.chains
+            .retain(|chain| chain.stream() == current || !chain.is_empty());
+        forgotten.unwrap_or_default()
     }
 
     fn give_up(&mut self, stream: u64, seq: u64, reason: LossReason) -> bool {
-        let Some(at) = self.position(stream, seq) else {
-            return false;
-        };
-        let is_batch = matches!(self.records[at].content, HeldContent::Batch { .. });
-        self.lose(at, reason);
-        is_batch
+        self.chain(stream).is_some_and(|chain| chain.give_up(seq, reason))
     }
 
+    fn told(&mut self) {}
+
     fn waiting(&self) -> Waiting {
-        self.waiting
+        let chains = self.chains.iter().map(Chain::waiting);
+        chains.fold(Waiting::default(), Waiting::and)
+    }
+
+    fn tick(&mut self, _now: Instant) -> Forgotten {
+        Forgotten::default()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn woken(&self) -> Arc<Notify> {
+        self.woken.clone()
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            mode: JournalMode::Memory,
+            memory_bytes: self.waiting().bytes,
+            ..Figures::default()
+        }
+    }
+
+    fn close(&mut self) {}
+
+    fn is_closed(&self) -> bool {
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Content;
+    use crate::journal::chain::OVERHEAD;
+    use headwater_proto::SeriesSet;
+    use headwater_proto::frame::Sealed;
     use proptest::prelude::*;
 
     const STREAM: u64 = 7;
@@ -282,9 +146,9 @@ mod tests {
         let mut seq = extent.first;
         let mut out = Vec::new();
         while seq <= extent.last {
-            let record = journal
-                .read(STREAM, seq)
-                .unwrap_or_else(|| panic!("a hole at {seq} in {extent:?}"));
+            let Read::Record(record) = journal.read(STREAM, seq) else {
+                panic!("a hole at {seq} in {extent:?}")
+            };
             let loss = match record.content {
                 Content::Batch { .. } => None,
                 Content::Loss(loss) => {
@@ -335,7 +199,8 @@ mod tests {
             [Extent {
                 stream: STREAM,
                 first: 11,
-                last: 10
+                last: 10,
+                torn: false,
             }]
         );
     }
@@ -392,7 +257,7 @@ mod tests {
         assert_eq!(journal.forget(STREAM + 1, 1), Forgotten::default());
         assert!(!journal.give_up(STREAM + 1, 1, LossReason::Refused));
         assert!(!journal.give_up(STREAM, 2, LossReason::Refused));
-        assert!(journal.read(STREAM + 1, 1).is_none());
+        assert!(matches!(journal.read(STREAM + 1, 1), Read::None));
         assert_eq!(chain(&mut journal), [(1, 1, None)]);
         assert!(journal.give_up(STREAM, 1, LossReason::Refused));
         assert!(!journal.give_up(STREAM, 1, LossReason::Refused));
@@ -440,7 +305,7 @@ mod tests {
                     Step::Send(ahead) => {
                         let mut seq = first;
                         for _ in 0..=ahead.min(4) {
-                            let Some(record) = journal.read(STREAM, seq) else { break };
+                            let Read::Record(record) = journal.read(STREAM, seq) else { break };
                             journal.sent(STREAM, seq);
                             if !sent.contains(&(seq, record.through)) {
                                 sent.push((seq, record.through));

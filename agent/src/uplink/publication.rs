@@ -37,7 +37,9 @@ impl Publication {
 /// A record as the payload of a data message, and the set it needs. `None` only if it cannot be encoded, which is logged.
 pub(super) fn data(record: &Record, short: u32) -> Option<(Vec<u8>, Option<Arc<SeriesSet>>)> {
     match &record.content {
-        Content::Batch { sealed, series } => Some((sealed.frame(short, record.seq), Some(series.clone()))),
+        Content::Batch { sealed, series, .. } => {
+            Some((sealed.frame(short, record.seq), Some(series.clone())))
+        }
         Content::Loss(loss) => {
             let none = SeriesSet::new(Vec::new(), 0);
             let body = Body::Loss(*loss);

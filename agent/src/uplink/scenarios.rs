@@ -174,7 +174,7 @@ fn what_waits_is_told_while_it_waits_and_once_when_it_no_longer_does() {
     for _ in 0..20 {
         world.append(10, 3, 0);
         world.speak(10);
-        assert_eq!(statuses(&mut world), []);
+        assert_eq!(statuses(&mut world), Vec::<u64>::new());
         let position = pb::StreamPosition {
             stream: STREAM,
             seq: world.appended.len() as u64,
@@ -186,7 +186,7 @@ fn what_waits_is_told_while_it_waits_and_once_when_it_no_longer_does() {
         world.uplink.acknowledged(world.now, &ack, &mut world.journal);
         world.now += Duration::from_secs(1);
         world.speak(10);
-        assert_eq!(statuses(&mut world), []);
+        assert_eq!(statuses(&mut world), Vec::<u64>::new());
     }
 }
 

@@ -22,14 +22,16 @@ pub(super) struct Stream {
     /// Position and time of the last going back that was asked for.
     went_back: Option<(u64, Instant)>,
     go_back_at: Option<Instant>,
+    /// It was begun by an earlier start, whose end the journal may not have seen.
+    earlier: bool,
 }
 
 /// A stream's number on the wire: from its random id, in three bytes. Were it counted from 1, a second box under this device's
 /// name would speak in this one's stream.
-pub(super) fn short(stream: u64, others: &[Stream]) -> u32 {
+pub(super) fn short<'a>(stream: u64, others: &(impl Iterator<Item = &'a Stream> + Clone)) -> u32 {
     const MASK: u32 = (1 << 21) - 1;
     let mut short = stream as u32 & MASK;
-    while short == 0 || others.iter().any(|other| other.short == short) {
+    while short == 0 || others.clone().any(|other| other.short == short) {
         short = (short + 1) & MASK;
     }
     short
@@ -37,7 +39,7 @@ pub(super) fn short(stream: u64, others: &[Stream]) -> u32 {
 
 impl Stream {
     /// A stream of which the journal holds `extent`, all of which may have been sent by an earlier start.
-    pub(super) fn resumed(extent: Extent, short: u32) -> Self {
+    pub(super) fn resumed(extent: Extent, short: u32, earlier: bool) -> Self {
         Self {
             id: extent.stream,
             short,
@@ -48,6 +50,7 @@ impl Stream {
             bytes: 0,
             went_back: None,
             go_back_at: None,
+            earlier,
         }
     }
 
@@ -69,6 +72,16 @@ impl Stream {
 
     pub(super) fn highest_sent(&self) -> u64 {
         self.highest_sent
+    }
+
+    /// What a position that the relay names means here. It may know more of an earlier start's stream than was durable when that
+    /// start was cut off.
+    pub(super) fn within(&self, seq: u64) -> u64 {
+        if self.earlier {
+            seq.min(self.highest_sent)
+        } else {
+            seq
+        }
     }
 
     /// Whether something was sent that is not acknowledged.

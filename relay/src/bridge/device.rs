@@ -295,6 +295,7 @@ mod tests {
             first_seq: acked_seq + 1,
             last_seq: acked_seq,
             acked_seq,
+            torn: false,
         });
         pb::Hello {
             session,

@@ -290,6 +290,7 @@ impl Agent {
             first_seq: acked_seq + 1,
             last_seq: acked_seq,
             acked_seq,
+            torn: false,
         });
         let hello = pb::Hello {
             session: SESSION,

@@ -138,6 +138,7 @@ impl World {
             first_seq: held.acked + 1,
             last_seq: held.last,
             acked_seq: held.acked,
+            torn: false,
         });
         let hello = pb::Hello {
             session: 1,
