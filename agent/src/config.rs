@@ -14,7 +14,8 @@ use crate::broker::Broker;
 
 pub use journal::Journal;
 pub use source::{
-    AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SystemGroup, SystemSource, Trace,
+    AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SysfsFile, SysfsParse, SysfsPreset,
+    SysfsSource, SystemGroup, SystemSource, Trace,
 };
 pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 

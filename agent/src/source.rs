@@ -18,7 +18,8 @@
 #[cfg(not(any(
     feature = "source-system",
     feature = "source-replay",
-    feature = "source-simulated"
+    feature = "source-simulated",
+    feature = "source-sysfs"
 )))]
 compile_error!(
     "an agent without any source has nothing to send: choose at least one of the features source-*"
@@ -28,9 +29,13 @@ mod meter;
 mod output;
 #[cfg(feature = "source-replay")]
 mod replay;
+#[cfg(feature = "source-sysfs")]
+mod scale;
 mod schedule;
 #[cfg(feature = "source-simulated")]
 mod simulated;
+#[cfg(feature = "source-sysfs")]
+mod sysfs;
 #[cfg(feature = "source-system")]
 mod system;
 
@@ -118,6 +123,7 @@ pub(crate) fn open(number: usize, settings: &config::Source, device: &str) -> Re
     let (kind, name) = (settings.kind(), title(number, settings));
     let opened = match settings {
         config::Source::System(settings) => open_system(settings),
+        config::Source::Sysfs(settings) => open_sysfs(settings),
         config::Source::Replay(settings) => open_replay(settings),
         config::Source::Simulated(settings) => open_simulated(settings, device),
     };
@@ -138,6 +144,16 @@ fn open_system(settings: &config::SystemSource) -> Opening {
 
 #[cfg(not(feature = "source-system"))]
 fn open_system(_: &config::SystemSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-sysfs")]
+fn open_sysfs(settings: &config::SysfsSource) -> Opening {
+    Some(sysfs::Sysfs::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-sysfs"))]
+fn open_sysfs(_: &config::SysfsSource) -> Opening {
     None
 }
 

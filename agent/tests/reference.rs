@@ -1,7 +1,8 @@
 //! `deploy/agent.toml` is the reference: what it shows is what holds.
 
 use headwater_agent::config::{
-    Config, ENVIRONMENT_PREFIX, ReplaySource, SimulatedSource, Source, SystemSource, Trace,
+    Config, ENVIRONMENT_PREFIX, ReplaySource, SimulatedSource, Source, SysfsFile, SysfsSource, SystemSource,
+    Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -41,12 +42,26 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
     assert_eq!(config.uplink.user.as_deref(), Some("gw-01"));
     let [
         Source::System(_),
+        Source::Sysfs(sysfs),
         Source::Replay(replay),
         Source::Simulated(simulated),
     ] = &config.sources[..]
     else {
         panic!("{:?}", config.sources);
     };
+    let shown = SysfsSource {
+        files: Vec::new(),
+        ..sysfs.clone()
+    };
+    assert_eq!(shown, SysfsSource::default());
+    let shown = SysfsFile {
+        path: String::new(),
+        metric: String::new(),
+        unit: String::new(),
+        scale: 1.0,
+        ..sysfs.files[0].clone()
+    };
+    assert_eq!(shown, SysfsFile::default());
     assert_eq!(replay.units["cabinet_temp_c"], "Cel");
     let shown = ReplaySource {
         trace: Trace::default(),
@@ -74,6 +89,7 @@ fn every_key_stands_in_it() {
     {
         let key = match key {
             "sources" => "[[source]]",
+            "files" => "[[source.file]]",
             "trace" => "path",
             "cabinet_temp_c" => continue,
             key => key,

@@ -2,12 +2,14 @@
 
 mod replay;
 mod simulated;
+mod sysfs;
 mod system;
 
 use serde::Deserialize;
 
 pub use replay::{AtEnd, ReplaySource, ReplayTimes, Speed, Trace};
 pub use simulated::SimulatedSource;
+pub use sysfs::{SysfsFile, SysfsParse, SysfsPreset, SysfsSource};
 pub use system::{SystemGroup, SystemSource};
 
 /// Where readings come from.
@@ -18,6 +20,8 @@ pub enum Source {
     System(SystemSource),
     /// A recorded trace.
     Replay(ReplaySource),
+    /// Sensors that the kernel shows as files.
+    Sysfs(SysfsSource),
     /// Made-up sensors.
     Simulated(SimulatedSource),
 }
@@ -27,6 +31,7 @@ impl Source {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::System(_) => "system",
+            Self::Sysfs(_) => "sysfs",
             Self::Replay(_) => "replay",
             Self::Simulated(_) => "simulated",
         }
