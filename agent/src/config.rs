@@ -1,5 +1,6 @@
 //! The agent's settings. `deploy/agent.toml` is the annotated reference; a test keeps it equal to the defaults here.
 
+mod flow;
 mod journal;
 mod source;
 mod uplink;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use crate::Error;
 use crate::broker::Broker;
 
+pub use flow::{DataBudget, Drain};
 pub use journal::Journal;
 pub use source::{
     AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SysfsFile, SysfsParse, SysfsPreset,
@@ -135,6 +137,19 @@ impl Config {
                 "uplink.password_file",
                 "there is no uplink.user whose password it is".into(),
             );
+        }
+        if let Some(rate) = self.uplink.drain_rate
+            && rate.as_u64() < 128
+        {
+            return setting(
+                "uplink.drain_rate",
+                format!("{rate} a second is less than 128 B; leave it out for no limit"),
+            );
+        }
+        if let Some(budget) = &self.uplink.data_budget
+            && let Err((key, why)) = budget.check()
+        {
+            return setting(&format!("uplink.data_budget.{key}"), why);
         }
         Broker::parse(&self.uplink.broker)?;
         Ok(())

@@ -66,7 +66,7 @@ impl Setup {
         Ok(())
     }
 
-    /// What hello tells of this agent.
+    /// What hello tells of this agent; the uplink draws the process' number.
     pub(crate) fn about(&self) -> pb::AgentInfo {
         pb::AgentInfo {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -74,6 +74,7 @@ impl Setup {
             boot_id: host::boot_id(),
             config_hash: self.config.hash(),
             hostname: host::name().unwrap_or_default(),
+            process: 0,
         }
     }
 }

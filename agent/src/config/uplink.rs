@@ -6,6 +6,8 @@ use headwater_config::{ByteSize, Duration};
 use headwater_proto::frame;
 use serde::Deserialize;
 
+use super::flow::{DataBudget, Drain};
+
 /// The way to the relay.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +28,19 @@ pub struct Uplink {
     /// No acknowledgement for this long: go back to the last acknowledged batch and send again. Default 10 s.
     #[serde(with = "headwater_config::duration")]
     pub ack_timeout: Duration,
+    /// What is sent first after an outage. Default `in-order`.
+    pub drain: Drain,
+    /// The backlog's bytes per second. `None`: as fast as the link takes them.
+    pub drain_rate: Option<ByteSize>,
+    /// The longest random pause before the first byte of a backlog, with `live-first` or a `drain_rate`. Default 10 s.
+    #[serde(with = "headwater_config::duration")]
+    pub drain_jitter: Duration,
+    /// What waits becomes a backlog when nothing was acknowledged for this long (or when it is more than a window of
+    /// batches). Default 1 min.
+    #[serde(with = "headwater_config::duration")]
+    pub drain_after: Duration,
+    /// What may pass the link in a month. `None`: any amount.
+    pub data_budget: Option<DataBudget>,
     /// Waiting time between attempts to connect.
     pub backoff: Backoff,
     /// How long a stop waits for what is not yet acknowledged. Default 5 s.
@@ -47,6 +62,11 @@ impl Default for Uplink {
             keep_alive: Duration::from_secs(30),
             window: Window::default(),
             ack_timeout: Duration::from_secs(10),
+            drain: Drain::default(),
+            drain_rate: None,
+            drain_jitter: Duration::from_secs(10),
+            drain_after: Duration::from_secs(60),
+            data_budget: None,
             backoff: Backoff::default(),
             stop_timeout: Duration::from_secs(5),
             encoding: Encoding::default(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use headwater_proto::{SeriesSet, pb};
 
+use super::boxes::Boxes;
 use super::stream::Stream;
 
 /// A moment on both clocks: one that only runs forward, and the one on the wall.
@@ -56,7 +57,12 @@ pub struct Device {
     session: u64,
     agent: Option<pb::AgentInfo>,
     waiting: Option<pb::Waiting>,
-    shorts: HashMap<u32, u64>,
+    /// What data frames call its streams: stream and process.
+    shorts: HashMap<u32, (u64, u64)>,
+    /// Those that use its name.
+    pub boxes: Boxes,
+    /// Last heard of.
+    heard_at: Option<Instant>,
     series: Vec<Arc<SeriesSet>>,
     /// Heard of since the MQTT connection was made.
     confirmed: bool,
@@ -80,6 +86,8 @@ impl Device {
             agent: None,
             waiting: None,
             shorts: HashMap::new(),
+            boxes: Boxes::default(),
+            heard_at: None,
             series: Vec::new(),
             confirmed: false,
             asked: HashMap::new(),
@@ -123,6 +131,7 @@ impl Device {
             waiting: self.waiting,
             lost_readings: self.lost_readings,
             session: self.session,
+            boxes: self.heard_at.map(|at| self.boxes.rivals(at)).unwrap_or_default(),
             checkpoint: None,
         }
     }
@@ -137,14 +146,28 @@ impl Device {
 
     /// The stream that data frames call by this number.
     pub fn stream(&self, short: u32) -> Option<u64> {
-        self.shorts.get(&short).copied()
+        self.shorts.get(&short).map(|(stream, _)| *stream)
+    }
+
+    /// A frame of this stream came: its box is there.
+    pub fn frame(&mut self, short: u32, now: Instant) {
+        if let Some((_, process)) = self.shorts.get(&short) {
+            self.boxes.heard(*process, now);
+        }
     }
 
     /// Something came from it that only a live agent sends. Returns whether it was thought to be away.
     pub fn heard(&mut self, now: Now) -> bool {
         self.last_seen_us = now.us;
+        self.heard_at = Some(now.at);
         self.confirmed = true;
         self.presence(true, now)
+    }
+
+    /// A live hello came, before it is taken in. Returns whether it is time to log that several boxes use the name.
+    pub fn meet(&mut self, hello: &pb::Hello, now: Now) -> bool {
+        let agent = hello.agent.clone().map(short_info).unwrap_or_default();
+        self.boxes.hello(&agent, hello.session, now.at)
     }
 
     /// Takes in a hello. `retained`: the broker kept it, so it says nothing about now. Streams that it does not list
@@ -154,23 +177,25 @@ impl Device {
             self.heard(now);
         }
         self.session = hello.session;
-        self.agent = hello.agent.map(|agent| pb::AgentInfo {
-            version: cut(agent.version),
-            target: cut(agent.target),
-            boot_id: cut(agent.boot_id),
-            config_hash: cut(agent.config_hash),
-            hostname: cut(agent.hostname),
-        });
+        self.agent = hello.agent.map(short_info);
         let over = hello.streams.len().saturating_sub(limit);
-        self.shorts.clear();
+        let process = self.agent.as_ref().map_or(0, |agent| agent.process);
+        // What another box calls its streams stays valid: its frames come between this one's.
+        let boxes = &self.boxes;
+        self.shorts
+            .retain(|_, (_, other)| *other != process && boxes.is_rival(*other, now.at));
         for held in &hello.streams[over..] {
             let stream = self.streams.entry(held.stream).or_default();
             stream.list();
             stream.deliver(held.acked_seq);
             stream.holds_from(held.first_seq);
-            self.shorts.insert(held.short, held.stream);
+            match self.shorts.get(&held.short) {
+                // Two boxes happen to use one number. It means neither: both are asked for hello, and draw again.
+                Some((other, _)) if *other != held.stream => drop(self.shorts.remove(&held.short)),
+                _ => drop(self.shorts.insert(held.short, (held.stream, process))),
+            }
         }
-        let listed: HashSet<u64> = self.shorts.values().copied().collect();
+        let listed: HashSet<u64> = self.shorts.values().map(|(stream, _)| *stream).collect();
         let mut unlisted: Vec<(Instant, u64)> = Vec::new();
         for (id, stream) in &mut self.streams {
             // What is in flight is kept until its report.
@@ -262,6 +287,17 @@ impl Device {
             self.since_us = now.us;
         }
         changed
+    }
+}
+
+fn short_info(agent: pb::AgentInfo) -> pb::AgentInfo {
+    pb::AgentInfo {
+        version: cut(agent.version),
+        target: cut(agent.target),
+        boot_id: cut(agent.boot_id),
+        config_hash: cut(agent.config_hash),
+        hostname: cut(agent.hostname),
+        process: agent.process,
     }
 }
 
@@ -369,6 +405,55 @@ mod tests {
             ),
             (4, 5, 5)
         );
+    }
+
+    /// The hello of a process: its session, and its streams by short number.
+    fn hello_of(process: u64, session: u64, streams: &[(u64, u32)]) -> pb::Hello {
+        let streams: Vec<_> = streams
+            .iter()
+            .map(|&(stream, short)| (stream, short, 0))
+            .collect();
+        let agent = pb::AgentInfo {
+            process,
+            ..Default::default()
+        };
+        pb::Hello {
+            agent: Some(agent),
+            ..hello(session, &streams)
+        }
+    }
+
+    #[test]
+    fn two_boxes_under_one_name_keep_the_numbers_of_their_streams() {
+        let mut device = Device::new("a", 0);
+        let say = |device: &mut Device, process, session, streams: &[(u64, u32)]| {
+            let hello = hello_of(process, session, streams);
+            let log = device.meet(&hello, at(session));
+            device.hello(hello, false, 9, at(session));
+            log
+        };
+        // Stream 5 stands in both journals.
+        assert!(!say(&mut device, 1, 1, &[(5, 50), (7, 70)]));
+        assert!(!say(&mut device, 2, 2, &[(5, 51), (8, 80)]));
+        assert_eq!(
+            (device.stream(70), device.stream(80)),
+            (None, Some(8)),
+            "a new start, it seems"
+        );
+        assert!(say(&mut device, 1, 3, &[(5, 50), (7, 70)]));
+        assert_eq!(
+            [50, 51, 70, 80].map(|short| device.stream(short)),
+            [Some(5), Some(5), Some(7), Some(8)]
+        );
+        assert_eq!(device.state().boxes.len(), 2);
+        // One number for two streams means neither.
+        say(&mut device, 2, 4, &[(5, 52), (8, 70)]);
+        assert_eq!([70, 80, 51].map(|short| device.stream(short)), [None, None, None]);
+        // The second box is gone.
+        device.heard(at(700));
+        say(&mut device, 1, 800, &[(7, 71)]);
+        assert_eq!((device.stream(52), device.stream(71)), (None, Some(7)));
+        assert!(device.state().boxes.is_empty());
     }
 
     #[test]

@@ -158,6 +158,10 @@ impl Fleet {
             Kind::Hello => {
                 let hello: pb::Hello = open_control("hello", &message.payload)?;
                 let session = hello.session;
+                if !message.retained && device.meet(&hello, now) {
+                    self.metrics.shared_names.inc();
+                    tell_of_boxes(&device.name, &device.boxes.rivals(now.at));
+                }
                 let over = device.hello(hello, message.retained, self.max_streams, now);
                 for _ in 0..over {
                     self.metrics.refuse("too many streams");
@@ -212,6 +216,7 @@ impl Fleet {
             }
             return Step::Nothing;
         };
+        device.frame(frame.short, now.at);
         let stream = device.streams.entry(id).or_default();
         let verdict = stream.judge(frame.seq);
         if verdict == Verdict::Duplicate {
@@ -434,4 +439,21 @@ impl Fleet {
             arrival_us: now.us,
         })
     }
+}
+
+fn tell_of_boxes(device: &str, boxes: &[pb::Box]) {
+    let boxes: Vec<_> = boxes
+        .iter()
+        .map(|other| {
+            let (host, boot, process) = (&other.hostname, &other.boot_id, other.process);
+            format!("host {host:?} (boot {boot}, process {process:016x})")
+        })
+        .collect();
+    tracing::error!(
+        %device,
+        "{} boxes use this device's name: {}. Nothing is lost or mixed up, but each needs a name of its own: was an SD card \
+         cloned? Set `device` in the agent.toml of all but one",
+        boxes.len(),
+        boxes.join(", ")
+    );
 }

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub unknown_streams: Counter,
     /// Frames with a series set not known: the agent was asked for it.
     pub unknown_series: Counter,
+    /// Devices' names found to be used by several boxes; counted anew every ten minutes while it is so.
+    pub shared_names: Counter,
     /// What was refused.
     pub refusals: Family<Reason, Counter>,
     /// What was dropped unacknowledged, to come again.
@@ -87,6 +89,7 @@ impl Metrics {
         let dead_letters = counter("dead_letters", "Records in the dead letter topic");
         let delivery_failures = counter("delivery_failures", "Records that Kafka did not take");
         let mqtt_connects = counter("mqtt_connects", "Connections to the MQTT broker that were made");
+        let shared_names = counter("shared_names", "Devices' names found to be used by several boxes");
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -123,6 +126,7 @@ impl Metrics {
             gaps,
             unknown_streams,
             unknown_series,
+            shared_names,
             refusals,
             dropped,
             dead_letters,

@@ -167,7 +167,8 @@ impl Fleet {
     /// The next ack that is due: topic and payload.
     pub fn ack(&mut self, now: Instant) -> Option<(String, Vec<u8>)> {
         let (number, note) = self.acks.take(now)?;
-        let device = &self.devices[number as usize];
+        let device = &mut self.devices[number as usize];
+        let boxes = device.boxes.tell(now, note.session != 0);
         let positions = note.streams.iter().filter(|id| device.streams.contains_key(id));
         let ack = pb::Ack {
             positions: positions.map(|&id| device.position(id)).collect(),
@@ -176,6 +177,7 @@ impl Fleet {
             refusals: note.refusals,
             go_back: note.go_back,
             session: note.session,
+            boxes,
         };
         Some((topic::topic(&device.name, Kind::Ack), seal_control(&ack)))
     }

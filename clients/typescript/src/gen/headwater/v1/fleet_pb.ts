@@ -6,7 +6,7 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { AgentInfo, StreamPosition, Waiting } from "./link_pb.js";
+import type { AgentInfo, Box, StreamPosition, Waiting } from "./link_pb.js";
 import { file_headwater_v1_link } from "./link_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headwater/v1/fleet.proto.
  */
 export const file_headwater_v1_fleet: GenFile = /*@__PURE__*/
-  fileDesc("ChhoZWFkd2F0ZXIvdjEvZmxlZXQucHJvdG8SDGhlYWR3YXRlci52MSLKAgoLRGV2aWNlU3RhdGUSDgoGZGV2aWNlGAEgASgJEg4KBm9ubGluZRgCIAEoCBIQCghzaW5jZV91cxgDIAEoAxIUCgxsYXN0X3NlZW5fdXMYBCABKAMSJgoFYWdlbnQYBSABKAsyFy5oZWFkd2F0ZXIudjEuQWdlbnRJbmZvEi8KCXBvc2l0aW9ucxgGIAMoCzIcLmhlYWR3YXRlci52MS5TdHJlYW1Qb3NpdGlvbhIcChRuZXdlc3Rfb2Zmc2V0X3BsdXNfMRgHIAEoAxImCgd3YWl0aW5nGAggASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmcSFQoNbG9zdF9yZWFkaW5ncxgJIAEoBBIPCgdzZXNzaW9uGAogASgGEiwKCmNoZWNrcG9pbnQYDyABKAsyGC5oZWFkd2F0ZXIudjEuQ2hlY2twb2ludCI5CgpDaGVja3BvaW50EhEKCXBhcnRpdGlvbhgBIAEoDRIYChB0ZWxlbWV0cnlfb2Zmc2V0GAIgASgDYgZwcm90bzM", [file_headwater_v1_link]);
+  fileDesc("ChhoZWFkd2F0ZXIvdjEvZmxlZXQucHJvdG8SDGhlYWR3YXRlci52MSLsAgoLRGV2aWNlU3RhdGUSDgoGZGV2aWNlGAEgASgJEg4KBm9ubGluZRgCIAEoCBIQCghzaW5jZV91cxgDIAEoAxIUCgxsYXN0X3NlZW5fdXMYBCABKAMSJgoFYWdlbnQYBSABKAsyFy5oZWFkd2F0ZXIudjEuQWdlbnRJbmZvEi8KCXBvc2l0aW9ucxgGIAMoCzIcLmhlYWR3YXRlci52MS5TdHJlYW1Qb3NpdGlvbhIcChRuZXdlc3Rfb2Zmc2V0X3BsdXNfMRgHIAEoAxImCgd3YWl0aW5nGAggASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmcSFQoNbG9zdF9yZWFkaW5ncxgJIAEoBBIPCgdzZXNzaW9uGAogASgGEiAKBWJveGVzGAsgAygLMhEuaGVhZHdhdGVyLnYxLkJveBIsCgpjaGVja3BvaW50GA8gASgLMhguaGVhZHdhdGVyLnYxLkNoZWNrcG9pbnQiOQoKQ2hlY2twb2ludBIRCglwYXJ0aXRpb24YASABKA0SGAoQdGVsZW1ldHJ5X29mZnNldBgCIAEoA2IGcHJvdG8z", [file_headwater_v1_link]);
 
 /**
  * @generated from message headwater.v1.DeviceState
@@ -82,6 +82,13 @@ export type DeviceState = Message<"headwater.v1.DeviceState"> & {
    * @generated from field: fixed64 session = 10;
    */
   session: bigint;
+
+  /**
+   * The boxes that use this device's name, if there are several; empty otherwise.
+   *
+   * @generated from field: repeated headwater.v1.Box boxes = 11;
+   */
+  boxes: Box[];
 
   /**
    * Set only in the one record with the key ".checkpoint" that each partition has; all else is empty there.

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headwater/v1/link.proto.
  */
 export const file_headwater_v1_link: GenFile = /*@__PURE__*/
-  fileDesc("ChdoZWFkd2F0ZXIvdjEvbGluay5wcm90bxIMaGVhZHdhdGVyLnYxImwKBUhlbGxvEg8KB3Nlc3Npb24YASABKAYSKgoHc3RyZWFtcxgCIAMoCzIZLmhlYWR3YXRlci52MS5IZWxsb1N0cmVhbRImCgVhZ2VudBgDIAEoCzIXLmhlYWR3YXRlci52MS5BZ2VudEluZm8icgoLSGVsbG9TdHJlYW0SDgoGc3RyZWFtGAEgASgGEg0KBXNob3J0GAIgASgNEhEKCWZpcnN0X3NlcRgDIAEoBBIQCghsYXN0X3NlcRgEIAEoBBIRCglhY2tlZF9zZXEYBSABKAQSDAoEdG9ybhgGIAEoCCJkCglBZ2VudEluZm8SDwoHdmVyc2lvbhgBIAEoCRIOCgZ0YXJnZXQYAiABKAkSDwoHYm9vdF9pZBgDIAEoCRITCgtjb25maWdfaGFzaBgEIAEoCRIQCghob3N0bmFtZRgFIAEoCSKqAQoDQWNrEi8KCXBvc2l0aW9ucxgBIAMoCzIcLmhlYWR3YXRlci52MS5TdHJlYW1Qb3NpdGlvbhISCgp3YW50X2hlbGxvGAIgASgIEhMKC3dhbnRfc2VyaWVzGAMgAygHEicKCHJlZnVzYWxzGAQgAygLMhUuaGVhZHdhdGVyLnYxLlJlZnVzYWwSDwoHZ29fYmFjaxgFIAEoCBIPCgdzZXNzaW9uGAYgASgGIi0KDlN0cmVhbVBvc2l0aW9uEg4KBnN0cmVhbRgBIAEoBhILCgNzZXEYAiABKAQiNgoHUmVmdXNhbBIOCgZzdHJlYW0YASABKAYSCwoDc2VxGAIgASgEEg4KBnJlYXNvbhgDIAEoCSJNCglTZXJpZXNTZXQSDAoEaGFzaBgBIAEoBxIMCgRzYWx0GAIgASgNEiQKBnNlcmllcxgDIAMoCzIULmhlYWR3YXRlci52MS5TZXJpZXMiTQoGU2VyaWVzEg4KBm1ldHJpYxgBIAEoCRIMCgR1bml0GAIgASgJEiUKBHR5cGUYAyABKA4yFy5oZWFkd2F0ZXIudjEuVmFsdWVUeXBlIlEKBlN0YXR1cxIOCgZvbmxpbmUYASABKAgSDwoHc2Vzc2lvbhgCIAEoBhImCgd3YWl0aW5nGAMgASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmciTgoHV2FpdGluZxIPCgdiYXRjaGVzGAEgASgEEhAKCHJlYWRpbmdzGAIgASgEEg0KBWJ5dGVzGAMgASgEEhEKCW9sZGVzdF91cxgEIAEoAyp7CglWYWx1ZVR5cGUSGgoWVkFMVUVfVFlQRV9VTlNQRUNJRklFRBAAEhIKDlZBTFVFX1RZUEVfRjY0EAESEgoOVkFMVUVfVFlQRV9JNjQQAhITCg9WQUxVRV9UWVBFX0JPT0wQAxIVChFWQUxVRV9UWVBFX1NUUklORxAEYgZwcm90bzM");
+  fileDesc("ChdoZWFkd2F0ZXIvdjEvbGluay5wcm90bxIMaGVhZHdhdGVyLnYxImwKBUhlbGxvEg8KB3Nlc3Npb24YASABKAYSKgoHc3RyZWFtcxgCIAMoCzIZLmhlYWR3YXRlci52MS5IZWxsb1N0cmVhbRImCgVhZ2VudBgDIAEoCzIXLmhlYWR3YXRlci52MS5BZ2VudEluZm8icgoLSGVsbG9TdHJlYW0SDgoGc3RyZWFtGAEgASgGEg0KBXNob3J0GAIgASgNEhEKCWZpcnN0X3NlcRgDIAEoBBIQCghsYXN0X3NlcRgEIAEoBBIRCglhY2tlZF9zZXEYBSABKAQSDAoEdG9ybhgGIAEoCCJ1CglBZ2VudEluZm8SDwoHdmVyc2lvbhgBIAEoCRIOCgZ0YXJnZXQYAiABKAkSDwoHYm9vdF9pZBgDIAEoCRITCgtjb25maWdfaGFzaBgEIAEoCRIQCghob3N0bmFtZRgFIAEoCRIPCgdwcm9jZXNzGAYgASgGIswBCgNBY2sSLwoJcG9zaXRpb25zGAEgAygLMhwuaGVhZHdhdGVyLnYxLlN0cmVhbVBvc2l0aW9uEhIKCndhbnRfaGVsbG8YAiABKAgSEwoLd2FudF9zZXJpZXMYAyADKAcSJwoIcmVmdXNhbHMYBCADKAsyFS5oZWFkd2F0ZXIudjEuUmVmdXNhbBIPCgdnb19iYWNrGAUgASgIEg8KB3Nlc3Npb24YBiABKAYSIAoFYm94ZXMYByADKAsyES5oZWFkd2F0ZXIudjEuQm94IjkKA0JveBIPCgdwcm9jZXNzGAEgASgGEg8KB2Jvb3RfaWQYAiABKAkSEAoIaG9zdG5hbWUYAyABKAkiLQoOU3RyZWFtUG9zaXRpb24SDgoGc3RyZWFtGAEgASgGEgsKA3NlcRgCIAEoBCI2CgdSZWZ1c2FsEg4KBnN0cmVhbRgBIAEoBhILCgNzZXEYAiABKAQSDgoGcmVhc29uGAMgASgJIk0KCVNlcmllc1NldBIMCgRoYXNoGAEgASgHEgwKBHNhbHQYAiABKA0SJAoGc2VyaWVzGAMgAygLMhQuaGVhZHdhdGVyLnYxLlNlcmllcyJNCgZTZXJpZXMSDgoGbWV0cmljGAEgASgJEgwKBHVuaXQYAiABKAkSJQoEdHlwZRgDIAEoDjIXLmhlYWR3YXRlci52MS5WYWx1ZVR5cGUiUQoGU3RhdHVzEg4KBm9ubGluZRgBIAEoCBIPCgdzZXNzaW9uGAIgASgGEiYKB3dhaXRpbmcYAyABKAsyFS5oZWFkd2F0ZXIudjEuV2FpdGluZyJOCgdXYWl0aW5nEg8KB2JhdGNoZXMYASABKAQSEAoIcmVhZGluZ3MYAiABKAQSDQoFYnl0ZXMYAyABKAQSEQoJb2xkZXN0X3VzGAQgASgDKnsKCVZhbHVlVHlwZRIaChZWQUxVRV9UWVBFX1VOU1BFQ0lGSUVEEAASEgoOVkFMVUVfVFlQRV9GNjQQARISCg5WQUxVRV9UWVBFX0k2NBACEhMKD1ZBTFVFX1RZUEVfQk9PTBADEhUKEVZBTFVFX1RZUEVfU1RSSU5HEARiBnByb3RvMw");
 
 /**
  * Agent → bridge, QoS 1, retained. Sent on every connect, and when the bridge asks.
@@ -136,6 +136,14 @@ export type AgentInfo = Message<"headwater.v1.AgentInfo"> & {
    * @generated from field: string hostname = 5;
    */
   hostname: string;
+
+  /**
+   * Drawn at each start of the agent, never 0: tells two boxes under one name from one that starts again. A process that says hello
+   * anew after another did is a second box.
+   *
+   * @generated from field: fixed64 process = 6;
+   */
+  process: bigint;
 };
 
 /**
@@ -190,6 +198,14 @@ export type Ack = Message<"headwater.v1.Ack"> & {
    * @generated from field: fixed64 session = 6;
    */
   session: bigint;
+
+  /**
+   * Several boxes use this device's name, say because an SD card was cloned: all of them, the one that reads this too. Their streams are
+   * kept apart; each needs a name of its own. Told with every answer to hello, and every minute, while it is so.
+   *
+   * @generated from field: repeated headwater.v1.Box boxes = 7;
+   */
+  boxes: Box[];
 };
 
 /**
@@ -198,6 +214,37 @@ export type Ack = Message<"headwater.v1.Ack"> & {
  */
 export const AckSchema: GenMessage<Ack> = /*@__PURE__*/
   messageDesc(file_headwater_v1_link, 3);
+
+/**
+ * One of several boxes under one name.
+ *
+ * @generated from message headwater.v1.Box
+ */
+export type Box = Message<"headwater.v1.Box"> & {
+  /**
+   * AgentInfo.process
+   *
+   * @generated from field: fixed64 process = 1;
+   */
+  process: bigint;
+
+  /**
+   * @generated from field: string boot_id = 2;
+   */
+  bootId: string;
+
+  /**
+   * @generated from field: string hostname = 3;
+   */
+  hostname: string;
+};
+
+/**
+ * Describes the message headwater.v1.Box.
+ * Use `create(BoxSchema)` to create a new message.
+ */
+export const BoxSchema: GenMessage<Box> = /*@__PURE__*/
+  messageDesc(file_headwater_v1_link, 4);
 
 /**
  * @generated from message headwater.v1.StreamPosition
@@ -221,7 +268,7 @@ export type StreamPosition = Message<"headwater.v1.StreamPosition"> & {
  * Use `create(StreamPositionSchema)` to create a new message.
  */
 export const StreamPositionSchema: GenMessage<StreamPosition> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_link, 4);
+  messageDesc(file_headwater_v1_link, 5);
 
 /**
  * @generated from message headwater.v1.Refusal
@@ -248,7 +295,7 @@ export type Refusal = Message<"headwater.v1.Refusal"> & {
  * Use `create(RefusalSchema)` to create a new message.
  */
 export const RefusalSchema: GenMessage<Refusal> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_link, 5);
+  messageDesc(file_headwater_v1_link, 6);
 
 /**
  * Agent → bridge, QoS 1, retained; published before its first use and when asked for.
@@ -281,7 +328,7 @@ export type SeriesSet = Message<"headwater.v1.SeriesSet"> & {
  * Use `create(SeriesSetSchema)` to create a new message.
  */
 export const SeriesSetSchema: GenMessage<SeriesSet> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_link, 6);
+  messageDesc(file_headwater_v1_link, 7);
 
 /**
  * @generated from message headwater.v1.Series
@@ -308,7 +355,7 @@ export type Series = Message<"headwater.v1.Series"> & {
  * Use `create(SeriesSchema)` to create a new message.
  */
 export const SeriesSchema: GenMessage<Series> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_link, 7);
+  messageDesc(file_headwater_v1_link, 8);
 
 /**
  * Agent → bridge, QoS 1, retained. `online = false` is the Last Will, and sent before a clean stop.
@@ -339,7 +386,7 @@ export type Status = Message<"headwater.v1.Status"> & {
  * Use `create(StatusSchema)` to create a new message.
  */
 export const StatusSchema: GenMessage<Status> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_link, 8);
+  messageDesc(file_headwater_v1_link, 9);
 
 /**
  * What the agent holds that is not acknowledged. Sent when it changes much, at most every few seconds.
@@ -375,7 +422,7 @@ export type Waiting = Message<"headwater.v1.Waiting"> & {
  * Use `create(WaitingSchema)` to create a new message.
  */
 export const WaitingSchema: GenMessage<Waiting> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_link, 9);
+  messageDesc(file_headwater_v1_link, 10);
 
 /**
  * @generated from enum headwater.v1.ValueType
