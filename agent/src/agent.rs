@@ -4,12 +4,11 @@ use std::future::Future;
 use std::time::Instant;
 
 use headwater_proto::Limits;
-use tokio::sync::mpsc;
 
 use crate::batcher::Batcher;
 use crate::clock::Clock;
 use crate::control::{Controller, Sources};
-use crate::handle::Request;
+use crate::handle::Inbox;
 use crate::journal::Memory;
 use crate::pipeline::Pipeline;
 use crate::sealer::Sealer;
@@ -20,14 +19,11 @@ use crate::uplink::backoff::Backoff;
 use crate::uplink::link::Link;
 use crate::{AgentHandle, Config, Error};
 
-/// Orders on their way to the pipeline.
-const ORDERS: usize = 8;
-
 /// An agent, ready to run.
 pub struct Agent {
     setup: Setup,
     handle: AgentHandle,
-    requests: mpsc::Receiver<Request>,
+    inbox: Inbox,
     sources: Vec<Opened>,
 }
 
@@ -50,11 +46,11 @@ impl Agent {
         let sources = numbered
             .map(|(settings, number)| source::open(number, settings, setup.device()))
             .collect::<Result<_, _>>()?;
-        let (handle, requests) = AgentHandle::new(setup.device());
+        let (handle, inbox) = AgentHandle::new(&setup);
         let agent = Self {
             setup,
             handle: handle.clone(),
-            requests,
+            inbox,
             sources,
         };
         Ok((agent, handle))
@@ -77,8 +73,7 @@ impl Agent {
         );
         let (output, samples) = Output::new(Clock::default());
         let thinning = output.thinning().clone();
-        let (orders, ordered) = mpsc::channel(ORDERS);
-        let mut sources = Sources::new(output, self.handle.clone());
+        let mut sources = Sources::new(output.clone(), self.handle.clone());
         sources.start(&self.setup.config.sources, self.sources);
         let config = &self.setup.config;
         let limits = Limits::default();
@@ -92,19 +87,14 @@ impl Agent {
             journal: Box::new(journal),
             uplink,
             samples,
-            orders: ordered,
+            orders: self.inbox.orders,
             link: Link::new(self.setup.address.clone(), backoff),
-            handle: self.handle,
+            handle: self.handle.clone(),
             thinning,
             stop_timeout: config.uplink.stop_timeout,
             sampled: 0,
         };
-        let controller = Controller {
-            setup: self.setup,
-            sources,
-            requests: self.requests,
-            orders,
-        };
+        let controller = Controller::new(self.handle, self.setup, sources, output, self.inbox.requests);
         let mut controller = std::pin::pin!(controller.run(shutdown));
         let mut pipeline = std::pin::pin!(pipeline.run());
         // Sources end with the controller, so it is dropped with the pipeline should that fail.

@@ -1,6 +1,8 @@
 //! The agent's settings. `deploy/agent.toml` is the annotated reference; a test keeps it equal to the defaults here.
 
+mod control;
 mod flow;
+mod health;
 mod journal;
 mod source;
 mod uplink;
@@ -13,7 +15,9 @@ use serde::Deserialize;
 use crate::Error;
 use crate::broker::Broker;
 
+pub use control::{CommandName, Control};
 pub use flow::{DataBudget, Drain};
+pub use health::Health;
 pub use journal::Journal;
 pub use source::{
     AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SysfsFile, SysfsParse, SysfsPreset,
@@ -23,6 +27,9 @@ pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 
 /// What an environment variable that overrides a key begins with: `HEADWATER_AGENT_UPLINK__BROKER`.
 pub const ENVIRONMENT_PREFIX: &str = "HEADWATER_AGENT_";
+
+/// What the status socket is called where only its directory is given.
+const SOCKET: &str = "agent.sock";
 
 /// All settings of an agent.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
@@ -39,6 +46,10 @@ pub struct Config {
     pub uplink: Uplink,
     /// Where batches wait for their acknowledgement.
     pub journal: Journal,
+    /// The agent's own figures.
+    pub health: Health,
+    /// Commands from the relay, and what shows this agent's state.
+    pub control: Control,
     /// Where readings come from; at least one.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,
@@ -68,13 +79,16 @@ impl Default for Batch {
 }
 
 impl Config {
-    /// Reads the settings from a file, under the environment's variables; `$STATE_DIRECTORY` is where `state_dir` is not set.
+    /// Reads the settings from a file, under the environment's variables; `$STATE_DIRECTORY` and `$RUNTIME_DIRECTORY`
+    /// stand in for directories that are not set.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn load(path: &Path) -> Result<Self, Error> {
         let mut config: Self = headwater_config::load(Some(path), ENVIRONMENT_PREFIX)?;
-        config.state_dir = config.state_dir.or_else(state_directory);
+        config.state_dir = config.state_dir.or_else(|| directory("STATE_DIRECTORY"));
+        let socket = || Some(directory("RUNTIME_DIRECTORY")?.join(SOCKET));
+        config.control.socket = config.control.socket.or_else(socket);
         Ok(config)
     }
 
@@ -151,8 +165,22 @@ impl Config {
         {
             return setting(&format!("uplink.data_budget.{key}"), why);
         }
+        if !self.health.interval.is_zero() && self.health.interval < Duration::from_secs(1) {
+            let interval = self.health.interval;
+            return setting(
+                "health.interval",
+                format!("{interval:?} is less than 1s; 0 switches it off"),
+            );
+        }
+        self.control.check()?;
         Broker::parse(&self.uplink.broker)?;
         Ok(())
+    }
+
+    /// The socket that tells this agent's state, if there is one.
+    pub fn status_socket(&self) -> Option<PathBuf> {
+        let in_state = || Some(self.state_dir.as_ref()?.join(SOCKET));
+        self.control.socket.clone().or_else(in_state)
     }
 
     /// A hash of the settings in force, so that a fleet's page can tell which boxes differ: of their values, however they are written
@@ -171,9 +199,9 @@ impl Config {
     }
 }
 
-/// The directory that systemd made for the service (`StateDirectory=`), the first if there are several.
-fn state_directory() -> Option<PathBuf> {
-    let directories = std::env::var_os("STATE_DIRECTORY")?;
+/// A directory that systemd made for the service (`StateDirectory=`, `RuntimeDirectory=`), the first if there are several.
+fn directory(variable: &str) -> Option<PathBuf> {
+    let directories = std::env::var_os(variable)?;
     std::env::split_paths(&directories)
         .next()
         .filter(|path| !path.as_os_str().is_empty())

@@ -1,15 +1,24 @@
 //! What an agent tells of itself to the program it runs in, and what that program may ask of it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::Clock;
+use crate::journal::Extent;
+use crate::pipeline::Order;
+use crate::process::Process;
+use crate::setup::Setup;
 use crate::source::Meter;
 use crate::stats::{AgentStats, SourceStats};
+use crate::status::{Link, Settings, Status, Stream};
 use crate::{Config, Error};
 
-/// Requests on their way to the controller.
+/// Requests on their way to the controller, and orders on their way to the pipeline.
 const WAITING: usize = 8;
+/// How long the pipeline may take to answer before it counts as not answering. Its steps take microseconds.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Asked of a running agent from outside.
 #[derive(Debug)]
@@ -21,31 +30,60 @@ pub(crate) enum Request {
 /// Looks at a running agent from outside.
 #[derive(Clone, Debug)]
 pub struct AgentHandle {
-    device: Arc<str>,
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// The other ends of a handle.
+pub(crate) struct Inbox {
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) orders: mpsc::Receiver<Order>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// What does not change: the device, the build, the process.
+    fixed: Status,
     stats: Mutex<AgentStats>,
     sources: Mutex<Vec<Meter>>,
+    settings: Mutex<Settings>,
+    link: Mutex<Link>,
 }
 
 impl AgentHandle {
-    pub(crate) fn new(device: &str) -> (Self, mpsc::Receiver<Request>) {
-        let (requests, receiver) = mpsc::channel(WAITING);
-        let handle = Self {
-            device: device.into(),
-            shared: Arc::default(),
-            requests,
+    pub(crate) fn new(setup: &Setup) -> (Self, Inbox) {
+        let (requests, requested) = mpsc::channel(WAITING);
+        let (orders, ordered) = mpsc::channel(WAITING);
+        let about = setup.about();
+        let fixed = Status {
+            device: setup.device().into(),
+            version: about.version,
+            target: about.target,
+            boot_id: about.boot_id,
+            pid: std::process::id(),
+            started_us: Clock::default().now_us(),
+            ..Status::default()
         };
-        (handle, receiver)
+        let shared = Shared {
+            fixed,
+            ..Shared::default()
+        };
+        let handle = Self {
+            shared: Arc::new(shared),
+            requests,
+            orders,
+        };
+        let inbox = Inbox {
+            requests: requested,
+            orders: ordered,
+        };
+        (handle, inbox)
     }
 
     /// The device's name.
     pub fn device(&self) -> &str {
-        &self.device
+        &self.shared.fixed.device
     }
 
     /// The agent's figures, as of its last step.
@@ -70,12 +108,76 @@ impl AgentHandle {
         answered.await.map_err(|_| Error::Stopped)?
     }
 
+    /// Whether the task that moves readings answers within 2 s.
+    pub async fn answers(&self) -> bool {
+        self.look().await.is_some()
+    }
+
+    /// The agent's state. What the pipeline has to be asked for is asked for 2 s at most.
+    pub async fn status(&self) -> Status {
+        let streams = self.look().await;
+        let process = Process::read().unwrap_or_default();
+        let stream = |extent: Extent| Stream {
+            stream: format!("{:016x}", extent.stream),
+            first_seq: extent.first,
+            last_seq: extent.last,
+        };
+        Status {
+            now_us: Clock::default().now_us(),
+            answering: streams.is_some(),
+            settings: lock(&self.shared.settings).clone(),
+            link: lock(&self.shared.link).clone(),
+            stats: self.stats(),
+            streams: streams.unwrap_or_default().into_iter().map(stream).collect(),
+            sources: self.sources(),
+            rss_bytes: process.rss_bytes,
+            cpu_us: process.cpu_us,
+            ..self.shared.fixed.clone()
+        }
+    }
+
+    async fn look(&self) -> Option<Vec<Extent>> {
+        let looked = async {
+            let (answer, answered) = oneshot::channel();
+            self.orders.send(Order::Look(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::time::timeout(ANSWER, looked).await.ok().flatten()
+    }
+
+    /// Tells the pipeline what to do; `false` if it has ended.
+    pub(crate) async fn order(&self, order: Order) -> bool {
+        self.orders.send(order).await.is_ok()
+    }
+
     pub(crate) fn set(&self, stats: AgentStats) {
         *lock(&self.shared.stats) = stats;
     }
 
     pub(crate) fn set_sources(&self, meters: Vec<Meter>) {
         *lock(&self.shared.sources) = meters;
+    }
+
+    pub(crate) fn set_settings(&self, settings: Settings) {
+        *lock(&self.shared.settings) = settings;
+    }
+
+    /// A connection stands.
+    pub(crate) fn connected(&self, broker: String) {
+        *lock(&self.shared.link) = Link {
+            broker,
+            since_us: Clock::default().now_us(),
+            last_error: None,
+        };
+    }
+
+    /// There is no connection, and why.
+    pub(crate) fn disconnected(&self, broker: String, why: Option<&str>) {
+        *lock(&self.shared.link) = Link {
+            broker,
+            since_us: 0,
+            last_error: why.map(str::to_string),
+        };
     }
 }
 

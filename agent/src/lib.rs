@@ -8,6 +8,7 @@
 //! - `journal`: where they wait until the relay has acknowledged them.
 //! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::connection` is the socket.
 //! - `thinning`: how coarsely readings are taken while the data budget runs short.
+//! - [`stats`], [`status`], `health`: the figures of all parts, and how they are told.
 //! - `state`: the small files that outlive the process.
 //! - `pipeline`: the driver that ties the parts together; `control`: what is done to a running agent from outside; [`agent`]: the
 //!   public face of this crate.
@@ -20,9 +21,11 @@ pub mod config;
 mod control;
 pub mod error;
 pub mod handle;
+mod health;
 mod host;
 mod journal;
 mod pipeline;
+mod process;
 mod sealer;
 mod setup;
 mod source;
@@ -32,6 +35,7 @@ mod source;
 )]
 mod state;
 pub mod stats;
+pub mod status;
 mod thinning;
 mod uplink;
 
@@ -40,3 +44,4 @@ pub use config::Config;
 pub use error::Error;
 pub use handle::AgentHandle;
 pub use stats::{AgentStats, JournalFault, JournalMode};
+pub use status::Status;

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use headwater_proto::Limits;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::batcher::Batcher;
-use crate::journal::Journal;
+use crate::journal::{Extent, Journal};
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::Sample;
@@ -23,9 +23,12 @@ use crate::{AgentHandle, AgentStats, Error};
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What the controller tells the pipeline to do.
+#[derive(Debug)]
 pub(crate) enum Order {
     /// To go on by other settings.
     Reload(Box<Setup>),
+    /// To tell what is held of each stream.
+    Look(oneshot::Sender<Vec<Extent>>),
     /// To stop; the sources have.
     Stop,
 }
@@ -57,11 +60,14 @@ impl Pipeline {
     /// What makes going on impossible.
     pub(crate) async fn run(mut self) -> Result<(), Error> {
         let woken = self.journal.woken();
+        self.handle.disconnected(self.link.name(), None);
         loop {
             let deadline = self.step()?;
             tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(setup)) => self.reload(*setup),
+                    // Who asked may have waited long enough.
+                    Some(Order::Look(answer)) => drop(answer.send(self.journal.streams())),
                     Some(Order::Stop) | None => return self.stop().await,
                 },
                 Some(sample) = self.samples.recv() => self.take(sample),
@@ -83,6 +89,7 @@ impl Pipeline {
         let backoff = Backoff::new(setup.config.uplink.backoff);
         if self.link.reload(now, setup.address, backoff) {
             self.uplink.disconnected();
+            self.handle.disconnected(self.link.name(), None);
         } else if self.link.is_open() {
             // Hello tells the hash of the settings in force.
             self.uplink.connected(now, self.link.session, &*self.journal);
@@ -132,6 +139,7 @@ impl Pipeline {
         match event {
             Event::Open => {
                 self.link.opened(now);
+                self.handle.connected(self.link.name());
                 self.uplink.connected(now, self.link.session, &*self.journal);
             }
             Event::Ack(payload) => self.uplink.acknowledged(now, &payload, &mut *self.journal),
@@ -150,6 +158,7 @@ impl Pipeline {
 
     fn closed(&mut self, now: Instant, why: &str) -> Result<(), Error> {
         self.uplink.disconnected();
+        self.handle.disconnected(self.link.name(), Some(why));
         let wait = self.link.closed(now, getrandom::u64()?);
         log::warn!(
             "not connected to {}: {why}; next attempt in {wait:.1?}",

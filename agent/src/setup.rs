@@ -15,6 +15,13 @@ pub(crate) struct Setup {
     pub(crate) address: Address,
 }
 
+/// Without what may be secret.
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").finish_non_exhaustive()
+    }
+}
+
 impl Setup {
     /// Checks the settings, and reads the files with secrets: it may block.
     ///

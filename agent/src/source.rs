@@ -50,6 +50,7 @@ use crate::error::{Error, SourceError};
 
 pub(crate) use meter::Meter;
 pub(crate) use output::Output;
+pub(crate) use schedule::Schedule;
 
 /// What a source measures.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

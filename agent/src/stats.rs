@@ -1,10 +1,11 @@
 //! The figures of a running agent, in one place: what is shown by the status socket, sent as health metrics and offered to
 //! Prometheus is made from these. Each part of the agent counts its own, and the pipeline gathers them after each step.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Figures of a running agent. `sampled_readings + journal.found_readings = acked_readings + lost_readings + waiting_readings`, always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct AgentStats {
     /// Whether the broker is connected and the relay has answered this connection's hello.
     pub connected: bool,
@@ -41,7 +42,8 @@ pub struct AgentStats {
 }
 
 /// Figures of the journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct JournalStats {
     /// Where it keeps what waits.
     pub mode: JournalMode,
@@ -60,7 +62,7 @@ pub struct JournalStats {
 }
 
 /// Where a journal keeps what waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JournalMode {
     /// In memory, as configured.
@@ -73,7 +75,7 @@ pub enum JournalMode {
 }
 
 /// Why flash cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JournalFault {
     /// It has not been opened yet.
@@ -93,7 +95,8 @@ pub enum JournalFault {
 }
 
 /// Figures of the clock that stamps readings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct ClockStats {
     /// Whether it is known to be synchronised.
     pub synchronised: bool,
@@ -102,7 +105,8 @@ pub struct ClockStats {
 }
 
 /// Figures of the monthly data budget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct BudgetStats {
     /// Bytes used in this month, both directions.
     pub used_bytes: u64,
@@ -111,7 +115,8 @@ pub struct BudgetStats {
 }
 
 /// Figures of one source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct SourceStats {
     /// What logs and commands call it: `source 2 (replay)`.
     pub name: String,
@@ -128,7 +133,7 @@ pub struct SourceStats {
 }
 
 /// What a source does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
     /// It samples.

@@ -1,8 +1,8 @@
 //! `deploy/agent.toml` is the reference: what it shows is what holds.
 
 use headwater_agent::config::{
-    Config, ENVIRONMENT_PREFIX, ReplaySource, SimulatedSource, Source, SysfsFile, SysfsSource, SystemSource,
-    Trace,
+    CommandName, Config, ENVIRONMENT_PREFIX, ReplaySource, SimulatedSource, Source, SysfsFile, SysfsSource,
+    SystemSource, Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -36,7 +36,10 @@ fn it_is_exactly_the_defaults_and_a_system_source() {
 
 #[test]
 fn what_it_switches_off_is_understood_and_shows_the_defaults() {
-    let config = parse(&everything());
+    let mut config = parse(&everything());
+    assert_eq!(config.control.exec.len(), 1);
+    // Programs without the command that runs them are refused.
+    config.control.commands.push(CommandName::Exec);
     config.check().unwrap();
     assert_eq!(config.device.as_deref(), Some("gw-01"));
     assert_eq!(config.uplink.user.as_deref(), Some("gw-01"));
@@ -91,7 +94,7 @@ fn every_key_stands_in_it() {
             "sources" => "[[source]]",
             "files" => "[[source.file]]",
             "trace" => "path",
-            "cabinet_temp_c" => continue,
+            "cabinet_temp_c" | "uptime" => continue,
             key => key,
         };
         assert!(REFERENCE.contains(key), "{key} is missing from deploy/agent.toml");

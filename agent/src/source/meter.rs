@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Sample;
 use crate::stats::{SourceState, SourceStats};
 
+/// Characters of an error that are kept: what a foreign device answers may stand in it.
+const ERROR_MAX: usize = 300;
+
 /// Counts what a source does; clones count the same source.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter(Arc<Mutex<SourceStats>>);
@@ -46,7 +49,7 @@ impl Meter {
         self.look(|stats| {
             stats.state = SourceState::Failing;
             stats.failures += 1;
-            stats.last_error = Some(error.to_string());
+            stats.last_error = Some(error.to_string().chars().take(ERROR_MAX).collect());
         });
     }
 

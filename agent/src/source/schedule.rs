@@ -25,22 +25,12 @@ impl Schedule {
     }
 
     /// The newest tick that is not after `now_us`.
-    #[cfg(any(
-        feature = "source-system",
-        feature = "source-simulated",
-        feature = "source-sysfs"
-    ))]
     fn upto(self, now_us: i64) -> i64 {
         now_us.div_euclid(self.interval_us) * self.interval_us
     }
 
     /// Waits for the next tick after `previous_us` and returns it. Ticks that passed meanwhile are skipped; a clock that is
     /// set back by more than an interval starts the schedule anew.
-    #[cfg(any(
-        feature = "source-system",
-        feature = "source-simulated",
-        feature = "source-sysfs"
-    ))]
     pub(crate) async fn tick(self, clock: &Clock, previous_us: Option<i64>) -> i64 {
         let start = clock.now_us();
         let mut due = self.after(start);

@@ -45,6 +45,8 @@ pub(crate) fn config(address: &str, rows: usize) -> Config {
     config.uplink.backoff.min = Duration::from_millis(100);
     config.uplink.backoff.max = Duration::from_millis(500);
     config.uplink.keep_alive = Duration::from_secs(2);
+    // What is counted here is what the sources give.
+    config.health.interval = Duration::ZERO;
     config.batch.readings = 20;
     config.batch.age = Duration::from_millis(100);
     config.sources.push(Source::Replay(ReplaySource {
@@ -98,7 +100,7 @@ impl Running {
         }
     }
 
-    async fn all_acked(&self, readings: u64) -> AgentStats {
+    pub(crate) async fn all_acked(&self, readings: u64) -> AgentStats {
         self.until("everything acknowledged", 60, |stats| {
             stats.sampled_readings == readings && stats.waiting_readings == 0
         })

@@ -9,3 +9,4 @@ mod library;
 mod mosquitto;
 mod program;
 mod reload;
+mod status;

@@ -1,0 +1,240 @@
+//! The agent's own figures as ordinary metrics `agent.*`: so a fleet's health travels the way of its readings, is kept as long and drawn by
+//! the same page. Counters are whole numbers and everything else decimals of few digits, which is what encodes small: at the default pace
+//! they cost some hundred bytes an hour.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_proto::Value;
+
+use crate::AgentHandle;
+use crate::process::Process;
+use crate::source::{Metric, Output, Reading, Sample, Schedule};
+use crate::stats::{AgentStats, JournalMode, SourceState, SourceStats};
+
+/// Samples an agent's own figures until it is dropped.
+pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration) {
+    let schedule = Schedule::every(interval);
+    let mut health = Health::default();
+    let mut previous = None;
+    loop {
+        let tick = schedule.tick(output.clock(), previous).await;
+        previous = Some(tick);
+        let (stats, sources) = (handle.stats(), handle.sources());
+        // A sensor of the processor may answer slowly.
+        let Ok(machine) = tokio::task::spawn_blocking(Machine::read).await else {
+            continue;
+        };
+        let readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);
+        let time_us = tick;
+        output.send(Sample { time_us, readings }).await;
+    }
+}
+
+/// What is read of the system for a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Machine {
+    process: Option<Process>,
+    /// Degrees Celsius.
+    temperature: Option<f64>,
+}
+
+impl Machine {
+    fn read() -> Self {
+        Self {
+            process: Process::read(),
+            temperature: temperature(Path::new("/sys/class/thermal")),
+        }
+    }
+}
+
+/// What has to be remembered from one sample to the next.
+#[derive(Default)]
+struct Health {
+    metrics: Vec<Arc<Metric>>,
+    /// When the processor time was last read, and how much it was.
+    cpu: Option<(Instant, u64)>,
+}
+
+impl Health {
+    fn readings(
+        &mut self,
+        now: Instant,
+        now_us: i64,
+        stats: &AgentStats,
+        sources: &[SourceStats],
+        machine: &Machine,
+    ) -> Vec<Reading> {
+        let mut readings = Vec::with_capacity(24);
+        let mut add = |name: &str, unit: &str, value: Value| {
+            let known = self.metrics.iter().find(|metric| metric.name == name);
+            let metric = match known {
+                Some(metric) => metric.clone(),
+                None => {
+                    let metric = Metric::new(name, unit);
+                    self.metrics.push(metric.clone());
+                    metric
+                }
+            };
+            readings.push(Reading::new(metric, value));
+        };
+        let count = |value: u64| Value::I64(i64::try_from(value).unwrap_or(i64::MAX));
+        add("agent.sampled", "", count(stats.sampled_readings));
+        add("agent.acked", "", count(stats.acked_readings));
+        add("agent.lost", "", count(stats.lost_readings));
+        add("agent.waiting", "", count(stats.waiting_readings));
+        add("agent.waiting.bytes", "By", count(stats.waiting_bytes));
+        let age_us = match stats.oldest_us {
+            0 => 0,
+            oldest_us => now_us.saturating_sub(oldest_us).max(0),
+        };
+        add("agent.waiting.age", "s", Value::I64(age_us / 1_000_000));
+        add("agent.resent", "", count(stats.resent_batches));
+        add("agent.reconnects", "", count(stats.reconnects));
+        add("agent.link.sent", "By", count(stats.sent_bytes));
+        if stats.journal.mode != JournalMode::Memory {
+            let in_memory = stats.journal.mode == JournalMode::Fallback;
+            add("agent.journal.bytes", "By", count(stats.journal.flash_bytes));
+            add("agent.journal.fallback", "", Value::Bool(in_memory));
+            add("agent.journal.quarantined", "", count(stats.journal.quarantined));
+        }
+        add(
+            "agent.flash.written",
+            "By",
+            count(stats.journal.flash_written_bytes),
+        );
+        add(
+            "agent.clock.synchronised",
+            "",
+            Value::Bool(stats.clock.synchronised),
+        );
+        let offset_ms = stats.clock.offset_us / 1_000;
+        add("agent.clock.offset", "s", Value::F64(offset_ms as f64 / 1e3));
+        if stats.budget.limit_bytes > 0 {
+            add("agent.budget.used", "By", count(stats.budget.used_bytes));
+            add("agent.budget.limit", "By", count(stats.budget.limit_bytes));
+        }
+        add("agent.thinning", "", count(u64::from(stats.thinning)));
+        let failing = sources
+            .iter()
+            .filter(|source| source.state == SourceState::Failing)
+            .count();
+        add("agent.sources.failing", "", count(failing as u64));
+        if let Some(process) = machine.process {
+            add("agent.memory", "By", count(process.rss_bytes));
+            if let Some((at, cpu_us)) = self.cpu.replace((now, process.cpu_us)) {
+                let passed_us = (now - at).as_micros().max(1) as f64;
+                let percent = process.cpu_us.saturating_sub(cpu_us) as f64 * 100.0 / passed_us;
+                add("agent.cpu", "%", Value::F64((percent * 100.0).round() / 100.0));
+            }
+        }
+        if let Some(temperature) = machine.temperature {
+            add("agent.temperature", "Cel", Value::F64(temperature));
+        }
+        readings
+    }
+}
+
+/// The temperature of the processor, degrees Celsius with one digit: of the thermal zone that is named for it, or else of the first. `None` on
+/// machines without.
+fn temperature(zones: &Path) -> Option<f64> {
+    /// How kernels name it on boards and PCs.
+    const NAMES: [&str; 6] = [
+        "cpu-thermal",
+        "cpu_thermal",
+        "soc-thermal",
+        "soc_thermal",
+        "x86_pkg_temp",
+        "cpu0-thermal",
+    ];
+    let mut found: Vec<_> = fs::read_dir(zones)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("thermal_zone"))
+        })
+        .collect();
+    found.sort();
+    let kind = |path: &Path| fs::read_to_string(path.join("type")).unwrap_or_default();
+    let zone = found
+        .iter()
+        .find(|path| NAMES.contains(&kind(path).trim()))
+        .or_else(|| found.first())?;
+    let milli: f64 = fs::read_to_string(zone.join("temp")).ok()?.trim().parse().ok()?;
+    Some((milli / 100.0).round() / 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(readings: &[Reading], name: &str) -> Option<Value> {
+        let reading = readings.iter().find(|reading| reading.metric.name == name)?;
+        Some(reading.value.clone())
+    }
+
+    #[test]
+    fn figures_become_metrics_with_allowed_names_and_short_decimals() {
+        let now = Instant::now();
+        let stats = AgentStats {
+            sampled_readings: 10,
+            acked_readings: 7,
+            waiting_readings: 3,
+            oldest_us: 1_000_000_000,
+            ..AgentStats::default()
+        };
+        let failing = SourceStats {
+            state: SourceState::Failing,
+            ..SourceStats::default()
+        };
+        let machine = |cpu_us| Machine {
+            process: Some(Process {
+                rss_bytes: 3_000_000,
+                cpu_us,
+            }),
+            temperature: Some(48.3),
+        };
+        let mut health = Health::default();
+        let sources = [failing, SourceStats::default()];
+        let first = health.readings(now, 1_042_900_000, &stats, &sources, &machine(1_000_000));
+        assert_eq!(value(&first, "agent.waiting.age"), Some(Value::I64(42)));
+        assert_eq!(value(&first, "agent.sources.failing"), Some(Value::I64(1)));
+        assert_eq!(value(&first, "agent.cpu"), None, "it takes two samples");
+        assert_eq!(
+            value(&first, "agent.journal.bytes"),
+            None,
+            "the journal is in memory"
+        );
+        let later = now + Duration::from_secs(3);
+        let second = health.readings(later, 1_045_900_000, &stats, &sources, &machine(1_100_000));
+        assert_eq!(value(&second, "agent.cpu"), Some(Value::F64(3.33)));
+        assert_eq!(value(&second, "agent.memory"), Some(Value::I64(3_000_000)));
+        for reading in second {
+            headwater_proto::name::check_metric(&reading.metric.name).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_processor_s_zone_is_preferred_and_none_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(temperature(folder.path()), None);
+        assert_eq!(temperature(Path::new("/nonexistent")), None);
+        for (zone, kind, temp) in [
+            ("thermal_zone0", "acpitz\n", "27800\n"),
+            ("thermal_zone1", "cpu-thermal\n", "48312\n"),
+            ("cooling_device0", "Fan\n", "1\n"),
+        ] {
+            let zone = folder.path().join(zone);
+            fs::create_dir(&zone).unwrap();
+            fs::write(zone.join("type"), kind).unwrap();
+            fs::write(zone.join("temp"), temp).unwrap();
+        }
+        assert_eq!(temperature(folder.path()), Some(48.3));
+        fs::write(folder.path().join("thermal_zone1/type"), "wifi\n").unwrap();
+        assert_eq!(temperature(folder.path()), Some(27.8));
+    }
+}

@@ -1,0 +1,337 @@
+//! An agent's state as one document: what `headwater-agent status` shows, and the command `status` answers.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{AgentStats, JournalMode, SourceState, SourceStats};
+
+/// An agent's state.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Status {
+    /// The device's name.
+    pub device: String,
+    /// The agent's version.
+    pub version: String,
+    /// The target triple it was built for.
+    pub target: String,
+    /// The id of this boot.
+    pub boot_id: String,
+    /// The process's id.
+    pub pid: u32,
+    /// When it was started, by the system's clock, microseconds since the Unix epoch.
+    pub started_us: i64,
+    /// When this was written.
+    pub now_us: i64,
+    /// Whether the task that moves readings answered in time. If it did not, the figures are those of its last step.
+    pub answering: bool,
+    /// What it runs by.
+    pub settings: Settings,
+    /// The way to the relay.
+    pub link: Link,
+    /// The figures of all parts.
+    pub stats: AgentStats,
+    /// The streams of which something is held; the newest last.
+    pub streams: Vec<Stream>,
+    /// Each source.
+    pub sources: Vec<SourceStats>,
+    /// Resident memory, bytes; 0: not known.
+    pub rss_bytes: u64,
+    /// Processor time used, microseconds.
+    pub cpu_us: u64,
+}
+
+/// What an agent runs by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The hash that hello tells.
+    pub hash: String,
+    /// The file they come from; empty: not from a file.
+    pub origin: String,
+    /// Keys that were changed by command, with their values.
+    pub overrides: Vec<(String, String)>,
+    /// The command whose settings are being tried: they are rolled back unless the relay answers.
+    pub trial: Option<String>,
+}
+
+/// The way to the relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Link {
+    /// The broker's host and port.
+    pub broker: String,
+    /// Since when it is connected, microseconds since the Unix epoch; 0: it is not.
+    pub since_us: i64,
+    /// Why the last connection ended, or could not be made.
+    pub last_error: Option<String>,
+}
+
+/// A stream of which something is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Stream {
+    /// Its id, hexadecimal, as logs have it.
+    pub stream: String,
+    /// The first sequence number that is held; what lies before is acknowledged.
+    pub first_seq: u64,
+    /// The last; `first_seq - 1` if none is held.
+    pub last_seq: u64,
+}
+
+impl Status {
+    /// As JSON.
+    pub fn json(&self) -> String {
+        // Numbers, strings and lists of them: there is nothing in it that could fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// From JSON; what another version does not tell has its default.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// As lines for a person.
+    pub fn text(&self) -> String {
+        let mut lines = Lines::default();
+        let stats = &self.stats;
+        lines.add(
+            "agent",
+            format!(
+                "{} {}, {}, process {}",
+                self.device, self.version, self.target, self.pid
+            ),
+        );
+        lines.add("running", format!("for {}", span(self.now_us - self.started_us)));
+        if !self.answering {
+            lines.add(
+                "WARNING",
+                "the task that moves readings does not answer; figures are old",
+            );
+        }
+        lines.add("link", self.link_text());
+        let waiting = match stats.waiting_readings {
+            0 => "nothing".to_string(),
+            readings => format!(
+                "{readings} readings, {} of them in {} batches; the oldest is {} old",
+                size(stats.waiting_bytes),
+                stats.waiting_batches,
+                span(self.now_us - stats.oldest_us)
+            ),
+        };
+        lines.add("waiting", waiting);
+        lines.add(
+            "readings",
+            format!(
+                "{} sampled, {} acknowledged, {} lost",
+                stats.sampled_readings, stats.acked_readings, stats.lost_readings
+            ),
+        );
+        lines.add("journal", self.journal_text());
+        for stream in &self.streams {
+            let held = (stream.last_seq + 1).saturating_sub(stream.first_seq);
+            let range = match held {
+                0 => "nothing held".into(),
+                _ => format!("batches {} to {}", stream.first_seq, stream.last_seq),
+            };
+            lines.add("stream", format!("{}: {range}", stream.stream));
+        }
+        for source in &self.sources {
+            lines.add("source", source_text(source, self.now_us));
+        }
+        let clock = match (stats.clock.synchronised, stats.clock.offset_us) {
+            (true, 0) => "synchronised".to_string(),
+            (true, offset_us) => format!("synchronised; readings were corrected by {} ms", offset_us / 1000),
+            (false, _) => "not known to be synchronised".to_string(),
+        };
+        lines.add("clock", clock);
+        let budget = &stats.budget;
+        let thinned = match stats.thinning {
+            0 | 1 => String::new(),
+            factor => format!("; one reading of {factor} is taken"),
+        };
+        match budget.limit_bytes {
+            0 => lines.add("budget", format!("none{thinned}")),
+            limit => lines.add(
+                "budget",
+                format!(
+                    "{} of {} used this month{thinned}",
+                    size(budget.used_bytes),
+                    size(limit)
+                ),
+            ),
+        }
+        lines.add(
+            "process",
+            format!(
+                "{} of memory, {} of processor time",
+                size(self.rss_bytes),
+                span(self.cpu_us as i64)
+            ),
+        );
+        let origin = match &*self.settings.origin {
+            "" => String::new(),
+            origin => format!(" from {origin}"),
+        };
+        lines.add("settings", format!("{}{origin}", self.settings.hash));
+        for (key, value) in &self.settings.overrides {
+            lines.add("override", format!("{key} = {value}"));
+        }
+        if let Some(id) = &self.settings.trial {
+            lines.add(
+                "on trial",
+                format!("settings of command {id}: rolled back unless the relay answers"),
+            );
+        }
+        lines.0
+    }
+
+    fn link_text(&self) -> String {
+        let Link {
+            broker,
+            since_us,
+            last_error,
+        } = &self.link;
+        let state = match (*since_us, self.stats.connected) {
+            (0, _) => format!("not connected to {broker}"),
+            (since_us, answered) => {
+                let relay = if answered {
+                    "the relay has answered"
+                } else {
+                    "the relay has not answered"
+                };
+                format!(
+                    "connected to {broker} for {}, {relay}",
+                    span(self.now_us - since_us)
+                )
+            }
+        };
+        match last_error {
+            Some(error) if *since_us == 0 => format!("{state}: {error}"),
+            _ => format!("{state}; {} connection(s) lost", self.stats.reconnects),
+        }
+    }
+
+    fn journal_text(&self) -> String {
+        let journal = &self.stats.journal;
+        let flash = format!(
+            "{} on flash, {} written since the start",
+            size(journal.flash_bytes),
+            size(journal.flash_written_bytes)
+        );
+        let mut text = match journal.mode {
+            JournalMode::Memory => "in memory: what waits ends with the process".to_string(),
+            JournalMode::Flash => flash,
+            JournalMode::Fallback => match journal.fault {
+                Some(fault) => format!("in memory, because flash cannot be written ({fault:?}); {flash}"),
+                None => format!("in memory, because flash cannot be written; {flash}"),
+            },
+        };
+        if journal.quarantined > 0 {
+            let _ = write!(text, "; {} piece(s) set aside as unreadable", journal.quarantined);
+        }
+        text
+    }
+}
+
+fn source_text(source: &SourceStats, now_us: i64) -> String {
+    let state = match source.state {
+        SourceState::Running => "running",
+        SourceState::Failing => "FAILING",
+        SourceState::Ended => "ended",
+    };
+    let newest = match source.newest_us {
+        0 => String::new(),
+        newest_us => format!(", the newest {} ago", span(now_us - newest_us)),
+    };
+    let mut text = format!("{}: {state}, {} readings{newest}", source.name, source.readings);
+    if let Some(error) = &source.last_error {
+        let _ = write!(text, "; failed {} time(s), last: {error}", source.failures);
+    }
+    text
+}
+
+/// Lines of a name and a value.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add(&mut self, name: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{name:<9} {value}");
+    }
+}
+
+/// Bytes as people read them.
+fn size(bytes: u64) -> String {
+    headwater_config::ByteSize::b(bytes).to_string()
+}
+
+/// A length of time as people read it, to the second.
+fn span(us: i64) -> String {
+    let seconds = us.max(0).unsigned_abs() / 1_000_000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{minutes} min {} s", seconds % 60),
+        3_600..86_400 => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_has_two_figures_at_most() {
+        for (seconds, text) in [
+            (-5, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (7_199, "1 h 59 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds * 1_000_000), text);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_shown() {
+        let mut status = Status {
+            device: "gw-01".into(),
+            link: Link {
+                broker: "broker.example:1883".into(),
+                last_error: Some("connection refused".into()),
+                ..Link::default()
+            },
+            sources: vec![SourceStats {
+                name: "source 1 (modbus)".into(),
+                state: SourceState::Failing,
+                failures: 3,
+                last_error: Some("no answer".into()),
+                ..SourceStats::default()
+            }],
+            ..Status::default()
+        };
+        status
+            .settings
+            .overrides
+            .push(("source.1.interval".into(), "\"5s\"".into()));
+        let text = status.text();
+        for part in [
+            "not connected to broker.example:1883: connection refused",
+            "does not answer",
+            "FAILING, 0 readings; failed 3 time(s), last: no answer",
+            "override  source.1.interval = \"5s\"",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
+        assert_eq!(json["sources"][0]["state"], "failing");
+        assert_eq!(json["stats"]["journal"]["mode"], "memory");
+    }
+}
