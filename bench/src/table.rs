@@ -1,7 +1,7 @@
 //! Bytes per reading, side by side, and the targets they are held to.
 
 use anyhow::{Context, Result, ensure};
-use headwater_proto::frame::{Compression, Encoding, Frame, seal};
+use headwater_proto::frame::{Compression, Encoding, Frame, Sealer};
 use headwater_proto::{Body, Limits};
 use prost::Message;
 
@@ -37,7 +37,8 @@ pub struct Totals {
     pub bytes: [usize; FORMS.len()],
 }
 
-/// Encodes the whole trace in every form. Ours are whole frames, decoded again and compared.
+/// Encodes the whole trace in every form. Ours are whole frames, sealed one after the other as an agent does, decoded
+/// again and compared.
 ///
 /// # Errors
 /// If a frame does not come back as it was.
@@ -50,6 +51,7 @@ pub fn measure(trace: &Trace, rows: usize) -> Result<Totals> {
         readings: 0,
         bytes: [0; FORMS.len()],
     };
+    let mut sealers: [Sealer; FORMS.len()] = Default::default();
     for (batch, part) in trace.rows.chunks(rows).enumerate() {
         totals.readings += count(part);
         let metrics = &trace.metrics;
@@ -69,7 +71,8 @@ pub fn measure(trace: &Trace, rows: usize) -> Result<Totals> {
             (8, Encoding::Postcard, Compression::Deflate),
         ] {
             // A sequence number of a stream that has been running for a while: two or three bytes.
-            let frame = seal(&body, &series, encoding, compression, &limits)?.frame(1, 10_000 + batch as u64);
+            let sealed = sealers[at].seal(&body, &series, encoding, compression, &limits)?;
+            let frame = sealed.frame(1, 10_000 + batch as u64);
             totals.bytes[at] += frame.len();
             let back = Frame::parse(&frame, &limits)?.body(Some(&series), &limits)?;
             ensure!(

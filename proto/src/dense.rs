@@ -20,8 +20,11 @@
 //! ```
 
 mod bits;
+mod choice;
 mod doubles;
+mod exact;
 mod integers;
+mod lanes;
 mod narrow;
 mod predict;
 mod rice;
@@ -40,6 +43,7 @@ use crate::series::{SeriesSet, ValueType};
 use crate::varint::{self, unzigzag, zigzag};
 use crate::{Error, Limits};
 use bits::{Reader, Writer};
+use choice::Memory;
 
 const UNCERTAIN: u8 = 1;
 const LOSS: u8 = 2;
@@ -51,12 +55,12 @@ struct Dense<'a> {
     bits: &'a [u8],
 }
 
-/// Buffers that columns and bodies share.
+/// Buffers that columns and bodies share, and what was chosen for the columns of the batch before.
 #[derive(Default)]
 pub(crate) struct Scratch {
     bits: Vec<u8>,
-    mantissas: Vec<i64>,
-    integers: integers::Scratch,
+    columns: doubles::Scratch,
+    memory: Memory,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,8 +70,14 @@ struct LossRecord {
     reason: u8,
 }
 
-/// Adds the body to `out`. `places[i]` is that of column `i` in the series set, which has `series` entries.
-pub(crate) fn encode(out: &mut Vec<u8>, body: &Body, places: &[u32], series: usize, scratch: &mut Scratch) {
+/// Adds the body to `out`. `places[i]` is that of column `i` in the series set.
+pub(crate) fn encode(
+    out: &mut Vec<u8>,
+    body: &Body,
+    places: &[u32],
+    series: &SeriesSet,
+    scratch: &mut Scratch,
+) {
     match body {
         Body::Loss(loss) => {
             let reason = match loss.reason {
@@ -89,8 +99,8 @@ pub(crate) fn encode(out: &mut Vec<u8>, body: &Body, places: &[u32], series: usi
                 Clock::Synchronised => 0,
                 Clock::Uncertain => UNCERTAIN,
             };
-            encode_readings(readings, places, series, scratch);
-            frame(out, flags, &scratch.bits);
+            let bits = encode_readings(readings, places, series, scratch);
+            frame(out, flags, &scratch.bits[..bits]);
         }
     }
 }
@@ -103,18 +113,20 @@ fn frame(out: &mut Vec<u8>, flags: u8, bits: &[u8]) {
     out.extend_from_slice(bits);
 }
 
-fn encode_readings(readings: &Readings, places: &[u32], series: usize, scratch: &mut Scratch) {
+/// Into the buffer of bits; how many of its bytes count.
+fn encode_readings(readings: &Readings, places: &[u32], series: &SeriesSet, scratch: &mut Scratch) -> usize {
     let Scratch {
         bits,
-        mantissas,
-        integers: scratch,
+        columns: scratch,
+        memory,
     } = scratch;
+    memory.of(series.hash(), series.series().len());
     let mut out = Writer::new(core::mem::take(bits));
-    out.reserve(64 + readings.len());
     out.small(readings.times.len() as u64);
-    times::encode(&mut out, &readings.times, scratch);
-    let in_order = places.len() == series && places.iter().zip(0..).all(|(place, at)| *place == at);
-    out.put(u64::from(in_order), 1);
+    times::encode(&mut out, &readings.times, &mut scratch.integers, memory);
+    let in_order =
+        places.len() == series.series().len() && places.iter().zip(0..).all(|(place, at)| *place == at);
+    out.put_few(u64::from(in_order), 1);
     if !in_order {
         out.small(places.len() as u64);
         let mut next = 0;
@@ -124,10 +136,10 @@ fn encode_readings(readings: &Readings, places: &[u32], series: usize, scratch: 
         }
     }
     let width = times_width(readings.times.len());
-    for column in &readings.columns {
-        out.put(u64::from(column.times), width);
-        out.put(u64::from(!column.suspect.is_empty()), 1);
-        if !column.suspect.is_empty() {
+    for (column, place) in readings.columns.iter().zip(places) {
+        let suspect = u64::from(!column.suspect.is_empty());
+        out.put_few(u64::from(column.times) | suspect << width, width + 1);
+        if suspect == 1 {
             out.small(column.suspect.len() as u64);
             let mut next = 0;
             for at in &column.suspect {
@@ -135,14 +147,19 @@ fn encode_readings(readings: &Readings, places: &[u32], series: usize, scratch: 
                 next = at + 1;
             }
         }
+        let choice = memory.column(*place as usize);
         match &column.values {
-            Values::F64(values) => doubles::encode(&mut out, values, scratch, mantissas),
-            Values::I64(values) => integers::encode(&mut out, values, scratch),
+            Values::F64(values) => doubles::encode(&mut out, values, scratch, choice),
+            Values::I64(values) => integers::encode(&mut out, values, &mut scratch.integers, choice),
             Values::Bool(values) => texts::encode_bools(&mut out, values),
-            Values::String(values) => texts::encode_strings(&mut out, values, scratch),
+            Values::String(values) => {
+                texts::encode_strings(&mut out, values, &mut scratch.integers, choice);
+            }
         }
     }
-    *bits = out.finish();
+    let len;
+    (*bits, len) = out.finish();
+    len
 }
 
 fn times_width(times: usize) -> u32 {

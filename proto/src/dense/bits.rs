@@ -5,113 +5,101 @@ use alloc::vec::Vec;
 /// Writes bits.
 #[derive(Default)]
 pub(super) struct Writer {
+    /// Longer than what is written, so that eight bytes can be stored at once.
     out: Vec<u8>,
+    at: usize,
+    /// The bits after the last whole byte.
     word: u64,
     used: u32,
 }
 
+/// Most bits of codes that are joined before they are stored, taken together: what a double holds exactly.
+pub(super) const JOINED_BITS: u32 = 52;
+/// What eight groups of codes may touch.
+const BLOCK_BYTES: usize = 72;
+
 impl Writer {
     /// Takes a buffer for its space.
-    pub(super) fn new(mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
+    pub(super) fn new(buffer: Vec<u8>) -> Self {
         Self {
             out: buffer,
-            word: 0,
-            used: 0,
+            ..Self::default()
         }
     }
 
-    pub(super) fn reserve(&mut self, bytes: usize) {
-        self.out.reserve(bytes);
+    /// How many bits were written.
+    pub(super) fn bits(&self) -> usize {
+        self.at * 8 + self.used as usize
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.out.resize(self.out.len() * 2 + 1024, 0);
+    }
+
+    /// The next bytes.
+    #[inline(always)]
+    fn room<const N: usize>(&mut self) -> &mut [u8; N] {
+        if self.out.len() < self.at + N {
+            self.grow();
+        }
+        self.out[self.at..]
+            .first_chunk_mut()
+            .expect("it has grown by more than any block takes")
     }
 
     /// The low `width` bits of `value`, whose other bits are 0; `width` ≤ 64.
     #[inline(always)]
     pub(super) fn put(&mut self, value: u64, width: u32) {
-        self.word |= value << self.used;
-        let used = self.used + width;
-        if used < 64 {
-            self.used = used;
+        if width > 56 {
+            self.put_few(value & 0xffff_ffff, 32);
+            self.put_few(value >> 32, width - 32);
         } else {
-            self.out.extend_from_slice(&self.word.to_le_bytes());
-            self.word = value.checked_shr(64 - self.used).unwrap_or(0);
-            self.used = used - 64;
+            self.put_few(value, width);
         }
     }
 
-    /// Up to 16 codes of at most 28 bits each, given with their lengths. Two at a time, and in registers: this is where
-    /// encoding spends its time.
+    /// As [`Writer::put`]; `width` ≤ 56.
     #[inline(always)]
-    pub(super) fn put_short(&mut self, values: &[u64], code: impl Fn(u64) -> (u64, u32)) {
-        let mut words = [0u64; 8];
-        let mut full = 0;
-        let (mut word, mut used) = (self.word, self.used);
-        let mut add = |code: u64, bits: u32| {
-            word |= code << used;
-            words[full & 7] = word;
-            let now = used + bits;
-            // What did not fit; there is room for `64 - used`, which is not more than `bits` then.
-            let rest = code >> ((64 - used) & 63) >> u32::from(used == 0);
-            let over = now >> 6;
-            word = if over == 1 { rest } else { word };
-            full += over as usize;
-            used = now & 63;
-        };
-        let (pairs, last) = values.as_chunks::<2>();
-        for [a, b] in pairs {
-            let (a, a_bits) = code(*a);
-            let (b, b_bits) = code(*b);
-            add(a | b << a_bits, a_bits + b_bits);
-        }
-        if let [last] = last {
-            let (last, bits) = code(*last);
-            add(last, bits);
-        }
-        (self.word, self.used) = (word, used);
-        for word in &words[..full & 7] {
-            self.out.extend_from_slice(&word.to_le_bytes());
-        }
+    pub(super) fn put_few(&mut self, value: u64, width: u32) {
+        let word = self.word | value << self.used;
+        *self.room() = word.to_le_bytes();
+        let used = self.used + width;
+        self.at += (used >> 3) as usize;
+        self.word = word >> (used & 56);
+        self.used = used & 7;
     }
 
-    /// The codes of a block's first `groups` × `N` residuals, of at most 56 / `N` bits each: `residual >> k` zeros, a
-    /// one, and the low `k` bits. `N` at a time, and in registers: this is where encoding spends its time.
+    /// Groups of codes that have been joined, of at most [`JOINED_BITS`] each.
     #[inline(always)]
-    pub(super) fn put_block<const N: usize>(&mut self, residuals: &[u32; 16], groups: usize, k: u32) {
-        let mask = (1u32 << k) - 1;
-        let zeros = residuals.map(|residual| residual >> k);
-        let ends = residuals.map(|residual| (residual & mask) << 1 | 1);
-        let mut bytes = [0; 72];
-        // Whole bytes go out first: of what is in the word, at most 7 bits stay.
+    pub(super) fn put_joined(&mut self, codes: &[u64], lengths: &[u32]) {
         let (mut word, mut used) = (self.word, self.used);
+        let bytes = self.room::<BLOCK_BYTES>();
         let mut at = 0;
-        let (zeros, _) = zeros.as_chunks::<N>();
-        let (ends, _) = ends.as_chunks::<N>();
-        for (zeros, ends) in zeros.iter().zip(ends).take(groups) {
+        for (code, length) in codes.iter().zip(lengths) {
+            word |= code << used;
+            used += length;
             let full = at & 63;
             bytes[full..full + 8].copy_from_slice(&word.to_le_bytes());
             at += (used >> 3) as usize;
             word >>= used & 56;
             used &= 7;
-            for (zeros, end) in zeros.iter().zip(ends) {
-                used += zeros;
-                word |= u64::from(*end) << (used & 63);
-                used += k + 1;
-            }
         }
+        self.at += at;
         (self.word, self.used) = (word, used);
-        // All of them and back: no call for the few that count.
-        let len = self.out.len();
-        self.out.extend_from_slice(&bytes);
-        self.out.truncate(len + at);
     }
 
     /// A number of unknown size: 6 bits with its length less one (0 counts as one bit), then its bits but the highest.
+    #[inline]
     pub(super) fn number(&mut self, value: u64) {
         let length = (value | 1).ilog2() + 1;
-        self.put(u64::from(length - 1), 6);
         if length == 1 {
-            self.put(value, 1);
+            self.put_few(value << 6, 7);
+        } else if length <= 50 {
+            let rest = value & !(1 << (length - 1));
+            self.put_few(rest << 6 | u64::from(length - 1), length + 5);
         } else {
+            self.put_few(u64::from(length - 1), 6);
             self.put(value & !(1 << (length - 1)), length - 1);
         }
     }
@@ -119,23 +107,23 @@ impl Writer {
     /// A number that is mostly 0 or small: groups of three bits, each followed by a bit that says whether more come.
     pub(super) fn small(&mut self, mut value: u64) {
         while value >= 8 {
-            self.put(value & 7 | 8, 4);
+            self.put_few(value & 7 | 8, 4);
             value >>= 3;
         }
-        self.put(value, 4);
+        self.put_few(value, 4);
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.put(u64::from(*byte), 8);
+            self.put_few(u64::from(*byte), 8);
         }
     }
 
-    /// The bytes; the last is filled with 0 bits.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        let bytes = self.used.div_ceil(8) as usize;
-        self.out.extend_from_slice(&self.word.to_le_bytes()[..bytes]);
-        self.out
+    /// The buffer, and how many of its bytes count; the last is filled with 0 bits.
+    pub(super) fn finish(mut self) -> (Vec<u8>, usize) {
+        *self.room() = self.word.to_le_bytes();
+        let bytes = self.at + self.used.div_ceil(8) as usize;
+        (self.out, bytes)
     }
 }
 

@@ -15,7 +15,8 @@
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
-use super::integers::{self, Scratch};
+use super::choice::Choice;
+use super::integers;
 use crate::decimal::{LARGEST, POWERS, fit, misses_at, round};
 use crate::varint::{unzigzag, zigzag};
 
@@ -34,20 +35,39 @@ const DIVIDED_SCALE: usize = 5;
 const FINE: u8 = 9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Finish {
+pub(super) enum Finish {
     Plain,
     Digits15,
     Single,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Grid {
+pub(super) struct Grid {
     scale: u8,
     divisor: u8,
     finish: Finish,
 }
 
+/// How a column is written: on a grid with so many sixteenths of exceptions, or as bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Grid(Grid, u8),
+    Bits,
+}
+
 impl Grid {
+    fn decimal(scale: u32) -> Self {
+        Self {
+            scale: scale as u8,
+            divisor: 0,
+            finish: Finish::Plain,
+        }
+    }
+
+    fn is_decimal(self) -> bool {
+        self.divisor == 0 && self.finish == Finish::Plain
+    }
+
     fn steps(self) -> f64 {
         DIVISORS[usize::from(self.divisor)] * POWERS[usize::from(self.scale)]
     }
@@ -94,49 +114,119 @@ fn digits15(value: f64) -> f64 {
     round(scaled).0 / POWERS[decimals]
 }
 
-pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch, integers: &mut Vec<i64>) {
+/// Buffers that columns share.
+#[derive(Default)]
+pub(super) struct Scratch {
+    mantissas: Vec<i64>,
+    pub(super) integers: integers::Scratch,
+}
+
+pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch, choice: &mut Choice) {
+    match choice.form {
+        Some(Form::Grid(grid, misses)) => {
+            let most = values.len() * usize::from(misses + 2) / 16;
+            if (grid.is_decimal() && encode_exact(out, values, grid, scratch, choice))
+                || encode_near(out, values, grid, most, scratch, choice).is_some()
+            {
+                return;
+            }
+        }
+        Some(Form::Bits) if glance(values).is_none() => {
+            encode_bits(out, values, scratch, choice);
+            return;
+        }
+        _ => {}
+    }
+    choice.forget();
     // Most columns are decimals without exceptions, and a few values tell.
     if let Some(scale) = glance(values) {
-        if let Some(first) = scratch.narrow.fit(values, scale) {
-            out.put(DECIMAL | u64::from(scale) << 2, 8);
-            integers::encode_taken(out, first, &mut scratch.narrow, values.len());
-            return;
-        }
-        if fit(values, scale, integers) {
-            out.put(DECIMAL | u64::from(scale) << 2, 8);
-            integers::encode(out, integers, scratch);
+        let grid = Grid::decimal(scale);
+        if encode_exact(out, values, grid, scratch, choice) {
+            choice.form = Some(Form::Grid(grid, 0));
             return;
         }
     }
-    let Some(grid) = choose(values) else {
-        out.put(BITS, 2);
-        integers.clear();
-        integers.extend(values.iter().map(|value| value.to_bits() as i64));
-        integers::encode(out, integers, scratch);
-        return;
-    };
-    if grid.divisor == 0 && grid.finish == Finish::Plain {
-        out.put(DECIMAL, 2);
-        out.put(u64::from(grid.scale), 5);
-    } else {
-        out.put(GRID, 2);
-        out.put(u64::from(grid.scale), 5);
-        out.put(u64::from(grid.divisor), 3);
-        out.put(grid.finish as u64, 2);
+    let form = choose(values).and_then(|grid| {
+        let misses = encode_near(out, values, grid, values.len(), scratch, choice)?;
+        Some(Form::Grid(grid, (misses * 16 / values.len()) as u8))
+    });
+    if form.is_none() {
+        encode_bits(out, values, scratch, choice);
     }
+    choice.form = Some(form.unwrap_or(Form::Bits));
+}
+
+fn encode_bits(out: &mut Writer, values: &[f64], scratch: &mut Scratch, choice: &mut Choice) {
+    out.put_few(BITS, 2);
+    let bits = values.iter().map(|value| value.to_bits() as i64);
+    scratch.mantissas.clear();
+    scratch.mantissas.extend(bits);
+    integers::encode(out, &scratch.mantissas, &mut scratch.integers, choice);
+}
+
+/// Writes decimals if there are no exceptions.
+fn encode_exact(
+    out: &mut Writer,
+    values: &[f64],
+    grid: Grid,
+    scratch: &mut Scratch,
+    choice: &mut Choice,
+) -> bool {
+    let scale = u32::from(grid.scale);
+    let head = |out: &mut Writer| out.put_few(DECIMAL | u64::from(scale) << 2, 8);
+    let narrow = &mut scratch.integers.narrow;
+    let factor = choice.integers().map_or(1, |known| known.factor);
+    let mut first = narrow.fit(values, scale, factor);
+    if first.is_none() && factor != 1 {
+        choice.forget_integers();
+        first = narrow.fit(values, scale, 1);
+    }
+    if let Some(first) = first {
+        head(out);
+        integers::encode_taken(out, first, narrow, choice);
+        return true;
+    }
+    let exact = fit(values, scale, &mut scratch.mantissas);
+    if exact {
+        head(out);
+        integers::encode(out, &scratch.mantissas, &mut scratch.integers, choice);
+    }
+    exact
+}
+
+/// Writes values that are on a grid, but for `most` exceptions; their number.
+fn encode_near(
+    out: &mut Writer,
+    values: &[f64],
+    grid: Grid,
+    most: usize,
+    scratch: &mut Scratch,
+    choice: &mut Choice,
+) -> Option<usize> {
     let steps = grid.steps();
-    let mut exact = true;
+    let mut misses = 0;
+    let integers = &mut scratch.mantissas;
     integers.clear();
     integers.extend(values.iter().map(|value| {
         let (integer, on_grid) = grid.integer(*value, steps);
-        exact &= on_grid;
+        misses += usize::from(!on_grid);
         integer
     }));
-    out.put(u64::from(!exact), 1);
-    if !exact {
+    if misses > most {
+        return None;
+    }
+    if grid.is_decimal() {
+        out.put_few(DECIMAL | u64::from(grid.scale) << 2, 7);
+    } else {
+        out.put_few(GRID | u64::from(grid.scale) << 2, 7);
+        out.put_few(u64::from(grid.divisor) | (grid.finish as u64) << 3, 5);
+    }
+    out.put_few(u64::from(misses > 0), 1);
+    if misses > 0 {
         except(out, values, integers, grid);
     }
-    integers::encode(out, integers, scratch);
+    integers::encode(out, integers, &mut scratch.integers, choice);
+    Some(misses)
 }
 
 /// The first scale that suits a few values, if it is not a fine one.
@@ -184,7 +274,7 @@ fn except(out: &mut Writer, values: &[f64], integers: &mut [i64], grid: Grid) {
 pub(super) fn decode(
     bits: &mut Reader<'_>,
     count: usize,
-    scratch: &mut Scratch,
+    scratch: &mut integers::Scratch,
 ) -> Result<Vec<f64>, &'static str> {
     let form = bits.get(2);
     if form == BITS {

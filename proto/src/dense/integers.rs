@@ -16,10 +16,11 @@
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
+use super::choice::Choice;
+use super::exact::{self, Exact};
 use super::narrow::Narrow;
 use super::predict::{self, EQUAL, LINEAR, MEANS, RANKS, STEP};
 use super::rice;
-use crate::decimal::gcd;
 use crate::varint::{unzigzag, zigzag};
 
 /// Buffers that columns share.
@@ -31,7 +32,7 @@ pub(super) struct Scratch {
     pub(super) narrow: Narrow,
 }
 
-pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
+pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch, choice: &mut Choice) {
     let Some(&first) = values.first() else {
         return;
     };
@@ -39,10 +40,29 @@ pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
     if values.len() == 1 {
         return;
     }
-    if scratch.narrow.take(values, first) {
-        encode_narrow(out, &mut scratch.narrow);
-        return;
+    let factor = choice.integers().map_or(1, |known| known.factor);
+    let narrow = &mut scratch.narrow;
+    if factor == 1 {
+        if narrow.take(values, first) {
+            encode_narrow(out, narrow, choice);
+            return;
+        }
+    } else {
+        let known = Exact::new(factor);
+        if narrow.take_divided(values, first, &known) {
+            encode_narrow(out, narrow, choice);
+            return;
+        }
+        choice.forget_integers();
+        if narrow.take(values, first) {
+            encode_narrow(out, narrow, choice);
+            return;
+        }
     }
+    encode_wide(out, values, first, scratch, choice);
+}
+
+fn encode_wide(out: &mut Writer, values: &[i64], first: i64, scratch: &mut Scratch, choice: &mut Choice) {
     let Scratch {
         distances,
         residuals,
@@ -51,47 +71,48 @@ pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch) {
     } = scratch;
     distances.clear();
     distances.extend(values.iter().map(|value| value.wrapping_sub(first)));
-    let factor = divide(distances);
-    if factor != 1 && narrow.take(distances, 0) {
-        narrow.encode(out, Some(factor));
+    let known = choice.integers().map(|known| known.predictor);
+    let factor = if known.is_some() {
+        1
+    } else {
+        exact::divide(distances)
+    };
+    if factor != 1 && narrow.take_quotients(distances, factor) {
+        narrow.encode(out, choice);
         return;
     }
-    let (predictor, step) = predict::choose(distances);
-    let total = predict::residuals(distances, predictor, step, residuals);
-    if let Some(table) = predict::rank(distances, total, ranks) {
-        head(out, RANKS, factor);
-        predict::put_table(out, &table);
+    let predictor = known.unwrap_or_else(|| predict::choose(distances));
+    let total = predict::residuals(distances, predictor, residuals);
+    if known.is_none()
+        && let Some(table) = predict::rank(distances, total, ranks)
+    {
+        predict::head_of_ranks(out, &table, factor);
         rice::encode(out, ranks);
         return;
     }
-    head(out, predictor, factor);
-    if predictor == STEP {
-        predict::put_step(out, step);
-    }
+    predict::head(out, predictor, factor);
+    let before = out.bits();
     rice::encode(out, residuals);
+    let bits = out.bits() - before;
+    match known {
+        Some(_) => choice.judge(bits, residuals.len()),
+        None => choice.keep(factor, predictor, bits, residuals.len()),
+    }
 }
 
 /// Writes a column whose distances from `first` have been taken.
-pub(super) fn encode_taken(out: &mut Writer, first: i64, narrow: &mut Narrow, count: usize) {
+pub(super) fn encode_taken(out: &mut Writer, first: i64, narrow: &mut Narrow, choice: &mut Choice) {
     out.number(zigzag(first));
-    if count > 1 {
-        encode_narrow(out, narrow);
+    if narrow.count() > 1 {
+        encode_narrow(out, narrow, choice);
     }
 }
 
-fn encode_narrow(out: &mut Writer, narrow: &mut Narrow) {
+fn encode_narrow(out: &mut Writer, narrow: &mut Narrow, choice: &mut Choice) {
     if narrow.is_constant() {
-        out.put(u64::from(EQUAL), 4);
+        out.put_few(u64::from(EQUAL), 4);
     } else {
-        narrow.encode(out, None);
-    }
-}
-
-pub(super) fn head(out: &mut Writer, predictor: u32, factor: u64) {
-    out.put(u64::from(predictor), 4);
-    out.put(u64::from(factor != 1), 1);
-    if factor != 1 {
-        out.number(factor);
+        narrow.encode(out, choice);
     }
 }
 
@@ -181,98 +202,4 @@ pub(super) fn decode(
         }
     }
     Ok(out)
-}
-
-/// Divides all by their greatest common factor and gives it. At least one is not 0.
-fn divide(distances: &mut [i64]) -> u64 {
-    let (early, late) = distances.split_at(distances.len().min(8));
-    let mut factor = 0;
-    for distance in early {
-        factor = gcd(factor, distance.unsigned_abs());
-        if factor == 1 {
-            return 1;
-        }
-    }
-    // Once a few agree, all the others most often do, and need no division.
-    let mut rest = late.iter();
-    let mut exact = Exact::new(factor);
-    while let Some(distance) = rest.find(|distance| !exact.divides(**distance)) {
-        factor = gcd(factor, distance.unsigned_abs());
-        if factor == 1 {
-            return 1;
-        }
-        exact = Exact::new(factor);
-    }
-    if factor > i64::MAX as u64 {
-        return 1;
-    }
-    distances
-        .iter_mut()
-        .for_each(|distance| *distance = exact.quotient(*distance));
-    factor
-}
-
-/// Division of multiples, by multiplication with the inverse modulo 2^64.
-struct Exact {
-    shift: u32,
-    below: u64,
-    inverse: i64,
-    most: u64,
-}
-
-impl Exact {
-    /// By 0, only 0 can be divided.
-    fn new(factor: u64) -> Self {
-        let shift = factor.trailing_zeros() & 63;
-        let odd = factor >> shift;
-        // Newton: correct to 3 bits at first (odd × odd ≡ 1 mod 8), twice as many after each step.
-        let mut inverse = odd;
-        for _ in 0..5 {
-            inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
-        }
-        let most = (i64::MAX as u64).checked_div(factor).unwrap_or(0);
-        let below = if factor == 0 { u64::MAX } else { (1 << shift) - 1 };
-        Self {
-            shift,
-            below,
-            inverse: inverse as i64,
-            most,
-        }
-    }
-
-    #[inline(always)]
-    fn quotient(&self, value: i64) -> i64 {
-        (value >> self.shift).wrapping_mul(self.inverse)
-    }
-
-    /// Of an integer that is no multiple, the inverse makes one larger than any quotient. (It also denies the one
-    /// multiple of magnitude 2^63, which costs no more than another look.)
-    #[inline(always)]
-    fn divides(&self, value: i64) -> bool {
-        (value as u64 & self.below == 0) & (self.quotient(value).unsigned_abs() <= self.most)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exact_division() {
-        assert!(Exact::new(0).divides(0));
-        assert!(!Exact::new(0).divides(8));
-        for factor in [2u64, 3, 5, 625, 1000, 4096, 3_000_000, i64::MAX as u64] {
-            let exact = Exact::new(factor);
-            for n in [-9i64, -1, 0, 1, 2, 77] {
-                if let Some(value) = n.checked_mul(factor as i64) {
-                    assert!(exact.divides(value), "{value} by {factor}");
-                    assert_eq!(exact.quotient(value), n);
-                }
-                assert!(
-                    !exact.divides(n.wrapping_mul(factor as i64).wrapping_add(1)),
-                    "{n} × {factor} + 1"
-                );
-            }
-        }
-    }
 }

@@ -2,7 +2,10 @@
 
 use alloc::vec::Vec;
 
+use wide::i32x4;
+
 use super::bits::Writer;
+use super::lanes::{self, Sums};
 use super::rice;
 use crate::varint::zigzag;
 
@@ -12,6 +15,15 @@ pub(super) const LINEAR: u32 = 2;
 /// The mean of the last 2^i values is predictor `MEANS + i`, i ≤ 4.
 pub(super) const MEANS: u32 = 3;
 pub(super) const RANKS: u32 = 8;
+
+/// How a value is predicted from those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Predictor {
+    /// `STEP`, `LINEAR`, or one of the means.
+    pub(super) kind: u32,
+    /// Of `STEP`, otherwise 0.
+    pub(super) step: i64,
+}
 
 /// Values looked at to choose, and those before them that the longest mean needs.
 const WINDOW: usize = 48;
@@ -25,8 +37,8 @@ const RANK_BITS: f64 = 13.0;
 /// Bits of what is weighed: the sum of 64 residuals is of 32 bits then.
 const WINDOW_BITS: u32 = 22;
 
-/// The predictor with the least residuals on the middle of the column, and its step.
-pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
+/// The predictor with the least residuals on the middle of the column.
+pub(super) fn choose(distances: &[i64]) -> Predictor {
     let window = middle(distances);
     // As small integers, so that the sums below run four at a time.
     let base = window[0];
@@ -44,7 +56,7 @@ pub(super) fn choose(distances: &[i64]) -> (u32, i64) {
 }
 
 /// As [`choose`].
-pub(super) fn choose_narrow(distances: &[i32]) -> (u32, i64) {
+pub(super) fn choose_narrow(distances: &[i32]) -> Predictor {
     let window = middle(distances);
     let base = window[0];
     let mut x = [0i32; HISTORY + WINDOW + HISTORY];
@@ -66,7 +78,7 @@ fn middle<T>(distances: &[T]) -> &[T] {
 }
 
 /// Of the middle of a column, after `HISTORY` zeros.
-fn weigh(x: &[i32], shift: u32, usual_step: impl FnOnce() -> i64) -> (u32, i64) {
+fn weigh(x: &[i32], shift: u32, usual_step: impl FnOnce() -> i64) -> Predictor {
     let end = x.len();
     // pairs[i] = x[i-1] + x[i-2], and so on.
     let mut sums = [[0i32; HISTORY + WINDOW + HISTORY]; 3];
@@ -118,7 +130,10 @@ fn weigh(x: &[i32], shift: u32, usual_step: impl FnOnce() -> i64) -> (u32, i64) 
             best = (LINEAR, linear);
         }
     }
-    (best.0, if best.0 == STEP { best_step } else { 0 })
+    Predictor {
+        kind: best.0,
+        step: if best.0 == STEP { best_step } else { 0 },
+    }
 }
 
 #[inline(always)]
@@ -144,11 +159,12 @@ fn usual_step<T: Copy + Into<i64>>(distances: &[T]) -> i64 {
 }
 
 /// The residuals of all but the first, and their sum.
-pub(super) fn residuals(distances: &[i64], predictor: u32, step: i64, out: &mut Vec<u64>) -> u64 {
+pub(super) fn residuals(distances: &[i64], predictor: Predictor, out: &mut Vec<u64>) -> u64 {
+    let Predictor { kind, step } = predictor;
     out.clear();
     out.reserve(distances.len());
     let pairs = || distances.iter().zip(&distances[1..]);
-    match predictor {
+    match kind {
         STEP => collect(
             out,
             pairs().map(|(last, value)| value.wrapping_sub(*last).wrapping_sub(step)),
@@ -202,59 +218,46 @@ fn from_mean<const SHIFT: u32>(distances: &[i64], out: &mut Vec<u64>) -> u64 {
     ))
 }
 
-/// As [`residuals`], of distances after `HISTORY` zeros. Without sums that run on, so that four are made at a time.
+/// As [`residuals`], of `count` distances after `HISTORY` zeros, in blocks; what is left of the last is 0. There must be room
+/// for a block after the last distance. Each block looks at itself and the one before, so that nothing runs on and four
+/// are made at a time.
 pub(super) fn residuals_narrow(
     distances: &[i32],
-    predictor: u32,
-    step: i32,
-    sums: &mut [Vec<i32>; 2],
-    out: &mut Vec<u32>,
+    count: usize,
+    predictor: Predictor,
+    out: &mut Vec<[u32; HISTORY]>,
 ) {
-    let from = HISTORY + 1;
-    let values = &distances[from..];
-    out.resize(values.len(), 0);
-    match predictor {
-        STEP => narrow(out, values, &distances[HISTORY..], |value, last| {
-            value - last - step
-        }),
+    let blocks = (count - 1).div_ceil(HISTORY);
+    if out.len() < blocks {
+        out.resize(blocks, [0; HISTORY]);
+    } else {
+        out.truncate(blocks);
+    }
+    // Block i looks at its distances and the sixteen before.
+    let windows = (1..)
+        .step_by(HISTORY)
+        .map_while(|at| distances.get(at..)?.first_chunk());
+    let blocks = out.iter_mut().zip(windows);
+    let step = i32x4::splat(predictor.step as i32);
+    let mut sums = Sums::default();
+    match predictor.kind {
+        STEP => blocks.for_each(|(out, window)| lanes::each(window, out, |last, _| last + step)),
         LINEAR => {
-            let lasts = distances[HISTORY..].iter().zip(&distances[HISTORY - 1..]);
-            for (out, (value, (last, before))) in out.iter_mut().zip(values.iter().zip(lasts)) {
-                *out = zigzag32(value - 2 * last + before);
-            }
-        }
-        MEANS => narrow(out, values, &distances[HISTORY..], |value, last| value - last),
-        _ => {
-            let [sums, doubled] = sums;
-            sums.resize(distances.len(), 0);
-            doubled.resize(distances.len(), 0);
-            add(&mut sums[1..], &distances[1..], distances);
-            let shift = predictor - MEANS;
-            sums[0] = 0;
-            for by in 1..shift {
-                let by = 1 << by;
-                add(&mut doubled[by..], &sums[by..], sums);
-                doubled[..by].fill(0);
-                core::mem::swap(sums, doubled);
-            }
-            let half = 1 << (shift - 1);
-            narrow(out, values, &sums[HISTORY..], |value, sum| {
-                value - ((sum + half) >> shift)
+            blocks.for_each(|(out, window)| {
+                lanes::each(window, out, |last, before| last + last - before);
             });
         }
+        MEANS => blocks.for_each(|(out, window)| lanes::each(window, out, |last, _| last)),
+        4 => blocks.for_each(|(out, window)| sums.means::<1>(window, out)),
+        5 => blocks.for_each(|(out, window)| sums.means::<2>(window, out)),
+        6 => blocks.for_each(|(out, window)| sums.means::<3>(window, out)),
+        _ => blocks.for_each(|(out, window)| sums.means::<4>(window, out)),
     }
-}
-
-#[inline(always)]
-fn narrow(out: &mut [u32], values: &[i32], others: &[i32], residual: impl Fn(i32, i32) -> i32) {
-    for (out, (value, other)) in out.iter_mut().zip(values.iter().zip(others)) {
-        *out = zigzag32(residual(*value, *other));
+    if let (Some(last), left @ 1..) = (out.last_mut(), (count - 1) % HISTORY) {
+        for (at, residual) in last.iter_mut().enumerate() {
+            *residual = if at < left { *residual } else { 0 };
+        }
     }
-}
-
-#[inline(always)]
-fn zigzag32(value: i32) -> u32 {
-    ((value << 1) ^ (value >> 31)) as u32
 }
 
 #[inline(always)]
@@ -264,13 +267,26 @@ fn add(sums: &mut [i32], a: &[i32], b: &[i32]) {
     }
 }
 
-pub(super) fn put_step(out: &mut Writer, step: i64) {
-    out.number(zigzag(step));
+/// What stands before residuals to a predictor.
+pub(super) fn head(out: &mut Writer, predictor: Predictor, factor: u64) {
+    put_kind(out, predictor.kind, factor);
+    if predictor.kind == STEP {
+        out.number(zigzag(predictor.step));
+    }
 }
 
-pub(super) fn put_table(out: &mut Writer, table: &[i64]) {
+/// What stands before ranks.
+pub(super) fn head_of_ranks(out: &mut Writer, table: &[i64], factor: u64) {
+    put_kind(out, RANKS, factor);
     out.small(table.len() as u64);
     table.iter().for_each(|value| out.number(zigzag(*value)));
+}
+
+fn put_kind(out: &mut Writer, kind: u32, factor: u64) {
+    out.put_few(u64::from(kind | u32::from(factor != 1) << 4), 5);
+    if factor != 1 {
+        out.number(factor);
+    }
 }
 
 /// The distinct values by how often they come, and in `out` the places of all but the first, if that is smaller than
@@ -349,30 +365,28 @@ mod tests {
     /// Buffers are shared, so that what stands in them comes from longer columns.
     #[test]
     fn narrow_is_as_wide() {
-        let (mut sums, mut narrow) = Default::default();
-        let mut wide = Vec::new();
+        let (mut wide, mut narrow) = (Vec::new(), Vec::new());
         for len in [300, 2, 3, 16, 17, 18, 33, 34, 80, 5] {
             let mut random = len as u64;
-            let mut distances = alloc::vec![0i32; HISTORY + len];
-            for distance in &mut distances[HISTORY + 1..] {
+            let mut distances = alloc::vec![0i32; HISTORY + len + HISTORY];
+            for distance in &mut distances[HISTORY + 1..HISTORY + len] {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *distance = (random >> 32) as i32 >> (7 + (random >> 27) % 24);
             }
-            let same: Vec<i64> = distances[HISTORY..]
-                .iter()
-                .map(|value| i64::from(*value))
-                .collect();
-            assert_eq!(choose_narrow(&distances[HISTORY..]), choose(&same));
-            for predictor in STEP..RANKS {
-                let step = if predictor == STEP { -77 } else { 0 };
-                residuals_narrow(&distances, predictor, step as i32, &mut sums, &mut narrow);
-                residuals(&same, predictor, step, &mut wide);
+            let all = &distances[HISTORY..HISTORY + len];
+            let same: Vec<i64> = all.iter().map(|value| i64::from(*value)).collect();
+            assert_eq!(choose_narrow(all), choose(&same));
+            for kind in STEP..RANKS {
+                let step = if kind == STEP { -77 } else { 0 };
+                let predictor = Predictor { kind, step };
+                residuals_narrow(&distances, len, predictor, &mut narrow);
+                residuals(&same, predictor, &mut wide);
                 assert!(
-                    narrow
+                    narrow.as_flattened()[..len - 1]
                         .iter()
                         .map(|residual| u64::from(*residual))
                         .eq(wide.iter().copied()),
-                    "predictor {predictor} of {len}"
+                    "predictor {predictor:?} of {len}"
                 );
             }
         }

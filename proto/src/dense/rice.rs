@@ -16,14 +16,13 @@
 
 use alloc::vec::Vec;
 
-use super::bits::{Reader, Writer};
+use super::bits::{JOINED_BITS, Reader, Writer};
+use super::lanes;
 
 pub(super) const BLOCK: usize = 16;
 const ESCAPE: u32 = 24;
 const HUGE: u32 = 56;
 const RUN_LEVEL: u64 = 128;
-/// Two codes of at most this many bits fit one word that has up to seven bits in it.
-const PAIR_BITS: u32 = 28;
 
 /// The parameter for 16 times the mean: half a bit below its length, the best for a geometric distribution.
 #[inline(always)]
@@ -57,7 +56,7 @@ fn put(out: &mut Writer, residual: u64, k: u32) {
         out.put(1 << ESCAPE, ESCAPE + 1);
         out.number(residual);
     } else if k <= 32 {
-        out.put((low << 1 | 1) << zeros, zeros as u32 + 1 + k);
+        out.put_few((low << 1 | 1) << zeros, zeros as u32 + 1 + k);
     } else {
         out.put(1 << zeros, zeros as u32 + 1);
         out.put(low, k);
@@ -98,17 +97,18 @@ pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
             union |= residual;
         }
         let k = next.unwrap_or_else(|| {
-            let sixteen = level_of(sum, union) / block.len() as u64 * BLOCK as u64;
-            let k = parameter(sixteen.min(1 << (HUGE + 4)));
+            let mean = level_of(sum, union) / block.len() as u64;
+            let k = parameter(mean.saturating_mul(BLOCK as u64).min(1 << (HUGE + 4)));
             out.put(u64::from(k), 6);
             k
         });
-        if k < PAIR_BITS && union >> k < u64::from(ESCAPE.min(PAIR_BITS - k)) {
-            let mask = (1u64 << k) - 1;
-            out.put_short(block, |residual| {
-                let zeros = residual >> k;
-                (((residual & mask) << 1 | 1) << zeros, zeros as u32 + 1 + k)
-            });
+        if union >> 31 == 0 {
+            let mut narrow = [0; BLOCK];
+            narrow
+                .iter_mut()
+                .zip(block)
+                .for_each(|(narrow, residual)| *narrow = *residual as u32);
+            put_block(out, &narrow, block.len(), union as u32, k);
         } else {
             block.iter().for_each(|residual| put(out, *residual, k));
         }
@@ -116,57 +116,61 @@ pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
     }
 }
 
-/// As [`encode`], of residuals of which sixteen have a sum of 32 bits.
-pub(super) fn encode_narrow(out: &mut Writer, residuals: &[u32]) {
-    let zeros: u32 = residuals.iter().map(|residual| u32::from(*residual == 0)).sum();
-    let sparse = (residuals.len() - zeros as usize) * 3 < residuals.len();
-    out.put(u64::from(sparse), 1);
-    if sparse {
+/// As [`encode`], of the first `count` residuals of blocks; those after them are 0. Sixteen have a sum of 32 bits.
+pub(super) fn encode_narrow(out: &mut Writer, blocks: &[[u32; BLOCK]], count: usize) {
+    let nonzero = blocks.len() * BLOCK - lanes::zeros(blocks);
+    if nonzero * 3 < count {
+        out.put_few(1, 1);
+        let residuals = &blocks.as_flattened()[..count];
         encode_sparse(out, residuals.iter().map(|residual| u64::from(*residual)));
         return;
     }
-    let (blocks, rest) = residuals.as_chunks::<BLOCK>();
     let mut next = None;
+    let mut left = count;
     for block in blocks {
-        let sum: u32 = block.iter().sum();
-        let union = block.iter().fold(0, |union, residual| union | residual);
-        let k = next.unwrap_or_else(|| start(out, u64::from(sum), BLOCK));
+        let here = left.min(BLOCK);
+        left -= here;
+        let (sum, union) = lanes::sum(block);
+        let k = next.unwrap_or_else(|| {
+            let k = parameter(u64::from(sum) / here as u64 * BLOCK as u64);
+            // After the bit that says it is not sparse.
+            out.put_few(u64::from(k) << 1, 7);
+            k
+        });
         next = Some(parameter(u64::from(sum)));
-        put_block(out, block, BLOCK, union, k);
-    }
-    if !rest.is_empty() {
-        let mut block = [0; BLOCK];
-        block[..rest.len()].copy_from_slice(rest);
-        let sum: u32 = block.iter().sum();
-        let union = block.iter().fold(0, |union, residual| union | residual);
-        let k = next.unwrap_or_else(|| start(out, u64::from(sum), rest.len()));
-        put_block(out, &block, rest.len(), union, k);
+        put_block(out, block, here, union, k);
     }
 }
 
 /// The first `count` of a block.
 #[inline(always)]
 fn put_block(out: &mut Writer, block: &[u32; BLOCK], count: usize, union: u32, k: u32) {
-    let zeros = union >> k.min(31);
-    let at_once = if zeros + 1 + k <= 14 {
-        out.put_block::<4>(block, count / 4, k);
-        4
-    } else if k < PAIR_BITS && zeros < ESCAPE.min(PAIR_BITS - k) {
-        out.put_block::<2>(block, count / 2, k);
-        2
+    let most = (union >> k.min(31)) + k.min(31) + 1;
+    let joined = if most <= JOINED_BITS / 4 {
+        let (codes, lengths) = lanes::join_fours(block, k);
+        let fours = count / 4;
+        out.put_joined(&codes[..fours], &lengths[..fours]);
+        fours * 4
+    } else if most <= ESCAPE.min(JOINED_BITS / 2) {
+        let (codes, lengths) = lanes::join_pairs(block, k);
+        let pairs = count / 2;
+        out.put_joined(&codes[..pairs], &lengths[..pairs]);
+        pairs * 2
     } else {
-        BLOCK + 1
+        0
     };
-    for residual in &block[count - count % at_once..count] {
-        put(out, u64::from(*residual), k);
+    let rest = &block[joined..count];
+    if most <= JOINED_BITS / 4 {
+        let (mut code, mut length) = (0, 0);
+        for residual in rest {
+            length += residual >> k;
+            code |= u64::from((residual & ((1 << k) - 1)) << 1 | 1) << length;
+            length += 1 + k;
+        }
+        out.put_few(code, length);
+    } else {
+        rest.iter().for_each(|residual| put(out, u64::from(*residual), k));
     }
-}
-
-/// The first block's parameter, which is written.
-fn start(out: &mut Writer, sum: u64, count: usize) -> u32 {
-    let k = parameter(sum / count as u64 * BLOCK as u64);
-    out.put(u64::from(k), 6);
-    k
 }
 
 fn encode_sparse(out: &mut Writer, residuals: impl Iterator<Item = u64>) {
@@ -242,18 +246,27 @@ mod tests {
         // Not at a byte's beginning.
         out.put(1, 3);
         encode(&mut out, residuals);
-        let bytes = out.finish();
-        let mut bits = Reader::new(&bytes);
+        let (bytes, len) = out.finish();
+        let bytes = &bytes[..len];
+        let mut bits = Reader::new(bytes);
         bits.skip(3);
         let mut back = Vec::new();
         assert!(decode(&mut bits, residuals.len(), &mut back) && !bits.overrun());
         assert_eq!(back, residuals);
         if residuals.iter().all(|residual| *residual < 1 << 27) {
             let narrow: Vec<u32> = residuals.iter().map(|residual| *residual as u32).collect();
+            let mut blocks: Vec<[u32; BLOCK]> = narrow.as_chunks().0.to_vec();
+            let rest = narrow.as_chunks::<BLOCK>().1;
+            if !rest.is_empty() {
+                let mut block = [0; BLOCK];
+                block[..rest.len()].copy_from_slice(rest);
+                blocks.push(block);
+            }
             let mut out = Writer::default();
             out.put(1, 3);
-            encode_narrow(&mut out, &narrow);
-            assert_eq!(out.finish(), bytes, "in 32 bits: {residuals:?}");
+            encode_narrow(&mut out, &blocks, narrow.len());
+            let (again, len) = out.finish();
+            assert_eq!(&again[..len], bytes, "in 32 bits: {residuals:?}");
         }
     }
 
@@ -274,6 +287,15 @@ mod tests {
                     goes_round(&residuals);
                 }
             }
+        }
+    }
+
+    /// A mean of so few that sixteen of it are beyond 64 bits.
+    #[test]
+    fn huge_and_few() {
+        for count in 1..5 {
+            goes_round(&alloc::vec![u64::MAX; count]);
+            goes_round(&alloc::vec![1 << HUGE; count]);
         }
     }
 

@@ -12,6 +12,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
+use super::choice::Choice;
 use super::integers::{self, Scratch};
 
 pub(super) fn encode_bools(out: &mut Writer, values: &[bool]) {
@@ -50,7 +51,12 @@ pub(super) fn decode_bools(bits: &mut Reader<'_>, count: usize) -> Result<Vec<bo
     Ok(out)
 }
 
-pub(super) fn encode_strings(out: &mut Writer, values: &[String], scratch: &mut Scratch) {
+pub(super) fn encode_strings(
+    out: &mut Writer,
+    values: &[String],
+    scratch: &mut Scratch,
+    choice: &mut Choice,
+) {
     let mut dictionary: Vec<&str> = Vec::new();
     let mut places = BTreeMap::new();
     let indices = values.iter().map(|value| {
@@ -65,7 +71,7 @@ pub(super) fn encode_strings(out: &mut Writer, values: &[String], scratch: &mut 
         out.small(text.len() as u64);
         out.bytes(text.as_bytes());
     }
-    integers::encode(out, &indices, scratch);
+    integers::encode(out, &indices, scratch, choice);
 }
 
 /// Reads `count` strings. `budget` is what the limit leaves; it is lowered.

@@ -10,12 +10,13 @@
 use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
+use super::choice::Memory;
 use super::integers::{self, Scratch};
 
 /// Beyond this share of entries left out, the column is written by itself.
 const MOST_LEFT_OUT: usize = 4;
 
-pub(super) fn encode(out: &mut Writer, columns: &[Vec<i64>], scratch: &mut Scratch) {
+pub(super) fn encode(out: &mut Writer, columns: &[Vec<i64>], scratch: &mut Scratch, memory: &mut Memory) {
     for (index, column) in columns.iter().enumerate() {
         let earlier = columns[..index].iter().enumerate();
         let subset = earlier.filter_map(|(of, earlier)| Some((of, left_out(column, earlier)?)));
@@ -31,7 +32,7 @@ pub(super) fn encode(out: &mut Writer, columns: &[Vec<i64>], scratch: &mut Scrat
         } else {
             out.put(0, 1);
             out.number(column.len() as u64);
-            integers::encode(out, column, scratch);
+            integers::encode(out, column, scratch, memory.times(index));
         }
     }
 }

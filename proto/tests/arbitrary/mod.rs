@@ -196,7 +196,7 @@ pub(crate) fn doubles(length: usize) -> BoxedStrategy<Vec<f64>> {
     .boxed()
 }
 
-fn integers(length: usize) -> BoxedStrategy<Vec<i64>> {
+pub(crate) fn integers(length: usize) -> BoxedStrategy<Vec<i64>> {
     let extreme = prop_oneof![Just(i64::MIN), Just(i64::MAX), Just(0), any::<i64>()];
     prop_oneof![
         vec(-100..100i64, length),
