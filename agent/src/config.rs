@@ -20,7 +20,8 @@ pub use flow::{DataBudget, Drain};
 pub use health::Health;
 pub use journal::Journal;
 pub use source::{
-    AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SysfsFile, SysfsParse, SysfsPreset,
+    AtEnd, FlowControl, ModbusDevice, ModbusOrder, ModbusRegister, ModbusSource, ModbusTable, ModbusType,
+    Parity, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SysfsFile, SysfsParse, SysfsPreset,
     SysfsSource, SystemGroup, SystemSource, Trace,
 };
 pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};

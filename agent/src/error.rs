@@ -118,4 +118,12 @@ pub enum SourceError {
         /// Why.
         why: String,
     },
+    /// A device or a line cannot be reached, or broke off.
+    #[error("{what}: {why}")]
+    Link {
+        /// Which.
+        what: String,
+        /// Why, and what to do.
+        why: String,
+    },
 }

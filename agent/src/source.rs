@@ -17,6 +17,7 @@
 
 #[cfg(not(any(
     feature = "source-system",
+    feature = "source-modbus",
     feature = "source-replay",
     feature = "source-simulated",
     feature = "source-sysfs"
@@ -25,11 +26,15 @@ compile_error!(
     "an agent without any source has nothing to send: choose at least one of the features source-*"
 );
 
+#[cfg(feature = "source-modbus")]
+mod line;
 mod meter;
+#[cfg(feature = "source-modbus")]
+mod modbus;
 mod output;
 #[cfg(feature = "source-replay")]
 mod replay;
-#[cfg(feature = "source-sysfs")]
+#[cfg(any(feature = "source-modbus", feature = "source-sysfs"))]
 mod scale;
 mod schedule;
 #[cfg(feature = "source-simulated")]
@@ -125,6 +130,7 @@ pub(crate) fn open(number: usize, settings: &config::Source, device: &str) -> Re
     let opened = match settings {
         config::Source::System(settings) => open_system(settings),
         config::Source::Sysfs(settings) => open_sysfs(settings),
+        config::Source::Modbus(settings) => open_modbus(settings),
         config::Source::Replay(settings) => open_replay(settings),
         config::Source::Simulated(settings) => open_simulated(settings, device),
     };
@@ -155,6 +161,16 @@ fn open_sysfs(settings: &config::SysfsSource) -> Opening {
 
 #[cfg(not(feature = "source-sysfs"))]
 fn open_sysfs(_: &config::SysfsSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-modbus")]
+fn open_modbus(settings: &config::ModbusSource) -> Opening {
+    Some(modbus::Modbus::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-modbus"))]
+fn open_modbus(_: &config::ModbusSource) -> Opening {
     None
 }
 

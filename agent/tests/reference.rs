@@ -1,8 +1,8 @@
 //! `deploy/agent.toml` is the reference: what it shows is what holds.
 
 use headwater_agent::config::{
-    CommandName, Config, ENVIRONMENT_PREFIX, ReplaySource, SimulatedSource, Source, SysfsFile, SysfsSource,
-    SystemSource, Trace,
+    CommandName, Config, ENVIRONMENT_PREFIX, ModbusDevice, ModbusRegister, ModbusSource, ReplaySource,
+    SimulatedSource, Source, SysfsFile, SysfsSource, SystemSource, Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -46,6 +46,7 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
     let [
         Source::System(_),
         Source::Sysfs(sysfs),
+        Source::Modbus(modbus),
         Source::Replay(replay),
         Source::Simulated(simulated),
     ] = &config.sources[..]
@@ -65,6 +66,28 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         ..sysfs.files[0].clone()
     };
     assert_eq!(shown, SysfsFile::default());
+    let shown = ModbusSource {
+        address: String::new(),
+        devices: Vec::new(),
+        ..modbus.clone()
+    };
+    assert_eq!(shown, ModbusSource::default());
+    let device = &modbus.devices[0];
+    let shown = ModbusDevice {
+        interval: None,
+        registers: Vec::new(),
+        ..device.clone()
+    };
+    assert_eq!(shown, ModbusDevice::default());
+    let shown = ModbusRegister {
+        metric: String::new(),
+        unit: String::new(),
+        order: None,
+        bit: None,
+        absent: None,
+        ..device.registers[0].clone()
+    };
+    assert_eq!(shown, ModbusRegister::default());
     assert_eq!(replay.units["cabinet_temp_c"], "Cel");
     let shown = ReplaySource {
         trace: Trace::default(),
@@ -93,6 +116,9 @@ fn every_key_stands_in_it() {
         let key = match key {
             "sources" => "[[source]]",
             "files" => "[[source.file]]",
+            "devices" => "[[source.device]]",
+            "registers" => "[[source.device.register]]",
+            "value" => "#type",
             "trace" => "path",
             "cabinet_temp_c" | "uptime" => continue,
             key => key,

@@ -1,5 +1,7 @@
 //! The settings of the sources. They are part of every build, so that one that leaves a source out can say so.
 
+mod line;
+mod modbus;
 mod replay;
 mod simulated;
 mod sysfs;
@@ -7,6 +9,8 @@ mod system;
 
 use serde::Deserialize;
 
+pub use line::{FlowControl, Parity};
+pub use modbus::{ModbusDevice, ModbusOrder, ModbusRegister, ModbusSource, ModbusTable, ModbusType};
 pub use replay::{AtEnd, ReplaySource, ReplayTimes, Speed, Trace};
 pub use simulated::SimulatedSource;
 pub use sysfs::{SysfsFile, SysfsParse, SysfsPreset, SysfsSource};
@@ -18,6 +22,8 @@ pub use system::{SystemGroup, SystemSource};
 pub enum Source {
     /// This machine's own figures.
     System(SystemSource),
+    /// Devices that answer Modbus.
+    Modbus(ModbusSource),
     /// A recorded trace.
     Replay(ReplaySource),
     /// Sensors that the kernel shows as files.
@@ -32,6 +38,7 @@ impl Source {
         match self {
             Self::System(_) => "system",
             Self::Sysfs(_) => "sysfs",
+            Self::Modbus(_) => "modbus",
             Self::Replay(_) => "replay",
             Self::Simulated(_) => "simulated",
         }

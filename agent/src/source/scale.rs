@@ -68,6 +68,7 @@ impl Decimal {
     }
 
     /// Divided by 10^`digits`.
+    #[cfg(feature = "source-sysfs")]
     pub(crate) const fn shifted(self, digits: u32) -> Self {
         Self {
             mantissa: self.mantissa,
@@ -153,6 +154,7 @@ impl Scale {
     }
 
     /// raw / 10^`digits`.
+    #[cfg(feature = "source-sysfs")]
     pub(crate) fn milli(digits: u32) -> Self {
         Self::new(Decimal::ZERO, Decimal::ONE.shifted(digits), Decimal::ZERO)
     }
@@ -186,6 +188,15 @@ impl Scale {
     fn apply_f64(&self, raw: f64) -> f64 {
         (raw + self.before.to_f64()) * self.factor.to_f64() + self.after.to_f64()
     }
+}
+
+/// The double nearest to the shortest decimal that a single-precision figure is written as: 41.27 for 41.27, where widening
+/// gives 41.27000045776367. Narrowed again it is the same single.
+#[cfg(any(test, feature = "source-modbus"))]
+pub(crate) fn widened(value: f32) -> f64 {
+    read(format_args!("{value}"))
+        .filter(|wide| value.is_finite() && *wide as f32 == value)
+        .unwrap_or(f64::from(value))
 }
 
 /// The number that `text` is, without an allocation for a short one.
@@ -281,6 +292,23 @@ mod tests {
         assert_eq!(Scale::from_settings(1.0, 1e300), Err(1e300));
     }
 
+    #[test]
+    fn a_single_becomes_the_decimal_it_is_written_as_and_narrows_back() {
+        assert_eq!(widened(41.27).to_string(), "41.27");
+        assert_eq!(widened(-0.0).to_bits(), (-0.0f64).to_bits());
+        for value in [
+            f32::MIN_POSITIVE,
+            f32::MAX,
+            1e-45,
+            16_777_216.0,
+            0.1,
+            f32::INFINITY,
+        ] {
+            assert_eq!(widened(value) as f32, value);
+        }
+        assert!(widened(f32::NAN).is_nan());
+    }
+
     proptest::proptest! {
         #[test]
         fn no_figure_and_no_scale_overflow(raw: i64, factor in -1e17..1e17f64, offset in -1e17..1e17f64) {
@@ -289,6 +317,12 @@ mod tests {
                 let about = raw as f64 * factor + offset;
                 proptest::prop_assert!((value - about).abs() <= about.abs().max(1.0) * 1e-6 + (raw as f64 * factor).abs() * 1e-9, "{value} {about}");
             }
+        }
+
+        #[test]
+        fn every_single_comes_back(bits: u32) {
+            let value = f32::from_bits(bits);
+            proptest::prop_assert!(value.is_nan() || (widened(value) as f32).to_bits() == bits);
         }
     }
 }
