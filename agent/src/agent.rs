@@ -63,13 +63,11 @@ impl Agent {
     /// What makes going on impossible. A broker or a relay that is away is none of that: the agent waits for it.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let stream = getrandom::u64()?;
-        let address = &self.setup.address;
         log::info!(
-            "{}: stream {stream:016x}, {} source(s), to {}:{}",
-            address.device,
+            "{}: stream {stream:016x}, {} source(s), to {}",
+            self.handle.device(),
             self.sources.len(),
-            address.broker.host,
-            address.broker.port
+            self.setup.address.brokers[0]
         );
         let (output, samples) = Output::new(Clock::default());
         let thinning = output.thinning().clone();

@@ -1,18 +1,45 @@
-//! The broker's address.
+//! A broker's address.
+
+use std::fmt;
 
 use crate::Error;
+use crate::config::Brokers;
 
-/// Where the broker listens.
+/// Where a broker listens, and what it speaks beneath MQTT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Broker {
-    /// Name or address, an IPv6 address in its brackets: the MQTT client puts `:port` behind it as it stands.
+    /// Name or address, an IPv6 address in its brackets.
     pub(crate) host: String,
     /// TCP port.
     pub(crate) port: u16,
+    pub(crate) tls: bool,
+    pub(crate) websocket: bool,
+    /// Of the WebSocket, with its slash; else empty.
+    pub(crate) path: String,
 }
 
+/// What each scheme means: its name, TLS, WebSocket, the port where none is said.
+const SCHEMES: [(&str, bool, bool, u16); 4] = [
+    ("mqtt", false, false, 1883),
+    ("mqtts", true, false, 8883),
+    ("ws", false, true, 80),
+    ("wss", true, true, 443),
+];
+
+/// The path that brokers' WebSocket listeners have unless they are told otherwise.
+const PATH: &str = "/mqtt";
+
 impl Broker {
-    /// Reads `mqtt://host[:port]`.
+    /// Reads the addresses of a setting.
+    pub(crate) fn all(brokers: &Brokers) -> Result<Vec<Self>, Error> {
+        brokers
+            .addresses()
+            .iter()
+            .map(|address| Self::parse(address))
+            .collect()
+    }
+
+    /// Reads `mqtt://host[:port]`, `mqtts://…`, `ws://host[:port][/path]`, `wss://…`.
     pub(crate) fn parse(address: &str) -> Result<Self, Error> {
         let wrong = |why| Error::Broker {
             address: address.to_string(),
@@ -21,22 +48,32 @@ impl Broker {
         let Some((scheme, rest)) = address.split_once("://") else {
             return Err(wrong("has no scheme; write it as mqtt://host:1883"));
         };
-        match scheme {
-            "mqtt" => {}
-            "mqtts" | "ssl" | "ws" | "wss" => {
-                return Err(wrong(
-                    "asks for TLS or WebSocket, which this build leaves out; use mqtt://host:1883",
-                ));
-            }
-            _ => return Err(wrong("has an unknown scheme; write it as mqtt://host:1883")),
+        let Some((_, tls, websocket, default)) = SCHEMES.into_iter().find(|(name, ..)| *name == scheme)
+        else {
+            return Err(wrong(
+                "has an unknown scheme; write it as mqtt://host:1883 or mqtts://host:8883",
+            ));
+        };
+        if tls {
+            return Err(wrong(
+                "asks for TLS, which this build leaves out; build with the feature `tls`",
+            ));
         }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if websocket {
+            return Err(wrong(
+                "asks for WebSocket, which this build leaves out; build with the feature `websocket`, or use mqtt:// or mqtts://",
+            ));
+        }
+        let (rest, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
         if rest.contains('@') {
             return Err(wrong(
                 "holds credentials; use uplink.user and uplink.password_file",
             ));
         }
-        if rest.contains(['/', '?', '#']) {
+        if rest.contains(['?', '#']) || !(path.is_empty() || path == "/" || websocket) {
             return Err(wrong("has a path; write it as mqtt://host:1883"));
         }
         let (host, port) = match rest.find(']') {
@@ -54,17 +91,34 @@ impl Broker {
             return Err(wrong("names no host; write it as mqtt://host:1883"));
         }
         let port = match port {
-            None => 1883,
+            None => default,
             Some(port) => port
                 .parse()
                 .ok()
                 .filter(|port| *port != 0)
                 .ok_or_else(|| wrong("has a port that is not a number in 1..=65535"))?,
         };
+        let path = match path {
+            _ if !websocket => "",
+            "" | "/" => PATH,
+            path => path,
+        };
         Ok(Self {
             host: host.to_string(),
             port,
+            tls,
+            websocket,
+            path: path.to_string(),
         })
+    }
+}
+
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mine =
+            |(_, tls, websocket, _): &&(_, bool, bool, _)| (*tls, *websocket) == (self.tls, self.websocket);
+        let scheme = SCHEMES.iter().find(mine).map_or("mqtt", |(name, ..)| name);
+        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.path)
     }
 }
 
@@ -74,20 +128,13 @@ mod tests {
 
     #[test]
     fn the_port_may_be_left_out() {
-        for (address, host, port) in [
-            ("mqtt://broker", "broker", 1883),
-            ("mqtt://10.0.0.1:2883/", "10.0.0.1", 2883),
-            ("mqtt://[::1]:1884", "[::1]", 1884),
-            ("mqtt://[fe80::1]", "[fe80::1]", 1883),
+        for (address, shown) in [
+            ("mqtt://broker", "mqtt://broker:1883"),
+            ("mqtt://10.0.0.1:2883/", "mqtt://10.0.0.1:2883"),
+            ("mqtt://[::1]:1884", "mqtt://[::1]:1884"),
+            ("mqtt://[fe80::1]", "mqtt://[fe80::1]:1883"),
         ] {
-            assert_eq!(
-                Broker::parse(address).unwrap(),
-                Broker {
-                    host: host.into(),
-                    port
-                },
-                "{address}"
-            );
+            assert_eq!(Broker::parse(address).unwrap().to_string(), shown, "{address}");
         }
     }
 
@@ -96,7 +143,8 @@ mod tests {
         for (address, part) in [
             ("broker:1883", "has no scheme"),
             ("http://broker", "unknown scheme"),
-            ("mqtts://broker", "TLS"),
+            ("mqtts://broker", "feature `tls`"),
+            ("ws://broker", "feature `websocket`"),
             ("mqtt://", "names no host"),
             ("mqtt://broker:0", "port"),
             ("mqtt://broker:http", "port"),

@@ -1,5 +1,6 @@
 //! The agent's settings. `deploy/agent.toml` is the annotated reference; a test keeps it equal to the defaults here.
 
+mod broker;
 mod control;
 mod flow;
 mod health;
@@ -13,8 +14,8 @@ use headwater_config::{ByteSize, Duration};
 use serde::Deserialize;
 
 use crate::Error;
-use crate::broker::Broker;
 
+pub use broker::{Brokers, Protocol, Tls};
 pub use control::{CommandName, Control};
 pub use flow::{DataBudget, Drain};
 pub use health::Health;
@@ -174,7 +175,7 @@ impl Config {
             );
         }
         self.control.check()?;
-        Broker::parse(&self.uplink.broker)?;
+        self.uplink.check_brokers()?;
         Ok(())
     }
 

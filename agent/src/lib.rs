@@ -6,7 +6,8 @@
 //! - `source`: where readings come from; one file per kind, each behind its cargo feature.
 //! - `batcher`, `sealer`: readings become batches, and batches become encoded entries no larger than a frame.
 //! - `journal`: where they wait until the relay has acknowledged them.
-//! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::connection` is the socket.
+//! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::link` is the connection there is.
+//! - `mqtt`: a connection to a broker: packets, TLS, time-outs, bytes counted.
 //! - `thinning`: how coarsely readings are taken while the data budget runs short.
 //! - [`stats`], [`status`], `health`: the figures of all parts, and how they are told.
 //! - `state`: the small files that outlive the process.
@@ -24,6 +25,7 @@ pub mod handle;
 mod health;
 mod host;
 mod journal;
+mod mqtt;
 mod pipeline;
 mod process;
 mod sealer;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::batcher::Batcher;
 use crate::journal::{Extent, Journal};
+use crate::mqtt::End;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::Sample;
@@ -15,8 +16,7 @@ use crate::stats::{JournalMode, JournalStats};
 use crate::thinning::Thinning;
 use crate::uplink::Uplink;
 use crate::uplink::backoff::Backoff;
-use crate::uplink::connection::Event;
-use crate::uplink::link::{Link, STALLED};
+use crate::uplink::link::{Event, Link};
 use crate::{AgentHandle, AgentStats, Error};
 
 /// How long a goodbye may take.
@@ -109,9 +109,7 @@ impl Pipeline {
         self.uplink.forgotten(forgotten);
         self.uplink.tick(now, &*self.journal);
         self.pump(now);
-        if self.link.is_stalled(now) {
-            self.closed(now, &format!("the network took nothing for {STALLED:?}"))?;
-        }
+        self.link.tick(now);
         self.show();
         let deadlines = [
             self.batcher.deadline(),
@@ -149,19 +147,20 @@ impl Pipeline {
                     payload.len()
                 );
             }
-            Event::Sent => self.link.moved_at = now,
-            Event::Confirmed => {}
-            Event::Closed(why) => self.closed(now, &why)?,
+            Event::Sent | Event::Confirmed => {}
+            Event::Closed(end) => self.closed(now, &end)?,
         }
         Ok(())
     }
 
-    fn closed(&mut self, now: Instant, why: &str) -> Result<(), Error> {
+    fn closed(&mut self, now: Instant, end: &End) -> Result<(), Error> {
         self.uplink.disconnected();
-        self.handle.disconnected(self.link.name(), Some(why));
-        let wait = self.link.closed(now, getrandom::u64()?);
+        let name = self.link.name();
+        self.handle.disconnected(name.clone(), Some(&end.why));
+        let wait = self.link.closed(now, end, getrandom::u64()?);
         log::warn!(
-            "not connected to {}: {why}; next attempt in {wait:.1?}",
+            "not connected to {name}: {}; next attempt in {wait:.1?}, to {}",
+            end.why,
             self.link.name()
         );
         Ok(())
@@ -173,12 +172,13 @@ impl Pipeline {
             let Some(publication) = self.uplink.next(now, &mut *self.journal) else {
                 return;
             };
-            self.link.publish(now, publication);
+            self.link.publish(publication);
         }
     }
 
     fn show(&self) {
         let counters = self.uplink.counters();
+        let link = self.link.bytes();
         let waiting = self.journal.waiting();
         let figures = self.journal.figures();
         let oldest_us = match waiting.oldest_us {
@@ -195,7 +195,11 @@ impl Pipeline {
             acked_readings: counters.delivered,
             lost_readings: counters.lost + waiting.lost,
             reconnects: self.link.reconnects,
-            sent_bytes: self.link.sent_bytes,
+            sent_bytes: link.mqtt_sent,
+            received_bytes: link.mqtt_received,
+            payload_bytes: link.payload_sent,
+            link_sent_bytes: link.sent,
+            link_received_bytes: link.received,
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
             thinning: self.thinning.factor(),

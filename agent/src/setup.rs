@@ -2,9 +2,8 @@
 
 use headwater_proto::{name, pb};
 
-use crate::broker::Broker;
 use crate::host;
-use crate::uplink::connection::Address;
+use crate::uplink::link::Address;
 use crate::{Config, Error};
 
 /// Checked settings.
@@ -34,23 +33,7 @@ impl Setup {
             None => host::name().ok_or(Error::NoDevice)?,
         };
         name::check_device(&device).map_err(|source| Error::Device { source })?;
-        let password = config
-            .uplink
-            .password_file
-            .as_deref()
-            .map(headwater_config::secret)
-            .transpose()?;
-        let address = Address {
-            broker: Broker::parse(&config.uplink.broker)?,
-            device: device.clone(),
-            client_id: config.uplink.client_id.clone().unwrap_or(device),
-            credentials: config
-                .uplink
-                .user
-                .clone()
-                .map(|user| (user, password.unwrap_or_default())),
-            keep_alive: config.uplink.keep_alive,
-        };
+        let address = Address::new(&config.uplink, &device)?;
         Ok(Self { config, address })
     }
 

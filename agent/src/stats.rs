@@ -25,8 +25,17 @@ pub struct AgentStats {
     pub lost_readings: u64,
     /// Connections lost since the start.
     pub reconnects: u64,
-    /// Bytes of MQTT PUBLISH packets sent, topics and headers included.
+    /// Bytes of MQTT sent, all packets whole, over all connections.
     pub sent_bytes: u64,
+    /// Bytes of MQTT received, likewise.
+    pub received_bytes: u64,
+    /// Of `sent_bytes`, payloads of messages: readings, and what the agent says of itself.
+    pub payload_bytes: u64,
+    /// Bytes through the TCP socket to the broker: MQTT, and TLS and WebSocket with their handshakes. A metered link carries the headers
+    /// of TCP and IP besides.
+    pub link_sent_bytes: u64,
+    /// Bytes through the TCP socket from the broker, likewise.
+    pub link_received_bytes: u64,
     /// Batches sent again because an acknowledgement did not come, or the relay asked.
     pub resent_batches: u64,
     /// Acknowledgements that were ignored: of a stream that is not ours, or beyond what was sent.

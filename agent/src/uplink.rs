@@ -1,5 +1,5 @@
 //! The uplink: what the agent says to the relay, and what it makes of the answers. Pure: time, random numbers and the journal
-//! are arguments; [`connection`] is the driver that owns the socket.
+//! are arguments; [`link`] is the driver.
 //!
 //! On every connection:
 //!
@@ -20,7 +20,6 @@
 pub(crate) mod backoff;
 #[allow(dead_code, reason = "the uplink takes it up next")]
 pub(crate) mod budget;
-pub(crate) mod connection;
 #[allow(dead_code, reason = "the uplink takes it up next")]
 mod drain;
 pub(crate) mod link;
@@ -29,6 +28,7 @@ mod model;
 #[allow(dead_code, reason = "the uplink takes it up next")]
 mod month;
 mod publication;
+mod rotation;
 #[cfg(test)]
 mod scenarios;
 mod stream;

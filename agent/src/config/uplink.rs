@@ -7,13 +7,25 @@ use headwater_proto::frame;
 use serde::Deserialize;
 
 use super::flow::{DataBudget, Drain};
+use super::{Brokers, Protocol, Tls};
 
 /// The way to the relay.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Uplink {
-    /// `mqtt://host:port`; the port may be left out (1883). Default `mqtt://localhost:1883`.
-    pub broker: String,
+    /// One address, or several in order of preference: `mqtt://host:port`, `mqtts://` for TLS, `ws://` and `wss://` for WebSocket. The port
+    /// may be left out (1883, 8883, 80, 443). Default `mqtt://localhost:1883`.
+    pub broker: Brokers,
+    /// How long another broker than the first is kept before it is tried to go back to the first. Default 10 min.
+    #[serde(with = "headwater_config::duration")]
+    pub return_after: Duration,
+    /// The version of MQTT. Default `auto`.
+    pub protocol: Protocol,
+    /// TLS, for addresses that ask for it.
+    pub tls: Tls,
+    /// How long an attempt to connect may take, from resolving the name to the answered subscription. Default 20 s; 1 s to 5 min.
+    #[serde(with = "headwater_config::duration")]
+    pub connect_timeout: Duration,
     /// The MQTT client id. `None`: the device's name.
     pub client_id: Option<String>,
     /// The MQTT user name. `None`: no credentials are sent.
@@ -56,6 +68,10 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             broker: "mqtt://localhost:1883".into(),
+            return_after: Duration::from_secs(600),
+            protocol: Protocol::default(),
+            tls: Tls::default(),
+            connect_timeout: Duration::from_secs(20),
             client_id: None,
             user: None,
             password_file: None,

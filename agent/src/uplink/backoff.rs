@@ -22,6 +22,11 @@ impl Backoff {
         }
     }
 
+    /// The first bound.
+    pub(crate) fn min(&self) -> Duration {
+        self.settings.min
+    }
+
     /// The time of the next attempt after a connection that stood since `stood`, or was never made. `random` is uniform over
     /// all of `u64`.
     pub(crate) fn next(&mut self, now: Instant, stood: Option<Instant>, random: u64) -> Instant {

@@ -81,7 +81,7 @@ pub async fn start(
                 ..Batch::default()
             },
             uplink: Uplink {
-                broker: format!("mqtt://{}", link.address()),
+                broker: format!("mqtt://{}", link.address()).into(),
                 // Another demo may use the same broker.
                 client_id: Some(format!("{device}-{}", std::process::id())),
                 ack_timeout: Duration::from_secs(3),

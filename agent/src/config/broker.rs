@@ -1,0 +1,134 @@
+//! The settings of the way to a broker.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use headwater_config::Duration;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
+
+use crate::Error;
+use crate::broker::Broker;
+
+/// Addresses of brokers, in order of preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brokers(Vec<String>);
+
+impl Brokers {
+    /// The addresses as they were given.
+    pub fn addresses(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl From<&str> for Brokers {
+    fn from(address: &str) -> Self {
+        Self(vec![address.to_string()])
+    }
+}
+
+impl From<String> for Brokers {
+    fn from(address: String) -> Self {
+        Self(vec![address])
+    }
+}
+
+impl From<Vec<String>> for Brokers {
+    fn from(addresses: Vec<String>) -> Self {
+        Self(addresses)
+    }
+}
+
+impl<'de> Deserialize<'de> for Brokers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+        impl<'de> Visitor<'de> for OneOrMore {
+            type Value = Brokers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a broker's address, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, address: &str) -> Result<Brokers, E> {
+                Ok(address.into())
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Brokers, A::Error> {
+                let mut addresses = Vec::new();
+                while let Some(address) = list.next_element()? {
+                    addresses.push(address);
+                }
+                Ok(Brokers(addresses))
+            }
+        }
+        deserializer.deserialize_any(OneOrMore)
+    }
+}
+
+/// The version of MQTT.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT 5, and 3.1.1 with a broker that does not speak it.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// MQTT 5 alone.
+    #[serde(rename = "5")]
+    V5,
+    /// MQTT 3.1.1 alone.
+    #[serde(rename = "3.1.1")]
+    V311,
+}
+
+/// TLS. All files are PEM, and read again when they have changed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates of the authorities that the broker's certificate may come from. `None`: those that this system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// This agent's certificate, and those that lead from it to its authority, for a broker that asks for one.
+    pub cert_file: Option<PathBuf>,
+    /// The private key of `cert_file`: PKCS #8, PKCS #1 or SEC 1, without a password.
+    pub key_file: Option<PathBuf>,
+    /// The name that the broker's certificate must bear. `None`: the host in the broker's address.
+    pub server_name: Option<String>,
+}
+
+impl super::Uplink {
+    /// Checks what the types cannot say of the way to a broker.
+    pub(super) fn check_brokers(&self) -> Result<(), Error> {
+        let setting = |key: &str, why: &str| {
+            Err(Error::Setting {
+                key: key.to_string(),
+                why: why.to_string(),
+            })
+        };
+        let brokers = Broker::all(&self.broker)?;
+        if brokers.is_empty() {
+            return setting("uplink.broker", "the list is empty; give at least one address");
+        }
+        if !(1..=300).contains(&self.connect_timeout.as_secs()) {
+            return setting("uplink.connect_timeout", "it is not in 1s..=5m");
+        }
+        if self.return_after < Duration::from_secs(1) {
+            return setting("uplink.return_after", "it is less than 1s");
+        }
+        let tls = &self.tls;
+        match (&tls.cert_file, &tls.key_file) {
+            (Some(_), None) => {
+                return setting(
+                    "uplink.tls.cert_file",
+                    "its key is missing: set uplink.tls.key_file",
+                );
+            }
+            (None, Some(_)) => {
+                return setting(
+                    "uplink.tls.key_file",
+                    "its certificate is missing: set uplink.tls.cert_file",
+                );
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
