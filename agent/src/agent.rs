@@ -42,10 +42,7 @@ impl Agent {
     /// What keeps the agent from starting: a setting, a name, a secret, a source.
     pub fn new(config: Config) -> Result<(Self, AgentHandle), Error> {
         let setup = Setup::new(config)?;
-        let numbered = setup.config.sources.iter().zip(1..);
-        let sources = numbered
-            .map(|(settings, number)| source::open(number, settings, setup.device()))
-            .collect::<Result<_, _>>()?;
+        let sources = source::open_all(&setup.config.sources, setup.device())?;
         let (handle, inbox) = AgentHandle::new(&setup);
         let agent = Self {
             setup,
@@ -72,7 +69,7 @@ impl Agent {
         let (output, samples) = Output::new(Clock::default());
         let thinning = output.thinning().clone();
         let mut sources = Sources::new(output.clone(), self.handle.clone());
-        sources.start(&self.setup.config.sources, self.sources);
+        sources.start(self.sources);
         let config = &self.setup.config;
         let limits = Limits::default();
         let journal = Memory::new(stream, config.journal.memory.as_u64() as usize);

@@ -22,8 +22,8 @@ pub use health::Health;
 pub use journal::Journal;
 pub use source::{
     AtEnd, FlowControl, ModbusDevice, ModbusOrder, ModbusRegister, ModbusSource, ModbusTable, ModbusType,
-    Parity, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, SysfsFile, SysfsParse, SysfsPreset,
-    SysfsSource, SystemGroup, SystemSource, Trace,
+    Parity, ReplaySource, ReplayTimes, SimulatedSource, Source, SourceKind, Speed, SysfsFile, SysfsParse,
+    SysfsPreset, SysfsSource, SystemGroup, SystemSource, Trace,
 };
 pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 
@@ -108,6 +108,7 @@ impl Config {
         if self.sources.is_empty() {
             return setting("source", "there is none; add a [[source]] table".into());
         }
+        Source::check(&self.sources)?;
         if !(1..=100_000).contains(&self.batch.readings) {
             return setting(
                 "batch.readings",

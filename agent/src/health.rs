@@ -119,7 +119,7 @@ impl Health {
         add("agent.thinning", "", count(u64::from(stats.thinning)));
         let failing = sources
             .iter()
-            .filter(|source| source.state == SourceState::Failing)
+            .filter(|source| matches!(source.state, SourceState::Failing | SourceState::Stalled))
             .count();
         add("agent.sources.failing", "", count(failing as u64));
         if let Some(process) = machine.process {

@@ -45,5 +45,5 @@ pub use agent::Agent;
 pub use config::Config;
 pub use error::Error;
 pub use handle::AgentHandle;
-pub use stats::{AgentStats, JournalFault, JournalMode};
+pub use stats::{AgentStats, JournalFault, JournalMode, SourceState, SourceStats};
 pub use status::Status;

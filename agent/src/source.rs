@@ -1,19 +1,34 @@
 //! Where readings come from: the contract between the agent and its sources. One file per kind of source.
 //!
-//! The agent opens every source before it starts, so that a wrong path or setting is refused at once. Then it gives each a
-//! task of its own and calls [`Source::run`] there:
+//! The agent opens every source before it starts ([`open`]), so that a wrong path or setting is refused at once. Then it gives each a
+//! task of its own ([`supervise`]) and an [`Output`] of its own ([`Output::of`]), and calls [`Source::run`] there:
 //!
 //! - The source keeps its own schedule and hands each [`Sample`] to [`Output::send`] when it is taken. All readings of a
 //!   sample share its time; sources on a schedule stamp the tick, not the moment they came to it, so that a regular cadence
 //!   is regular to the microsecond.
+//! - Time comes from [`Output::clock`] and nowhere else, and is asked for anew for each sample: what is stamped before the clock is
+//!   known to be right is corrected later. A time that readings bring along stays as it is, unless it can have been read off this
+//!   machine's wrong clock.
+//! - It hands over raw values under final names. Scale, deadband, aggregates and the like are applied on the way (`send`), by the
+//!   `[[metric]]` rules; a source knows nothing of them. A metric is made once and its `Arc` kept: it is found by its address.
 //! - It may await as long as it likes. It must not block the thread: what blocks (or may hang, as a file system can) goes on
 //!   a thread of its own, as in `system`. So no source ever delays another.
-//! - `send` waits while the agent is behind. A source that comes back late skips the ticks it missed.
-//! - `Ok` means that nothing more will ever come. On `Err` the agent logs it, waits (1 s, doubling to 1 min), and calls `run`
-//!   again. Either way the other sources go on.
-//! - The future may be dropped at any await, when the agent stops.
+//! - `send` waits while the agent is behind. A source that comes back late skips the ticks it missed. How it is held to its share
+//!   depends on its [`Cadence`]: one that asks waits in `send`; of one that is pushed to, readings beyond its `rate` are dropped, counted and
+//!   told (`send` returns how many, so that a listener can answer "too many").
+//! - A sample without readings is a sign of life and nothing else. A source on a schedule sends one on a tick that yields nothing
+//!   and is no error; without a sign of life for several intervals it is called stalled, and is started again in the end.
+//! - What goes wrong and does not concern the whole source (one device of several, one line of many) goes to [`Output::report`], which
+//!   counts it, keeps it for the figures and logs it now and then; it is a sign of life too. A source does not log in a loop by itself.
+//! - `Ok` means that nothing more will ever come. On `Err` the agent logs it, waits (1 s, doubling to 1 min, with jitter), and calls `run`
+//!   again; after a panic the source is opened anew first. Either way the other sources go on.
+//! - The future may be dropped at any await: when the agent stops, when the source is changed by a reload, when it hangs. `run`
+//!   may be called again afterwards.
 //! - Values that are decimals by nature are handed over as the doubles nearest to those decimals (see [`decimal`]): that is
 //!   what the batch's encoding makes small.
+//!
+//! A new kind needs: a file of settings under `config/source/` and a variant of [`config::SourceKind`]; a file here with a `Source`; a pair of
+//! functions and an arm in [`open`]; its table in `deploy/agent.toml`. The keys `name` and `rate` of every `[[source]]` are not its affair.
 
 #[cfg(not(any(
     feature = "source-system",
@@ -26,6 +41,7 @@ compile_error!(
     "an agent without any source has nothing to send: choose at least one of the features source-*"
 );
 
+mod allowance;
 #[cfg(feature = "source-modbus")]
 mod line;
 mod meter;
@@ -36,9 +52,11 @@ mod output;
 mod replay;
 #[cfg(any(feature = "source-modbus", feature = "source-sysfs"))]
 mod scale;
+#[allow(dead_code, reason = "not every build has a source that samples on a schedule")]
 mod schedule;
 #[cfg(feature = "source-simulated")]
 mod simulated;
+mod supervisor;
 #[cfg(feature = "source-sysfs")]
 mod sysfs;
 #[cfg(feature = "source-system")]
@@ -47,6 +65,7 @@ mod system;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headwater_proto::Value;
 
@@ -56,6 +75,7 @@ use crate::error::{Error, SourceError};
 pub(crate) use meter::Meter;
 pub(crate) use output::Output;
 pub(crate) use schedule::Schedule;
+pub(crate) use supervisor::supervise;
 
 /// What a source measures.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -106,38 +126,86 @@ pub(crate) struct Sample {
 /// What [`Source::run`] returns.
 pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Result<(), SourceError>> + Send + 'a>>;
 
+/// How readings come about: what may be asked of a source, and what to expect of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cadence {
+    /// It asks at this interval: it can wait, and is watched for silence.
+    Every(Duration),
+    /// It goes at its own pace: it can wait, and may be silent for as long as it likes.
+    Own,
+    /// Others hand it readings: it cannot wait, and may be silent.
+    #[allow(dead_code, reason = "not every build has a source that listens")]
+    Pushed,
+}
+
 /// A source of readings; the module's documentation is its contract.
 pub(crate) trait Source: Send {
+    /// How its readings come about; asked for after opening, and the same ever after.
+    fn cadence(&self) -> Cadence;
+
     /// Samples until nothing more comes.
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a>;
 }
 
-/// A source that is open, and what logs call it.
+/// A source that is open.
 pub(crate) struct Opened {
-    /// `source 2 (replay)`.
-    pub(crate) name: String,
+    pub(crate) settings: config::Source,
     pub(crate) source: Box<dyn Source>,
+    /// It knows the name that logs, figures and commands call it by.
+    pub(crate) meter: Meter,
+    /// Where it stands in the settings, from 1.
+    number: usize,
+    device: String,
 }
 
-/// What logs and commands call the source that stands at position `number` (from 1) in the settings.
-pub(crate) fn title(number: usize, settings: &config::Source) -> String {
-    format!("source {number} ({})", settings.kind())
+/// Opens the sources of a device, in their order.
+pub(crate) fn open_all(settings: &[config::Source], device: &str) -> Result<Vec<Opened>, Error> {
+    let named = settings.iter().zip(config::Source::names(settings));
+    named
+        .zip(1..)
+        .map(|((settings, name), number)| open(number, &name, settings, device))
+        .collect()
 }
 
-/// Opens the source that stands at position `number` (from 1) in the settings.
-pub(crate) fn open(number: usize, settings: &config::Source, device: &str) -> Result<Opened, Error> {
-    let (kind, name) = (settings.kind(), title(number, settings));
-    let opened = match settings {
-        config::Source::System(settings) => open_system(settings),
-        config::Source::Sysfs(settings) => open_sysfs(settings),
-        config::Source::Modbus(settings) => open_modbus(settings),
-        config::Source::Replay(settings) => open_replay(settings),
-        config::Source::Simulated(settings) => open_simulated(settings, device),
+/// Opens the source that stands at position `number` (from 1) in the settings and is called `name`.
+pub(crate) fn open(
+    number: usize,
+    name: &str,
+    settings: &config::Source,
+    device: &str,
+) -> Result<Opened, Error> {
+    let kind = settings.kind.name();
+    let opened = match &settings.kind {
+        config::SourceKind::System(settings) => open_system(settings),
+        config::SourceKind::Sysfs(settings) => open_sysfs(settings),
+        config::SourceKind::Modbus(settings) => open_modbus(settings),
+        config::SourceKind::Replay(settings) => open_replay(settings),
+        config::SourceKind::Simulated(settings) => open_simulated(settings, device),
     };
     match opened {
-        Some(Ok(source)) => Ok(Opened { name, source }),
+        Some(Ok(source)) => Ok(Opened {
+            meter: Meter::new(name, kind),
+            settings: settings.clone(),
+            source,
+            number,
+            device: device.to_string(),
+        }),
         Some(Err(source)) => Err(Error::Source { number, kind, source }),
         None => Err(Error::SourceLeftOut { number, kind }),
+    }
+}
+
+impl Opened {
+    /// Opens it once more, on another thread: opening may block.
+    async fn again(&mut self) -> Result<(), String> {
+        let (number, name) = (self.number, self.meter.name());
+        let (settings, device) = (self.settings.clone(), self.device.clone());
+        let opening = tokio::task::spawn_blocking(move || open(number, &name, &settings, &device));
+        let opened = opening
+            .await
+            .map_err(|error| format!("it cannot be opened again: {error}"))?;
+        self.source = opened.map_err(|error| error.to_string())?.source;
+        Ok(())
     }
 }
 
@@ -225,10 +293,8 @@ mod tests {
     #[cfg(not(feature = "source-system"))]
     #[test]
     fn a_source_that_is_left_out_is_named_with_its_feature() {
-        let error = open(2, &config::Source::System(Default::default()), "gw")
-            .err()
-            .unwrap()
-            .to_string();
+        let settings = config::SourceKind::System(Default::default()).into();
+        let error = open(2, "system", &settings, "gw").err().unwrap().to_string();
         assert!(
             error.contains("source 2 is of type \"system\"") && error.contains("`source-system`"),
             "{error}"

@@ -127,17 +127,25 @@ pub struct BudgetStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct SourceStats {
-    /// What logs and commands call it: `source 2 (replay)`.
+    /// What logs and commands call it; see [`crate::config::Source::names`].
     pub name: String,
+    /// Its type.
+    pub kind: String,
     /// What it does.
     pub state: SourceState,
     /// Readings handed over since the start, or since it was last changed by a reload.
     pub readings: u64,
+    /// Readings dropped because it hands over more than its `rate`.
+    pub dropped_readings: u64,
     /// Time of the newest sample, microseconds since the Unix epoch; 0: there is none.
     pub newest_us: i64,
-    /// How often it failed.
+    /// Errors, those that it survived among them.
+    pub errors: u64,
+    /// How often it failed and was started again.
     pub failures: u64,
-    /// What its last failure was.
+    /// How often it gave no sign of life for several intervals.
+    pub stalls: u64,
+    /// What its last error was.
     pub last_error: Option<String>,
 }
 
@@ -145,9 +153,13 @@ pub struct SourceStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
-    /// It samples.
+    /// It has not sampled yet.
     #[default]
+    Starting,
+    /// It samples.
     Running,
+    /// It gives no sign of life.
+    Stalled,
     /// It has failed and will be started again.
     Failing,
     /// It has nothing more to give.

@@ -240,7 +240,9 @@ impl Status {
 
 fn source_text(source: &SourceStats, now_us: i64) -> String {
     let state = match source.state {
+        SourceState::Starting => "starting",
         SourceState::Running => "running",
+        SourceState::Stalled => "STALLED",
         SourceState::Failing => "FAILING",
         SourceState::Ended => "ended",
     };
@@ -249,6 +251,9 @@ fn source_text(source: &SourceStats, now_us: i64) -> String {
         newest_us => format!(", the newest {} ago", span(now_us - newest_us)),
     };
     let mut text = format!("{}: {state}, {} readings{newest}", source.name, source.readings);
+    if source.dropped_readings > 0 {
+        let _ = write!(text, ", {} dropped beyond its rate", source.dropped_readings);
+    }
     if let Some(error) = &source.last_error {
         let _ = write!(text, "; failed {} time(s), last: {error}", source.failures);
     }

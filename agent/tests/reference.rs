@@ -2,7 +2,7 @@
 
 use headwater_agent::config::{
     CommandName, Config, ENVIRONMENT_PREFIX, ModbusDevice, ModbusRegister, ModbusSource, ReplaySource,
-    SimulatedSource, Source, SysfsFile, SysfsSource, SystemSource, Trace,
+    SimulatedSource, SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -26,7 +26,7 @@ fn everything() -> String {
 #[test]
 fn it_is_exactly_the_defaults_and_a_system_source() {
     let expected = Config {
-        sources: vec![Source::System(SystemSource::default())],
+        sources: vec![SourceKind::System(SystemSource::default()).into()],
         ..Config::default()
     };
     let config = parse(REFERENCE);
@@ -43,13 +43,16 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
     config.check().unwrap();
     assert_eq!(config.device.as_deref(), Some("gw-01"));
     assert_eq!(config.uplink.user.as_deref(), Some("gw-01"));
+    assert_eq!(config.sources[0].name.as_deref(), Some("system"));
+    assert_eq!(config.sources[0].rate, Some(1000));
+    let kinds: Vec<_> = config.sources.iter().map(|source| &source.kind).collect();
     let [
-        Source::System(_),
-        Source::Sysfs(sysfs),
-        Source::Modbus(modbus),
-        Source::Replay(replay),
-        Source::Simulated(simulated),
-    ] = &config.sources[..]
+        SourceKind::System(_),
+        SourceKind::Sysfs(sysfs),
+        SourceKind::Modbus(modbus),
+        SourceKind::Replay(replay),
+        SourceKind::Simulated(simulated),
+    ] = &kinds[..]
     else {
         panic!("{:?}", config.sources);
     };
@@ -120,6 +123,7 @@ fn every_key_stands_in_it() {
             "registers" => "[[source.device.register]]",
             "value" => "#type",
             "trace" => "path",
+            "kind" => "type",
             "cabinet_temp_c" | "uptime" => continue,
             key => key,
         };
@@ -134,6 +138,9 @@ fn an_unknown_key_in_a_source_is_refused_with_what_was_meant() {
     let text = "[[source]]\ntype = 'simulated'\nintervall = '1s'";
     let error = headwater_config::parse::<Config>(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap_err();
     assert!(error.to_string().contains("did you mean `interval`"), "{error}");
+    let text = "[[source]]\ntype = 'simulated'\nnmae = 'a'";
+    let error = headwater_config::parse::<Config>(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap_err();
+    assert!(error.to_string().contains("did you mean `name`"), "{error}");
     let text = "[[source]]\ntype = 'systen'";
     let error = headwater_config::parse::<Config>(text, "agent.toml", ENVIRONMENT_PREFIX, []).unwrap_err();
     assert!(error.to_string().contains("did you mean `system`"), "{error}");

@@ -1,16 +1,14 @@
 //! The sources that run: each has a task of its own, and is started again when it fails.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::config;
 use crate::error::Error;
 use crate::handle::AgentHandle;
-use crate::source::{self, Meter, Opened, Output};
+use crate::source::{self, Meter, Opened, Output, supervise};
 
-/// A source that fails is started again after this long at first, and this long at last.
-const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long opening sources may take.
 const OPENING: Duration = Duration::from_secs(30);
 
@@ -40,10 +38,10 @@ impl Sources {
         }
     }
 
-    /// Starts sources that are open, one for each of `settings`.
-    pub(crate) fn start(&mut self, settings: &[config::Source], opened: Vec<Opened>) {
-        for (settings, opened) in settings.iter().zip(opened) {
-            let running = self.run(settings, opened);
+    /// Starts sources that are open.
+    pub(crate) fn start(&mut self, opened: Vec<Opened>) {
+        for opened in opened {
+            let running = self.run(opened);
             self.running.push(running);
         }
         self.show();
@@ -68,44 +66,44 @@ impl Sources {
                 self.end(running.task.clone()).await;
             }
         }
-        let wanted = |kept: &[Option<usize>], settings: &[config::Source]| {
-            let numbered = kept.iter().zip(settings).zip(1..);
-            numbered
-                .filter(|((kept, _), _)| kept.is_none())
-                .map(|((_, settings), number)| (number, settings.clone()))
-                .collect::<Vec<_>>()
-        };
-        let opened = open(wanted(&kept, settings), self.handle.device()).await;
+        let names = config::Source::names(settings);
+        let wanted = kept.iter().zip(settings).zip(&names).zip(1..);
+        let wanted = wanted
+            .filter(|(((kept, _), _), _)| kept.is_none())
+            .map(|(((_, settings), name), number)| (number, name.clone(), settings.clone()))
+            .collect();
+        let opened = open(wanted, self.handle.device()).await;
         let (opened, result) = match opened {
             Ok(opened) => (opened, Ok(())),
             Err(error) => (Vec::new(), Err(error)),
         };
         if result.is_ok() {
             let mut opened = opened.into_iter();
-            for (at, settings) in settings.iter().enumerate() {
+            for (at, name) in names.iter().enumerate() {
                 let running = match kept[at].and_then(|old| before[old].take()) {
                     Some(running) => {
-                        running.meter.rename(&source::title(at + 1, settings));
+                        running.meter.rename(name);
                         running
                     }
                     None => match opened.next() {
-                        Some(opened) => self.run(settings, opened),
+                        Some(opened) => self.run(opened),
                         None => break,
                     },
                 };
                 self.running.push(running);
             }
         } else {
-            for (at, settings) in old.iter().enumerate() {
+            let names = config::Source::names(&old);
+            for (at, (settings, name)) in old.iter().zip(names).enumerate() {
                 let running = before[at].take();
                 if kept.contains(&Some(at)) {
                     self.running.extend(running);
                     continue;
                 }
-                match open(vec![(at + 1, settings.clone())], self.handle.device()).await {
+                match open(vec![(at + 1, name, settings.clone())], self.handle.device()).await {
                     Ok(opened) => {
                         for opened in opened {
-                            let running = self.run(settings, opened);
+                            let running = self.run(opened);
                             self.running.push(running);
                         }
                     }
@@ -140,12 +138,12 @@ impl Sources {
         self.tasks.shutdown().await;
     }
 
-    fn run(&mut self, settings: &config::Source, opened: Opened) -> Running {
-        let meter = Meter::new(&opened.name);
-        let output = self.output.metered(&meter);
-        let task = self.tasks.spawn(supervise(opened, output, meter.clone()));
+    fn run(&mut self, opened: Opened) -> Running {
+        let (settings, meter) = (opened.settings.clone(), opened.meter.clone());
+        let output = self.output.of(&opened);
+        let task = self.tasks.spawn(supervise(opened, output));
         Running {
-            settings: settings.clone(),
+            settings,
             meter,
             task,
         }
@@ -180,7 +178,7 @@ fn matches(old: &[config::Source], new: &[config::Source]) -> Vec<Option<usize>>
 }
 
 /// Opens sources on a thread of its own: a device or a file system may hang.
-async fn open(wanted: Vec<(usize, config::Source)>, device: &str) -> Result<Vec<Opened>, Error> {
+async fn open(wanted: Vec<(usize, String, config::Source)>, device: &str) -> Result<Vec<Opened>, Error> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -188,36 +186,12 @@ async fn open(wanted: Vec<(usize, config::Source)>, device: &str) -> Result<Vec<
     let work = tokio::task::spawn_blocking(move || {
         wanted
             .iter()
-            .map(|(number, settings)| source::open(*number, settings, &device))
+            .map(|(number, name, settings)| source::open(*number, name, settings, &device))
             .collect()
     });
     match tokio::time::timeout(OPENING, work).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
         Err(_) => Err(Error::Opening { limit: OPENING }),
-    }
-}
-
-/// Runs a source for as long as it has anything to give.
-async fn supervise(mut opened: Opened, output: Output, meter: Meter) {
-    let mut wait = RESTART.0;
-    loop {
-        let began = Instant::now();
-        match opened.source.run(&output).await {
-            Ok(()) => {
-                log::info!("{} has ended", meter.name());
-                meter.ended();
-                return;
-            }
-            Err(error) => {
-                meter.failed(&error);
-                if began.elapsed() > RESTART.1 {
-                    wait = RESTART.0;
-                }
-                log::error!("{}: {error}; trying again in {wait:?}", meter.name());
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(RESTART.1);
-            }
-        }
     }
 }

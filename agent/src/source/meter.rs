@@ -1,6 +1,8 @@
 //! What is counted of a source.
 
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::Sample;
 use crate::stats::{SourceState, SourceStats};
@@ -10,55 +12,117 @@ const ERROR_MAX: usize = 300;
 
 /// Counts what a source does; clones count the same source.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Meter(Arc<Mutex<SourceStats>>);
+pub(crate) struct Meter(Arc<Mutex<Counted>>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    stats: SourceStats,
+    /// The last sign of life.
+    alive: Option<Instant>,
+}
 
 impl Meter {
-    pub(crate) fn new(name: &str) -> Self {
-        Self(Arc::new(Mutex::new(SourceStats {
-            name: name.into(),
-            ..SourceStats::default()
-        })))
+    pub(crate) fn new(name: &str, kind: &str) -> Self {
+        let meter = Self::default();
+        meter.look(|counted| {
+            counted.stats.name = name.into();
+            counted.stats.kind = kind.into();
+        });
+        meter
     }
 
     /// The source's name.
     pub(crate) fn name(&self) -> String {
-        self.look(|stats| stats.name.clone())
+        self.look(|counted| counted.stats.name.clone())
     }
 
-    /// The source is called otherwise from now on.
+    /// It goes on under another name.
     pub(crate) fn rename(&self, name: &str) {
-        self.look(|stats| stats.name = name.into());
+        self.look(|counted| counted.stats.name = name.into());
     }
 
     /// The figures as they are now.
     pub(crate) fn stats(&self) -> SourceStats {
-        self.look(|stats| stats.clone())
+        self.look(|counted| counted.stats.clone())
     }
 
-    /// A sample is handed over.
-    pub(crate) fn sampled(&self, sample: &Sample) {
-        self.look(|stats| {
-            stats.state = SourceState::Running;
-            stats.readings += sample.readings.len() as u64;
-            stats.newest_us = sample.time_us;
+    /// A sample has come, even if it holds nothing.
+    pub(super) fn alive(&self, now: Instant) {
+        self.look(|counted| {
+            counted.alive = Some(now);
+            if matches!(counted.stats.state, SourceState::Failing | SourceState::Stalled) {
+                log::info!("source {} is back", counted.stats.name);
+            }
+            counted.stats.state = SourceState::Running;
+        });
+    }
+
+    /// When the last sign of life came.
+    pub(super) fn last_alive(&self) -> Option<Instant> {
+        self.look(|counted| counted.alive)
+    }
+
+    /// A sample goes on to the agent.
+    pub(super) fn sampled(&self, sample: &Sample) {
+        self.look(|counted| {
+            counted.stats.readings += sample.readings.len() as u64;
+            counted.stats.newest_us = sample.time_us;
+        });
+    }
+
+    /// Readings are dropped because the source hands over more than it may; returns all that were so far.
+    pub(super) fn dropped(&self, readings: u64) -> u64 {
+        self.look(|counted| {
+            counted.stats.dropped_readings += readings;
+            counted.stats.dropped_readings
+        })
+    }
+
+    /// Something went wrong that the source itself survives. It is logged at the 1st, 2nd, 4th, 8th, … time.
+    pub(super) fn reported(&self, now: Instant, error: &dyn Display) {
+        self.look(|counted| {
+            counted.alive = Some(now);
+            counted.stats.errors += 1;
+            counted.stats.last_error = Some(short(error));
+            if counted.stats.errors.is_power_of_two() {
+                let (name, errors) = (&counted.stats.name, counted.stats.errors);
+                log::warn!("source {name}: {error} ({errors} errors so far)");
+            }
         });
     }
 
     /// It has failed, and will be started again.
-    pub(crate) fn failed(&self, error: &dyn std::fmt::Display) {
-        self.look(|stats| {
-            stats.state = SourceState::Failing;
-            stats.failures += 1;
-            stats.last_error = Some(error.to_string().chars().take(ERROR_MAX).collect());
+    pub(crate) fn failed(&self, error: &dyn Display) {
+        self.look(|counted| {
+            counted.stats.state = SourceState::Failing;
+            counted.stats.errors += 1;
+            counted.stats.failures += 1;
+            counted.stats.last_error = Some(short(error));
         });
     }
 
-    /// Nothing more will come of it.
-    pub(crate) fn ended(&self) {
-        self.look(|stats| stats.state = SourceState::Ended);
+    /// It gives no sign of life; whether that is news.
+    pub(super) fn stalled(&self) -> bool {
+        self.look(|counted| {
+            let news = counted.stats.state != SourceState::Stalled;
+            if news {
+                counted.stats.state = SourceState::Stalled;
+                counted.stats.stalls += 1;
+            }
+            news
+        })
     }
 
-    fn look<T>(&self, look: impl FnOnce(&mut SourceStats) -> T) -> T {
+    /// Nothing more will come of it.
+    pub(super) fn ended(&self) {
+        self.look(|counted| counted.stats.state = SourceState::Ended);
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&mut Counted) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn short(error: &dyn Display) -> String {
+    error.to_string().chars().take(ERROR_MAX).collect()
 }

@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::schedule::{Schedule, sleep_until};
-use super::{Output, Running, Sample, Source};
+use super::{Cadence, Output, Running, Sample, Source};
 use crate::config::ModbusSource;
 use crate::error::SourceError;
 
@@ -100,6 +100,11 @@ impl Modbus {
 }
 
 impl Source for Modbus {
+    fn cadence(&self) -> Cadence {
+        let intervals = self.devices.iter().map(|polled| polled.schedule.interval());
+        intervals.min().map_or(Cadence::Own, Cadence::Every)
+    }
+
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a> {
         Box::pin(async move {
             let mut link = Link::new(&self.target, self.timeout);

@@ -1,22 +1,43 @@
 //! The way of a source's samples into the agent.
 
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use tokio::sync::mpsc;
 
-use super::{Meter, Sample};
+use super::allowance::Allowance;
+use super::{Cadence, Meter, Opened, Sample};
 use crate::clock::Clock;
 use crate::thinning::Thinning;
 
 /// Samples on their way, over all sources. Waiting senders are served in turn, so a flood from one source costs another
 /// no more than the time to batch these.
 const WAITING: usize = 64;
+/// Readings a second of a source that is pushed to and has no `rate` set.
+const PUSHED: u32 = 1_000;
+/// Drops that are further apart than this are told as another flood.
+const FLOOD: Duration = Duration::from_secs(60);
 
-/// Where a source puts its samples.
+/// Where a source puts its samples. Clones are the same source's.
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     samples: mpsc::Sender<Sample>,
     clock: Clock,
     thinning: Thinning,
     meter: Meter,
+    /// `None`: no bound.
+    share: Option<Arc<Mutex<Share>>>,
+}
+
+/// What a source may hand over.
+#[derive(Debug)]
+struct Share {
+    allowance: Allowance,
+    rate: u32,
+    /// Beyond it: drop, or wait.
+    drops: bool,
+    dropped_at: Option<Instant>,
 }
 
 impl Output {
@@ -28,14 +49,26 @@ impl Output {
             clock,
             thinning: Thinning::default(),
             meter: Meter::default(),
+            share: None,
         };
         (output, receiver)
     }
 
-    /// An output to the same end for the source that `meter` counts.
-    pub(crate) fn metered(&self, meter: &Meter) -> Self {
+    /// An output to the same end for one source: with its figures, its share.
+    pub(crate) fn of(&self, source: &Opened) -> Self {
+        let drops = source.source.cadence() == Cadence::Pushed;
+        let rate = source.settings.rate.or(drops.then_some(PUSHED));
+        let share = rate.map(|rate| {
+            Arc::new(Mutex::new(Share {
+                allowance: Allowance::new(rate, Instant::now()),
+                rate,
+                drops,
+                dropped_at: None,
+            }))
+        });
         Self {
-            meter: meter.clone(),
+            meter: source.meter.clone(),
+            share,
             ..self.clone()
         }
     }
@@ -50,15 +83,66 @@ impl Output {
         &self.clock
     }
 
-    /// Hands a sample over; waits while the agent is behind. A sample without readings is left out.
-    pub(crate) async fn send(&self, sample: Sample) {
+    /// Its source's figures.
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// Tells of something that went wrong and that the source itself survives: one device of several that does not answer, a line
+    /// that cannot be read. It stands in the source's figures, and in the log (not every time).
+    #[allow(dead_code, reason = "not every build has a source with parts that can fail")]
+    pub(crate) fn report(&self, error: &dyn Display) {
+        self.meter.reported(Instant::now(), error);
+    }
+
+    /// Hands a sample over; waits while the agent is behind. One without readings only says that the source is alive.
+    ///
+    /// Returns the number of readings that were dropped because the source hands over more than its share; 0 for sources that
+    /// are not pushed to, which wait instead.
+    pub(crate) async fn send(&self, mut sample: Sample) -> usize {
+        let now = Instant::now();
+        self.meter.alive(now);
         if sample.readings.is_empty() {
-            return;
+            return 0;
+        }
+        let (dropped, wait) = self.share(now, &mut sample);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        if sample.readings.is_empty() {
+            return dropped;
         }
         self.meter.sampled(&sample);
         if self.samples.send(sample).await.is_err() {
             // The agent has stopped listening, and drops this task next.
             std::future::pending::<()>().await;
         }
+        dropped
+    }
+
+    /// Takes from the source's share; how much was dropped, and how long to wait.
+    fn share(&self, now: Instant, sample: &mut Sample) -> (usize, Duration) {
+        let Some(share) = &self.share else {
+            return (0, Duration::ZERO);
+        };
+        let mut share = share.lock().unwrap_or_else(PoisonError::into_inner);
+        let readings = sample.readings.len();
+        if !share.drops {
+            return (0, share.allowance.wait(now, readings));
+        }
+        let granted = share.allowance.take(now, readings);
+        let dropped = readings - granted;
+        if dropped > 0 {
+            sample.readings.truncate(granted);
+            let all = self.meter.dropped(dropped as u64);
+            if share.dropped_at.is_none_or(|last| now >= last + FLOOD) {
+                let (name, rate) = (self.meter.name(), share.rate);
+                log::warn!(
+                    "source {name} is handed more than its rate of {rate} readings/s; what is beyond is dropped ({all} so far)"
+                );
+            }
+            share.dropped_at = Some(now);
+        }
+        (dropped, Duration::ZERO)
     }
 }

@@ -3,7 +3,7 @@
 mod trace;
 
 use super::schedule::{Schedule, sleep_until};
-use super::{Output, Reading, Running, Sample, Source};
+use super::{Cadence, Output, Reading, Running, Sample, Source};
 use crate::config::{AtEnd, ReplaySource, ReplayTimes, Speed};
 use crate::error::SourceError;
 
@@ -43,6 +43,10 @@ impl Replay {
 }
 
 impl Source for Replay {
+    fn cadence(&self) -> Cadence {
+        Cadence::Own
+    }
+
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a> {
         Box::pin(async move {
             loop {

@@ -19,6 +19,11 @@ impl Schedule {
         }
     }
 
+    /// The time between ticks.
+    pub(crate) fn interval(self) -> Duration {
+        Duration::from_micros(self.interval_us.unsigned_abs())
+    }
+
     /// The first tick after `now_us`.
     pub(crate) fn after(self, now_us: i64) -> i64 {
         (now_us.div_euclid(self.interval_us) + 1).saturating_mul(self.interval_us)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use headwater_proto::Value;
 
 use super::schedule::Schedule;
-use super::{Metric, Output, Reading, Running, Sample, Source};
+use super::{Cadence, Metric, Output, Reading, Running, Sample, Source};
 use crate::config::SimulatedSource;
 use crate::error::SourceError;
 
@@ -88,6 +88,10 @@ impl Simulated {
 }
 
 impl Source for Simulated {
+    fn cadence(&self) -> Cadence {
+        Cadence::Every(self.schedule.interval())
+    }
+
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a> {
         Box::pin(async move {
             let mut previous = None;

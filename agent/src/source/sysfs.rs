@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::schedule::Schedule;
-use super::{Output, Running, Source};
+use super::{Cadence, Output, Running, Source};
 use crate::config::{SysfsPreset, SysfsSource};
 use crate::error::SourceError;
 
@@ -109,6 +109,10 @@ impl Finder {
 }
 
 impl Source for Sysfs {
+    fn cadence(&self) -> Cadence {
+        Cadence::Every(self.schedule.interval())
+    }
+
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a> {
         Box::pin(async move {
             let mut readers = Readers::start(self.readers, &self.finder)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::schedule::Schedule;
-use super::{Output, Reading, Running, Sample, Source};
+use super::{Cadence, Output, Reading, Running, Sample, Source};
 use crate::config::SystemSource;
 use crate::error::SourceError;
 
@@ -57,6 +57,10 @@ impl System {
 }
 
 impl Source for System {
+    fn cadence(&self) -> Cadence {
+        Cadence::Every(self.settings.interval)
+    }
+
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a> {
         Box::pin(async move {
             let thread = match &mut self.thread {

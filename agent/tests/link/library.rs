@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use headwater_agent::config::{AtEnd, ReplaySource, ReplayTimes, SimulatedSource, Source, Speed, Trace};
+use headwater_agent::config::{AtEnd, ReplaySource, ReplayTimes, SimulatedSource, SourceKind, Speed, Trace};
 use headwater_agent::{Agent, AgentHandle, AgentStats, Config};
 use headwater_proto::{Body, LossReason};
 use tokio::sync::oneshot;
@@ -49,13 +49,16 @@ pub(crate) fn config(address: &str, rows: usize) -> Config {
     config.health.interval = Duration::ZERO;
     config.batch.readings = 20;
     config.batch.age = Duration::from_millis(100);
-    config.sources.push(Source::Replay(ReplaySource {
-        trace: Trace::Text(trace(rows).into()),
-        at_end: AtEnd::Stop,
-        speed: Speed::Max,
-        times: ReplayTimes::Original,
-        ..Default::default()
-    }));
+    config.sources.push(
+        SourceKind::Replay(ReplaySource {
+            trace: Trace::Text(trace(rows).into()),
+            at_end: AtEnd::Stop,
+            speed: Speed::Max,
+            times: ReplayTimes::Original,
+            ..Default::default()
+        })
+        .into(),
+    );
     config
 }
 
@@ -181,7 +184,7 @@ async fn a_relay_that_is_away_and_then_forgets_loses_and_repeats_nothing() {
     let broker = Mosquitto::started();
     let bridge = Bridge::default();
     let mut config = config(&broker.address(), 500);
-    if let Source::Replay(replay) = &mut config.sources[0] {
+    if let SourceKind::Replay(replay) = &mut config.sources[0].kind {
         // A row every 4 ms: two seconds.
         replay.speed = Speed::Factor(0.25);
     }
@@ -218,7 +221,7 @@ async fn a_broker_that_is_absent_then_killed_and_started_again_loses_and_repeats
     let bridge = Bridge::default();
     let _relay = bridge.run(broker.port());
     let mut config = config(&broker.address(), 600);
-    if let Source::Replay(replay) = &mut config.sources[0] {
+    if let SourceKind::Replay(replay) = &mut config.sources[0].kind {
         replay.speed = Speed::Factor(0.15);
     }
     let agent = Running::start(config);
@@ -287,7 +290,7 @@ async fn a_relay_that_says_nothing_is_told_what_waits_and_not_flooded() {
     let _relay = bridge.run(broker.port());
     let mut config = config(&broker.address(), 200);
     config.uplink.window.batches = 4;
-    if let Source::Replay(replay) = &mut config.sources[0] {
+    if let SourceKind::Replay(replay) = &mut config.sources[0].kind {
         replay.speed = Speed::Factor(0.1);
     }
     let agent = Running::start(config);
@@ -397,10 +400,13 @@ async fn a_hundred_agents_run_in_one_runtime() {
             let mut config = config(&broker.address(), 1);
             config.device = Some(format!("gw-{number:03}"));
             config.batch.readings = 1000;
-            config.sources = vec![Source::Simulated(SimulatedSource {
-                interval: Duration::from_millis(100),
-                ..Default::default()
-            })];
+            config.sources = vec![
+                SourceKind::Simulated(SimulatedSource {
+                    interval: Duration::from_millis(100),
+                    ..Default::default()
+                })
+                .into(),
+            ];
             Running::start(config)
         })
         .collect();
@@ -431,13 +437,16 @@ async fn a_reading_costs_less_than_two_bytes_on_the_wire() {
     let mut config = config(&broker.address(), 1);
     config.batch.readings = 80;
     config.batch.age = Duration::from_secs(10);
-    config.sources = vec![Source::Replay(ReplaySource {
-        trace: Trace::File(concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/data/sensors-1hz.csv").into()),
-        at_end: AtEnd::Stop,
-        speed: Speed::Max,
-        times: ReplayTimes::Original,
-        ..Default::default()
-    })];
+    config.sources = vec![
+        SourceKind::Replay(ReplaySource {
+            trace: Trace::File(concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/data/sensors-1hz.csv").into()),
+            at_end: AtEnd::Stop,
+            speed: Speed::Max,
+            times: ReplayTimes::Original,
+            ..Default::default()
+        })
+        .into(),
+    ];
     let agent = Running::start(config);
     let readings = 28_789;
     agent

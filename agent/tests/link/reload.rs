@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use headwater_agent::Config;
-use headwater_agent::config::{SimulatedSource, Source};
+use headwater_agent::config::{SimulatedSource, Source, SourceKind};
 
 use crate::bridge::Bridge;
 use crate::library::{Running, config, wait_for};
 use crate::mosquitto::Mosquitto;
 
 fn simulated(prefix: &str, interval: u64) -> Source {
-    Source::Simulated(SimulatedSource {
+    SourceKind::Simulated(SimulatedSource {
         prefix: prefix.into(),
         interval: Duration::from_millis(interval),
         sensors: 1,
         ..Default::default()
     })
+    .into()
 }
 
 /// Two sources, and a replay that has ended by the time of a reload.
@@ -42,10 +43,7 @@ async fn a_reload_keeps_what_waits_and_leaves_alone_what_is_the_same() {
     agent.handle.reload(next.clone()).await.unwrap();
     let sources = agent.handle.sources();
     assert_eq!(sources.len(), 4);
-    assert_eq!(
-        (sources[0].readings, &*sources[0].name),
-        (1_000, "source 1 (replay)")
-    );
+    assert_eq!((sources[0].readings, &*sources[0].name), (1_000, "replay"));
     assert!(sources[1].readings > 10, "it was not started again: {sources:?}");
     let stats = agent.handle.stats();
     assert!(
@@ -149,10 +147,11 @@ async fn what_is_wrong_is_refused_and_the_old_settings_go_on() {
     config.state_dir = Some("/nonexistent".into());
     wrong.push((config, "setting `state_dir`: it cannot change"));
     let mut config = good.clone();
-    config.sources[2] = Source::Simulated(SimulatedSource {
+    config.sources[2] = SourceKind::Simulated(SimulatedSource {
         sensors: 0,
         ..Default::default()
-    });
+    })
+    .into();
     wrong.push((config, "source 3 (simulated): setting `sensors`"));
     for (config, part) in wrong {
         let error = agent.handle.reload(config).await.unwrap_err().to_string();

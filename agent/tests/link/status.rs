@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use headwater_agent::Status;
-use headwater_agent::config::{ReplaySource, Source, Trace};
+use headwater_agent::config::{ReplaySource, SourceKind, Trace};
 
 use crate::bridge::Bridge;
 use crate::library::{Running, config, wait_for};
@@ -37,11 +37,14 @@ async fn the_socket_tells_link_streams_sources_and_what_waits() {
     let socket = folder.path().join("agent.sock");
     let mut config = config(&broker.address(), 100);
     config.control.socket = Some(socket.clone());
-    config.sources.push(Source::Replay(ReplaySource {
-        trace: Trace::Text("time_ms,a\n1,1\n".into()),
-        prefix: "other.".into(),
-        ..Default::default()
-    }));
+    config.sources.push(
+        SourceKind::Replay(ReplaySource {
+            trace: Trace::Text("time_ms,a\n1,1\n".into()),
+            prefix: "other.".into(),
+            ..Default::default()
+        })
+        .into(),
+    );
     let hash = config.hash();
     // A killed agent leaves its socket behind.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
@@ -73,7 +76,7 @@ async fn the_socket_tells_link_streams_sources_and_what_waits() {
     agent.until("an answer", 10, |stats| stats.connected).await;
     let (code, text, _) = ask(&["--socket", path]).await;
     assert_eq!(code, Some(0));
-    for part in ["gw-01", "the relay has answered", "source 1 (replay)", "stream"] {
+    for part in ["gw-01", "the relay has answered", "replay: ", "stream"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     agent.stop().await;

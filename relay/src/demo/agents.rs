@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headwater_agent::config::{
-    Backoff, Batch, ReplaySource, SimulatedSource, Source, SystemSource, Trace, Uplink,
+    Backoff, Batch, ReplaySource, SimulatedSource, SourceKind, SystemSource, Trace, Uplink,
 };
 use headwater_agent::{Agent, AgentHandle, Config};
 use serde::Serialize;
@@ -92,7 +92,7 @@ pub async fn start(
                 stop_timeout: Duration::from_secs(1),
                 ..Uplink::default()
             },
-            sources: vec![source(kind, number)],
+            sources: vec![source(kind, number).into()],
             ..Config::default()
         };
         let (agent, handle) = Agent::new(config).map_err(|why| Error::Agent { device, why })?;
@@ -103,10 +103,10 @@ pub async fn start(
     Ok(members)
 }
 
-fn source(kind: Kind, number: usize) -> Source {
+fn source(kind: Kind, number: usize) -> SourceKind {
     let second = Duration::from_secs(1);
     match kind {
-        Kind::System => Source::System(SystemSource {
+        Kind::System => SourceKind::System(SystemSource {
             interval: second,
             ..SystemSource::default()
         }),
@@ -115,13 +115,13 @@ fn source(kind: Kind, number: usize) -> Source {
                 .iter()
                 .map(|(metric, unit)| ((*metric).to_string(), (*unit).to_string()))
                 .collect();
-            Source::Replay(ReplaySource {
+            SourceKind::Replay(ReplaySource {
                 trace: Trace::Text(Cow::Borrowed(TRACE)),
                 units,
                 ..Default::default()
             })
         }
-        Kind::Simulated => Source::Simulated(SimulatedSource {
+        Kind::Simulated => SourceKind::Simulated(SimulatedSource {
             interval: second,
             seed: Some(number as u64),
             ..SimulatedSource::default()
