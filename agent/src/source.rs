@@ -128,13 +128,13 @@ pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Result<(), SourceError
 
 /// How readings come about: what may be asked of a source, and what to expect of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "not every build has sources of each kind")]
 pub(crate) enum Cadence {
     /// It asks at this interval: it can wait, and is watched for silence.
     Every(Duration),
     /// It goes at its own pace: it can wait, and may be silent for as long as it likes.
     Own,
     /// Others hand it readings: it cannot wait, and may be silent.
-    #[allow(dead_code, reason = "not every build has a source that listens")]
     Pushed,
 }
 
