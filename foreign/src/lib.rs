@@ -1,5 +1,5 @@
 //! Readings out of payloads that other programs' formats shape: JSON of any shape, Influx line protocol, `name value`
-//! lines, one bare value. Pure: bytes and a topic in, readings out.
+//! and `name=value` lines, columns, lines of a fixed form, one bare value. Pure: bytes and a topic in, readings out.
 //!
 //! A [`Mapping`] is made once from its [`Settings`], and then maps payload after payload:
 //!
@@ -13,6 +13,9 @@
 //!   that makes no sense (a device that has not yet been told the time): it goes without one, and [`Mapped::untimed`] counts it.
 //! - **Nothing is unbounded**, and nothing is dropped silently: what is refused is counted, with the first reason.
 
+mod columns;
+mod fields;
+mod form;
 mod influx;
 mod json;
 mod mapping;

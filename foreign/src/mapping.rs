@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use headwater_proto::{Value, name};
 
+use crate::form::Form;
 use crate::patterns::Patterns;
 use crate::refusal::{Refusal, SettingsError, shortened};
 use crate::scalar::Scalar;
 use crate::settings::{Format, Settings, TimeFormat, Type};
 use crate::template::{Naming, Template};
 use crate::time::UtcOffset;
-use crate::{influx, json, pairs};
+use crate::{columns, fields, form, influx, json, pairs};
 
 /// A reading of a payload.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +60,9 @@ pub struct Mapping {
     pub(crate) time_format: TimeFormat,
     pub(crate) utc_offset: Option<UtcOffset>,
     pub(crate) skip_tags: Vec<String>,
+    pub(crate) columns: Vec<String>,
+    pub(crate) delimiter: char,
+    pub(crate) form: Form,
     only: Patterns<()>,
     skip: Patterns<()>,
     units: Patterns<String>,
@@ -107,6 +111,16 @@ impl Mapping {
                 format!("{} is not in 1 B..=16 MiB", settings.max_payload),
             );
         }
+        if format == Format::Columns && settings.columns.iter().all(String::is_empty) {
+            return wrong("columns", "is missing: give the key of each column".into());
+        }
+        let form = match format {
+            Format::Form => match Form::parse(&settings.form) {
+                Ok(form) => form,
+                Err(why) => return wrong("form", why),
+            },
+            _ => Form::default(),
+        };
         let default = match format {
             Format::Influx => "{measurement}.{tags}.{key}",
             Format::Value if has_topic => "{topic}",
@@ -122,7 +136,7 @@ impl Mapping {
             );
         }
         let in_text = match format {
-            Format::Pairs | Format::Value => Type::Number,
+            Format::Pairs | Format::Fields | Format::Columns | Format::Form | Format::Value => Type::Number,
             _ => Type::Auto,
         };
         let all = |patterns: &[String]| Patterns::new(patterns.iter().map(|pattern| (pattern, ())));
@@ -137,6 +151,9 @@ impl Mapping {
             time_format: settings.time_format,
             utc_offset: settings.utc_offset,
             skip_tags: settings.skip_tags.clone(),
+            columns: settings.columns.clone(),
+            delimiter: settings.delimiter,
+            form,
             only: all(&settings.only),
             skip: all(&settings.skip),
             units: Patterns::new(settings.units.iter().map(|(key, unit)| (key, unit.clone()))),
@@ -175,6 +192,9 @@ impl Mapping {
             (Format::JsonLines, Ok(text)) => json::map_lines(self, naming, text, &mut mapped),
             (Format::Influx, Ok(text)) => influx::map(self, naming, text, &mut mapped),
             (Format::Pairs, Ok(text)) => pairs::map(self, naming, text, &mut mapped),
+            (Format::Fields, Ok(text)) => fields::map(self, naming, text, &mut mapped),
+            (Format::Columns, Ok(text)) => columns::map(self, naming, text, &mut mapped),
+            (Format::Form, Ok(text)) => form::map(self, naming, text, &mut mapped),
             (Format::Value, Ok(text)) => {
                 self.reading(&naming, "", Scalar::Bare(text), None, None, &mut mapped);
             }

@@ -35,6 +35,12 @@ pub struct Settings {
     pub time_format: TimeFormat,
     /// The offset of times that do not tell theirs: `Z`, `+01:00`. `None`: such a time is none.
     pub utc_offset: Option<UtcOffset>,
+    /// Columns: the key of each, from the first to the last; an empty one leaves its column out.
+    pub columns: Vec<String>,
+    /// Columns: what stands between them. Default `,`.
+    pub delimiter: char,
+    /// Form: a line with `{key}` in the place of each value, `{}` in the place of text that is left out: `T={temperature}C {}%`.
+    pub form: String,
     /// If not empty: only these are taken. Default empty.
     pub only: Vec<String>,
     /// These are left out. Default empty.
@@ -43,7 +49,8 @@ pub struct Settings {
     pub skip_tags: Vec<String>,
     /// Units (UCUM) by pattern.
     pub units: BTreeMap<String, String>,
-    /// What values are read as. `None`: `number` where a payload is text (`pairs`, `value`), otherwise `auto`.
+    /// What values are read as. `None`: `number` where a payload is text (`pairs`, `fields`, `columns`,
+    /// `form`, `value`), otherwise `auto`.
     #[serde(rename = "type")]
     pub value_type: Option<Type>,
     /// What values are read as, by pattern, where `type` does not fit all.
@@ -68,6 +75,9 @@ impl Default for Settings {
             unit: None,
             time_format: TimeFormat::Auto,
             utc_offset: None,
+            columns: Vec::new(),
+            delimiter: ',',
+            form: String::new(),
             only: Vec::new(),
             skip: Vec::new(),
             skip_tags: vec!["host".into()],
@@ -94,6 +104,12 @@ pub enum Format {
     Influx,
     /// Lines `name value`, or `name value time` as in Graphite's plaintext protocol.
     Pairs,
+    /// Lines `name=value name=value …`; `:` does for `=`, and commas and semicolons for spaces.
+    Fields,
+    /// Lines of values in columns.
+    Columns,
+    /// Lines of a fixed form.
+    Form,
     /// One value, as text.
     Value,
 }

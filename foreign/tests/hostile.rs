@@ -14,6 +14,8 @@ fn mapping(format: Format) -> Mapping {
         name: (format == Format::Value).then(|| "{topic}".into()),
         time: matches!(format, Format::Json | Format::JsonLines).then(|| "/time".into()),
         max_readings: 20,
+        columns: vec!["a".into(), String::new(), "é".into()],
+        form: "a{a} {}:{é}".into(),
         value_type: Some(Type::Auto),
         ..Settings::default()
     };
@@ -37,11 +39,14 @@ fn check(format: Format, topic: &str, payload: &[u8]) {
     }
 }
 
-const FORMATS: [Format; 5] = [
+const FORMATS: [Format; 8] = [
     Format::Json,
     Format::JsonLines,
     Format::Influx,
     Format::Pairs,
+    Format::Fields,
+    Format::Columns,
+    Format::Form,
     Format::Value,
 ];
 
@@ -137,6 +142,9 @@ proptest! {
             (Format::Json, format!("{{\"v\":{number:?}}}")),
             (Format::Influx, format!("v v={number}")),
             (Format::Pairs, format!("v {number:e}")),
+            (Format::Fields, format!("v={number:e}, w=1")),
+            (Format::Columns, format!("{number}, , 1\r\n")),
+            (Format::Form, format!("a{number} x:1")),
             (Format::Value, format!("{number:?}\n")),
         ] {
             let mapped = mapping(format).map("t", payload.as_bytes());

@@ -262,6 +262,46 @@ fn pairs_and_graphite() {
 }
 
 #[test]
+fn fields_columns_and_forms() {
+    let payload = "temp=21.5 hum=40,co2:412; state=broken\r\n# comment\n\nnoise\nup=";
+    let mapped = map("format = 'fields'\nunits = { temp = 'Cel' }", "", payload);
+    assert_eq!(readings(&mapped), ["temp=21.5 Cel", "hum=40.0", "co2=412.0"]);
+    assert_eq!(mapped.refused, 3);
+
+    let settings = "format = 'columns'\ncolumns = ['temp', '', 'hum']\ndelimiter = ';'";
+    let mapped = map(settings, "", "21.5; x ;40\n;;41\n1;2\n1;2;3;4\nt;x;h\n");
+    assert_eq!(readings(&mapped), ["temp=21.5", "hum=40.0", "hum=41.0"]);
+    assert_eq!(mapped.refused, 4);
+    assert_eq!(
+        mapped.refusal.unwrap().to_string(),
+        "line 3: \"1;2\" has 2 column(s), not 3"
+    );
+
+    let settings = "format = 'form'\nform = '#{}: T={temp}C H={hum}%'";
+    let mapped = map(settings, "", "#7: T= -3.5C H=55%");
+    assert_eq!(readings(&mapped), Vec::<String>::new(), "a comment stays one");
+    let settings = "format = 'form'\nform = 'node {}: T={temp}C H={hum}%'";
+    let payload = "node 7: T= -3.5C H=55%\nnode 8: T=1C H=2% !\nnode 9: T=1\nT=1C H=2%\nnode: T=C H=%";
+    let mapped = map(settings, "", payload);
+    assert_eq!(readings(&mapped), ["temp=-3.5", "hum=55.0"]);
+    assert_eq!(mapped.refused, 4);
+    let mapped = map("format = 'form'\nform = '{a},{b}'", "", "1,2\n3,4,5");
+    assert_eq!(readings(&mapped), ["a=1.0", "b=2.0", "a=3.0"]);
+
+    for (settings, part) in [
+        ("format = 'columns'", "`columns`"),
+        ("format = 'form'", "`form`"),
+        ("format = 'form'\nform = 'T={t} H={h'", "a { without a }"),
+        ("format = 'form'\nform = '{a}{b}'", "where {a} ends"),
+        ("format = 'form'\nform = 'a{}'", "no {name}"),
+    ] {
+        let settings: Settings = toml::from_str(settings).unwrap();
+        let error = Mapping::new(&settings, false).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn json_lines_are_refused_by_their_number() {
     let mapped = map(
         "format = 'json-lines'",
