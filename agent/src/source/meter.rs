@@ -78,13 +78,14 @@ impl Meter {
         })
     }
 
-    /// Something went wrong that the source itself survives. It is logged at the 1st, 2nd, 4th, 8th, … time.
-    pub(super) fn reported(&self, now: Instant, error: &dyn Display) {
+    /// Something went wrong that the source itself survives. It is logged if it is `news`; where the source cannot tell (`None`), at the
+    /// 1st, 2nd, 4th, 8th, … time.
+    pub(super) fn reported(&self, now: Instant, error: &dyn Display, news: Option<bool>) {
         self.look(|counted| {
             counted.alive = Some(now);
             counted.stats.errors += 1;
             counted.stats.last_error = Some(short(error));
-            if counted.stats.errors.is_power_of_two() {
+            if news.unwrap_or(counted.stats.errors.is_power_of_two()) {
                 let (name, errors) = (&counted.stats.name, counted.stats.errors);
                 log::warn!("source {name}: {error} ({errors} errors so far)");
             }

@@ -125,8 +125,8 @@ impl Source for Modbus {
                     };
                     let mut readings = Vec::new();
                     let polling = poll(&mut link, &mut polled.device, &mut readings).await;
-                    for remark in polled.device.remarks() {
-                        log::warn!("modbus: {remark}");
+                    for (fault, news) in polled.device.faults() {
+                        output.tell(&fault, news);
                     }
                     output
                         .send(Sample {

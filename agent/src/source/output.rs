@@ -92,7 +92,13 @@ impl Output {
     /// that cannot be read. It stands in the source's figures, and in the log (not every time).
     #[allow(dead_code, reason = "not every build has a source with parts that can fail")]
     pub(crate) fn report(&self, error: &dyn Display) {
-        self.meter.reported(Instant::now(), error);
+        self.meter.reported(Instant::now(), error, None);
+    }
+
+    /// As [`Output::report`], of a source that knows whether that is new: then it stands in the log, otherwise only in the figures.
+    #[allow(dead_code, reason = "not every build has a source with parts that can fail")]
+    pub(crate) fn tell(&self, error: &dyn Display, news: bool) {
+        self.meter.reported(Instant::now(), error, Some(news));
     }
 
     /// Hands a sample over; waits while the agent is behind. One without readings only says that the source is alive.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::schedule::Schedule;
-use super::{Cadence, Output, Running, Source};
+use super::{Cadence, Output, Running, Sample, Source};
 use crate::config::{SysfsPreset, SysfsSource};
 use crate::error::SourceError;
 
@@ -133,9 +133,9 @@ impl Source for Sysfs {
                         for (id, sensor) in jobs {
                             readers.give(Job::Read { id, tick, sensor });
                         }
-                        if let Some(sample) = late {
-                            output.send(sample).await;
-                        }
+                        // Without readings it says that the source is alive, though nothing may be plugged in.
+                        let alive = Sample { time_us: tick, readings: Vec::new() };
+                        output.send(late.unwrap_or(alive)).await;
                     }
                     done = readers.done.recv() => {
                         let sample = match done {
@@ -154,6 +154,9 @@ impl Source for Sysfs {
                             output.send(sample).await;
                         }
                     }
+                }
+                for (fault, news) in roster.faults() {
+                    output.tell(&fault, news);
                 }
             }
         })

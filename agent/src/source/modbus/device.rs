@@ -28,7 +28,7 @@ pub(super) struct Device {
     until: Option<Instant>,
     /// An exception that passes was told, and no good answer came since.
     excused: bool,
-    remarks: Vec<String>,
+    faults: Vec<(String, bool)>,
 }
 
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Device {
             failures: 0,
             until: None,
             excused: false,
-            remarks: Vec::new(),
+            faults: Vec::new(),
         })
     }
 
@@ -138,13 +138,12 @@ impl Device {
             }
             Answer::Exception(code) => {
                 self.answered();
-                if !self.excused {
-                    let (id, meaning) = (self.id, meaning(code));
-                    self.remarks.push(format!(
-                        "device {id} says that it {meaning} (exception {code}); asking again at the next poll"
-                    ));
-                    self.excused = true;
-                }
+                let (id, meaning) = (self.id, meaning(code));
+                let text = format!(
+                    "device {id} says that it {meaning} (exception {code}); asking again at the next poll"
+                );
+                self.faults
+                    .push((text, !std::mem::replace(&mut self.excused, true)));
                 Step::Next
             }
             Answer::Silence => self.silent("it does not answer in time", now),
@@ -152,9 +151,9 @@ impl Device {
         }
     }
 
-    /// What is worth telling since the last call.
-    pub(super) fn remarks(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.remarks)
+    /// What went wrong since the last call, and whether that is new.
+    pub(super) fn faults(&mut self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.faults)
     }
 
     fn answered(&mut self) {
@@ -166,12 +165,12 @@ impl Device {
 
     fn silent(&mut self, why: &str, now: Instant) -> Step {
         self.failures += 1;
-        if self.failures == 1 {
-            self.remarks.push(format!(
-                "device {}: {why}; check its unit id, its wiring, its power and the line's settings; it is asked more seldom until it answers",
-                self.id
-            ));
-        } else {
+        let text = format!(
+            "device {}: {why}; check its unit id, its wiring, its power and the line's settings; it is asked more seldom until it answers",
+            self.id
+        );
+        self.faults.push((text, self.failures == 1));
+        if self.failures > 1 {
             // The first time the next poll comes as ever: a single answer may be lost.
             let wait = self.interval.saturating_mul(1 << (self.failures - 1).min(10));
             // The tick that is due then may come a little early.
@@ -188,24 +187,23 @@ impl Device {
             return Step::Again;
         }
         asked.refused = Some(now + REFUSED);
-        if !asked.told {
-            asked.told = true;
-            let register = &asked.block.registers[0];
-            let advice = match (code, register.table) {
-                (1, _) => "check `table`",
-                (2, ModbusTable::Holding | ModbusTable::Input) => {
-                    "check `table` and `address` in its manual; addresses count from 0, without the leading 3 or 4"
-                }
-                (2, _) => "check `table` and `address` in its manual; addresses count from 0",
-                _ => "check `type` and `length`",
-            };
-            self.remarks.push(format!(
-                "device {} refuses {}: it {} (exception {code}); {advice}; it is left out and asked for again in an hour",
-                self.id,
-                register.title(),
-                meaning(code)
-            ));
-        }
+        let register = &asked.block.registers[0];
+        let advice = match (code, register.table) {
+            (1, _) => "check `table`",
+            (2, ModbusTable::Holding | ModbusTable::Input) => {
+                "check `table` and `address` in its manual; addresses count from 0, without the leading 3 or 4"
+            }
+            (2, _) => "check `table` and `address` in its manual; addresses count from 0",
+            _ => "check `type` and `length`",
+        };
+        let text = format!(
+            "device {} refuses {}: it {} (exception {code}); {advice}; it is left out and asked for again in an hour",
+            self.id,
+            register.title(),
+            meaning(code)
+        );
+        self.faults
+            .push((text, !std::mem::replace(&mut asked.told, true)));
         Step::Next
     }
 }

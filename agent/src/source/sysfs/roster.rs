@@ -23,6 +23,7 @@ pub(super) struct Roster {
     next_id: u64,
     round: Option<Round>,
     scanned: bool,
+    faults: Vec<(String, bool)>,
 }
 
 struct Entry {
@@ -92,12 +93,9 @@ impl Roster {
         for (id, entry) in &mut self.entries {
             if entry.reading.is_some() {
                 entry.skipped += 1;
-                if entry.skipped == 1 {
-                    let name = &entry.sensor.metric.name;
-                    log::warn!(
-                        "sysfs: {name} takes longer than the interval; leaving it out until it answers"
-                    );
-                }
+                let name = &entry.sensor.metric.name;
+                let text = format!("{name} takes longer than the interval; leaving it out until it answers");
+                self.faults.push((text, entry.skipped == 1));
                 continue;
             }
             entry.reading = Some(tick);
@@ -114,9 +112,21 @@ impl Roster {
         (late, jobs)
     }
 
+    /// What went wrong since the last call, and whether that is new.
+    pub(super) fn faults(&mut self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.faults)
+    }
+
     /// Takes what came of one reading. The round's sample, if this was its last.
     pub(super) fn read(&mut self, id: u64, tick: i64, outcome: Result<Outcome, Fault>) -> Option<Sample> {
-        let reading = self.entries.get_mut(&id).and_then(|entry| entry.take(outcome));
+        let entry = self.entries.get_mut(&id);
+        let reading = entry.and_then(|entry| match outcome {
+            Ok(outcome) => Some(entry.good(outcome)),
+            Err(fault) => {
+                self.faults.push(entry.failed(&fault));
+                None
+            }
+        });
         let round = self.round.as_mut().filter(|round| round.tick == tick)?;
         round.readings.extend(reading);
         round.waiting -= 1;
@@ -137,41 +147,43 @@ impl Round {
 }
 
 impl Entry {
-    fn take(&mut self, outcome: Result<Outcome, Fault>) -> Option<Reading> {
+    fn good(&mut self, Outcome { value, suspect }: Outcome) -> Reading {
+        self.answered();
+        if self.failed > 0 {
+            let name = &self.sensor.metric.name;
+            log::info!("sysfs: {name} is back after {} failed reading(s)", self.failed);
+            self.failed = 0;
+        }
+        let mut reading = Reading::new(self.sensor.metric.clone(), value);
+        reading.suspect = suspect || self.is_power_on(&reading.value);
+        if let (Value::F64(value), false) = (&reading.value, reading.suspect) {
+            self.last = Some(*value);
+        }
+        reading
+    }
+
+    fn failed(&mut self, fault: &Fault) -> (String, bool) {
+        self.answered();
+        self.failed += 1;
         let name = &self.sensor.metric.name;
+        let path = self.sensor.path().display();
+        let then = match fault.is_gone() {
+            true => "it is looked for at the next scan",
+            false => "the others go on; it is tried at each round",
+        };
+        let text = format!("{name} cannot be read from {path}: {fault}; {then}");
+        (text, self.failed == 1)
+    }
+
+    fn answered(&mut self) {
         self.reading = None;
         if self.skipped > 0 {
+            let name = &self.sensor.metric.name;
             log::info!(
                 "sysfs: {name} answers again after {} skipped reading(s)",
                 self.skipped
             );
             self.skipped = 0;
-        }
-        match outcome {
-            Ok(Outcome { value, suspect }) => {
-                if self.failed > 0 {
-                    log::info!("sysfs: {name} is back after {} failed reading(s)", self.failed);
-                    self.failed = 0;
-                }
-                let mut reading = Reading::new(self.sensor.metric.clone(), value);
-                reading.suspect = suspect || self.is_power_on(&reading.value);
-                if let (Value::F64(value), false) = (&reading.value, reading.suspect) {
-                    self.last = Some(*value);
-                }
-                Some(reading)
-            }
-            Err(fault) => {
-                self.failed += 1;
-                if self.failed == 1 {
-                    let path = self.sensor.path().display();
-                    let then = match fault.is_gone() {
-                        true => "it is looked for at the next scan",
-                        false => "the others go on; it is tried at each round",
-                    };
-                    log::warn!("sysfs: {name} cannot be read from {path}: {fault}; {then}");
-                }
-                None
-            }
         }
     }
 

@@ -14,7 +14,6 @@ use super::roster::Roster;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{SysfsFile, SysfsParse};
-use crate::source::Sample;
 
 struct Tree(TempDir);
 
