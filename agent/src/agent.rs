@@ -66,7 +66,8 @@ impl Agent {
             self.sources.len(),
             self.setup.address.brokers[0]
         );
-        let (output, samples) = Output::new(Clock::default());
+        let clock = Clock::default();
+        let (output, samples) = Output::new(clock.clone());
         let thinning = output.thinning().clone();
         let mut sources = Sources::new(output.clone(), self.handle.clone());
         sources.start(self.sources);
@@ -83,7 +84,7 @@ impl Agent {
             uplink,
             samples,
             orders: self.inbox.orders,
-            link: Link::new(self.setup.address.clone(), backoff),
+            link: Link::new(self.setup.address.clone(), backoff, clock),
             handle: self.handle.clone(),
             thinning,
             stop_timeout: config.uplink.stop_timeout,

@@ -54,7 +54,7 @@ impl Broker {
                 "has an unknown scheme; write it as mqtt://host:1883 or mqtts://host:8883",
             ));
         };
-        if tls {
+        if tls && !cfg!(feature = "tls") {
             return Err(wrong(
                 "asks for TLS, which this build leaves out; build with the feature `tls`",
             ));
@@ -133,6 +133,8 @@ mod tests {
             ("mqtt://10.0.0.1:2883/", "mqtt://10.0.0.1:2883"),
             ("mqtt://[::1]:1884", "mqtt://[::1]:1884"),
             ("mqtt://[fe80::1]", "mqtt://[fe80::1]:1883"),
+            #[cfg(feature = "tls")]
+            ("mqtts://broker", "mqtts://broker:8883"),
         ] {
             assert_eq!(Broker::parse(address).unwrap().to_string(), shown, "{address}");
         }
@@ -143,6 +145,7 @@ mod tests {
         for (address, part) in [
             ("broker:1883", "has no scheme"),
             ("http://broker", "unknown scheme"),
+            #[cfg(not(feature = "tls"))]
             ("mqtts://broker", "feature `tls`"),
             ("ws://broker", "feature `websocket`"),
             ("mqtt://", "names no host"),

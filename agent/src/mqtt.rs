@@ -10,6 +10,8 @@ mod packet;
 mod reason;
 pub(crate) mod session;
 pub(crate) mod socket;
+#[cfg(feature = "tls")]
+mod tls;
 pub(crate) mod traffic;
 
 pub(crate) use connection::Connection;

@@ -6,8 +6,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::session::{Cause, End, Event, Message, Next, Options, Session};
 use super::socket::{Stream, Ways};
-use super::traffic::{Traffic, add};
+use super::traffic::add;
 use crate::broker::Broker;
 
 /// Messages handed over that the network has not taken.
@@ -110,7 +109,8 @@ async fn run(
     };
     let (reader, writer) = tokio::io::split(stream);
     let talk = Talk {
-        traffic: ways.traffic.clone(),
+        ways: ways.clone(),
+        tls: broker.tls,
         session: Session::new(options, began, Instant::now()),
         reader,
         writer,
@@ -123,7 +123,9 @@ async fn run(
 }
 
 struct Talk {
-    traffic: Arc<Traffic>,
+    ways: Ways,
+    /// Whether the broker is spoken to in TLS.
+    tls: bool,
     session: Session,
     reader: ReadHalf<Box<dyn Stream>>,
     writer: WriteHalf<Box<dyn Stream>>,
@@ -144,12 +146,18 @@ enum Turn {
     Wrote { result: io::Result<usize>, waited: bool },
     Request(Option<Request>),
     Due,
+    Renewed,
 }
 
 impl Talk {
     async fn run(mut self, events: &mpsc::Sender<Event>) -> End {
+        let ways = self.ways.clone();
+        let mut renewed = pin!(ways.renewed(self.tls));
         loop {
-            let turn = self.turn(events).await;
+            let turn = tokio::select! {
+                turn = self.turn(events) => turn,
+                () = &mut renewed, if self.ending.is_none() => Turn::Renewed,
+            };
             match self.take(turn) {
                 Ok(()) => {}
                 Err(end) => return end,
@@ -188,9 +196,9 @@ impl Talk {
         match turn {
             Turn::Told => Ok(()),
             Turn::Deaf | Turn::Request(None) => Err(End::failed("the agent has stopped")),
-            Turn::Read(Ok(0)) => Err(self.session.cut(None)),
+            Turn::Read(Ok(0)) => Err(self.cut("the broker closed the connection".into())),
             Turn::Read(Ok(count)) => {
-                add(&self.traffic.mqtt_received, count);
+                add(&self.ways.traffic.mqtt_received, count);
                 self.session.read(now);
                 loop {
                     match self.session.next()? {
@@ -216,7 +224,7 @@ impl Talk {
                 result: Ok(count),
                 waited,
             } => {
-                add(&self.traffic.mqtt_sent, count);
+                add(&self.ways.traffic.mqtt_sent, count);
                 self.flushed = false;
                 self.session.wrote(now, count, waited);
                 Ok(())
@@ -224,7 +232,7 @@ impl Talk {
             Turn::Read(Err(error))
             | Turn::Wrote {
                 result: Err(error), ..
-            } => Err(self.session.cut(Some(&error))),
+            } => Err(self.cut(self.ways.explain(&error))),
             Turn::Request(Some(request)) => {
                 self.request(now, request);
                 // What comes together goes in one write: fewer packets on the line.
@@ -234,6 +242,10 @@ impl Talk {
                 {
                     self.request(now, request);
                 }
+                Ok(())
+            }
+            Turn::Renewed => {
+                self.end(now, Cause::Renewed, "the TLS files have changed");
                 Ok(())
             }
             Turn::Due => {
@@ -246,10 +258,21 @@ impl Talk {
         }
     }
 
+    fn cut(&self, what: String) -> End {
+        let hint = match (self.session.is_unanswered(), self.tls) {
+            (true, true) => self.ways.hint(),
+            (true, false) => "; is the port one for TLS (mqtts://)?",
+            (false, _) => "",
+        };
+        let mut end = self.session.cut(what);
+        end.why.push_str(hint);
+        end
+    }
+
     fn request(&mut self, now: Instant, request: Request) {
         match request {
             Request::Publish(message) => match self.session.publish(&message) {
-                Ok(()) => add(&self.traffic.payload_sent, message.payload.len()),
+                Ok(()) => add(&self.ways.traffic.payload_sent, message.payload.len()),
                 Err((size, largest)) => {
                     log::error!(
                         "a message of about {size} bytes to {} is more than the {largest} that the broker takes, and stays; lower \
@@ -259,14 +282,16 @@ impl Talk {
                     self.untold.push_back(Event::Sent);
                 }
             },
-            Request::Disconnect => {
-                self.session.disconnect(now);
-                self.ending = Some(End {
-                    cause: Cause::Wanted,
-                    why: "closed by this agent".into(),
-                });
-            }
+            Request::Disconnect => self.end(now, Cause::Wanted, "closed by this agent"),
         }
+    }
+
+    fn end(&mut self, now: Instant, cause: Cause, why: &str) {
+        self.session.disconnect(now);
+        self.ending = Some(End {
+            cause,
+            why: why.into(),
+        });
     }
 }
 

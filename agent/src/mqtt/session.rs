@@ -6,7 +6,6 @@
 //! over: whatever hangs is found within one and a half times the keep-alive. A link on which acknowledgements come back is never
 //! pinged. Beside that, something is written at least every keep-alive, as MQTT demands (section 3.1.2.10).
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -86,7 +85,6 @@ pub(crate) enum Cause {
     Unanswered,
     /// Another client with the same client id has connected.
     TakenOver,
-    #[allow(dead_code, reason = "certificates come with TLS")]
     /// The certificate files have changed: the next connection uses the new ones.
     Renewed,
     /// All else.
@@ -248,16 +246,12 @@ impl Session {
         }
     }
 
-    /// The network has broken the conversation off; what that means.
-    pub(crate) fn cut(&self, error: Option<&io::Error>) -> End {
-        let what = match error {
-            None => "the broker closed the connection".to_string(),
-            Some(error) => super::socket::explain(error),
-        };
+    /// The network has broken the conversation off, as `what` says; what that means.
+    pub(crate) fn cut(&self, what: String) -> End {
         match self.stage {
             Stage::Connecting => End {
                 cause: Cause::Unanswered,
-                why: format!("{what} in place of answering"),
+                why: format!("{what}, in place of answering"),
             },
             _ => End::failed(what),
         }

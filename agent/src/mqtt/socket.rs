@@ -9,10 +9,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::names::Names;
-#[cfg(any())]
+#[cfg(feature = "tls")]
 use super::tls::Tls;
 use super::traffic::{Counted, Traffic};
 use crate::broker::Broker;
+use crate::clock::Clock;
 use crate::config;
 
 /// What the kernel may hold that the other side has not acknowledged (Linux doubles it for its own bookkeeping). Small on purpose: a ping
@@ -26,23 +27,36 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// All that is needed for the way to any broker; clones share what they know and count.
 #[derive(Clone, Debug)]
 pub(crate) struct Ways {
-    pub(crate) names: Names,
+    clock: Clock,
+    names: Names,
     pub(crate) traffic: Arc<Traffic>,
-    #[cfg(any())]
-    pub(crate) tls: Tls,
+    #[cfg(feature = "tls")]
+    tls: Tls,
 }
 
+#[cfg_attr(not(feature = "tls"), allow(unused_variables, clippy::unused_self))]
 impl Ways {
     /// As the settings say.
-    pub(crate) fn new(_tls: &config::Tls) -> Self {
+    pub(crate) fn new(tls: &config::Tls, clock: Clock) -> Self {
         Self {
             names: Names::default(),
             traffic: Arc::default(),
+            #[cfg(feature = "tls")]
+            tls: Tls::new(tls, clock.clone()),
+            clock,
         }
     }
 
     /// Goes on by other settings; what is known and counted stays.
-    pub(crate) fn reload(&mut self, _tls: &config::Tls) {}
+    pub(crate) fn reload(&mut self, tls: &config::Tls) {
+        let names = self.names.clone();
+        let traffic = self.traffic.clone();
+        *self = Self {
+            names,
+            traffic,
+            ..Self::new(tls, self.clock.clone())
+        };
+    }
 
     /// Connects, by `by`.
     ///
@@ -55,16 +69,20 @@ impl Ways {
             traffic: self.traffic.clone(),
         };
         let stream: Box<dyn Stream> = Box::new(socket);
-        #[cfg(any())]
+        #[cfg(feature = "tls")]
         let stream = if broker.tls {
             match timeout_at(by, self.tls.connect(&broker.host, stream)).await {
-                Ok(stream) => stream.map_err(|error| error.to_string())?,
-                Err(_) => return Err("the TLS handshake was not answered in time".into()),
+                Ok(stream) => stream?,
+                Err(_) => {
+                    return Err(
+                        "the TLS handshake was not answered in time; is the port one for TLS?".into(),
+                    );
+                }
             }
         } else {
             stream
         };
-        #[cfg(any())]
+        #[cfg(feature = "websocket")]
         let stream = if broker.websocket {
             match timeout_at(by, super::websocket::connect(broker, stream)).await {
                 Ok(stream) => stream?,
@@ -74,6 +92,32 @@ impl Ways {
             stream
         };
         Ok(stream)
+    }
+
+    /// An error of a stream's, for a person.
+    pub(super) fn explain(&self, error: &io::Error) -> String {
+        #[cfg(feature = "tls")]
+        if let Some(why) = self.tls.explain(error) {
+            return why;
+        }
+        explain(error)
+    }
+
+    /// What is worth knowing when a broker closes a TLS connection in place of answering.
+    pub(super) fn hint(&self) -> &'static str {
+        #[cfg(feature = "tls")]
+        return self.tls.hint();
+        #[cfg(not(feature = "tls"))]
+        ""
+    }
+
+    /// Ends when a connection is to be made anew because the TLS files have changed.
+    pub(super) async fn renewed(&self, tls: bool) {
+        #[cfg(feature = "tls")]
+        if tls {
+            return self.tls.renewed().await;
+        }
+        std::future::pending::<()>().await;
     }
 }
 
@@ -106,7 +150,7 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// An error of the socket's, for a person.
-pub(crate) fn explain(error: &io::Error) -> String {
+pub(super) fn explain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             "the broker, or the network, broke the connection".into()

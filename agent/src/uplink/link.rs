@@ -9,6 +9,7 @@ use super::backoff::Backoff;
 use super::rotation::Rotation;
 use super::{Publication, Uplink};
 use crate::broker::Broker;
+use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::mqtt::socket::Ways;
 use crate::mqtt::traffic::Bytes;
@@ -120,8 +121,8 @@ impl Drop for Link {
 
 impl Link {
     /// The first attempt to connect is due at once.
-    pub(crate) fn new(address: Address, backoff: Backoff) -> Self {
-        let ways = Ways::new(&address.tls);
+    pub(crate) fn new(address: Address, backoff: Backoff, clock: Clock) -> Self {
+        let ways = Ways::new(&address.tls, clock);
         Self {
             topics: Topics::new(&address.device),
             rotation: Rotation::new(&address, backoff),

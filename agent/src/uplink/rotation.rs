@@ -27,8 +27,8 @@ pub(crate) struct Rotation {
     /// The multiple of `return_after` that the next look comes after.
     patience: u32,
     protocol: Protocol,
-    /// For each broker, the version that it is thought to speak.
-    versions: Vec<Version>,
+    /// For each broker, the version to speak to it in, and whether the broker itself has said so.
+    versions: Vec<(Version, bool)>,
     current: usize,
     /// When the first broker is to be looked at.
     look_at: Option<Instant>,
@@ -47,7 +47,7 @@ impl Rotation {
             return_after: address.return_after,
             patience: 1,
             protocol: address.protocol,
-            versions: vec![version; address.brokers.len().max(1)],
+            versions: vec![(version, false); address.brokers.len().max(1)],
             current: 0,
             look_at: None,
         }
@@ -60,7 +60,7 @@ impl Rotation {
 
     /// What it is spoken to in.
     pub(crate) fn version(&self) -> Version {
-        self.versions[self.current]
+        self.versions[self.current].0
     }
 
     /// The connection stands.
@@ -81,7 +81,7 @@ impl Rotation {
         random: u64,
     ) -> Instant {
         self.look_at = None;
-        if stood.is_none() && self.other_version(cause) {
+        if self.protocol == Protocol::Auto && self.other_version(stood, cause) {
             return now;
         }
         match (cause, stood) {
@@ -97,16 +97,24 @@ impl Rotation {
         self.backoff.next(now, stood, random)
     }
 
-    /// Whether the same broker is to be tried at once in the other version. One that says nothing of versions and closes may do so for any
-    /// reason: then 3.1.1 is tried once, and if that fares no better, the next attempt is with 5 again.
-    fn other_version(&mut self, cause: Cause) -> bool {
-        if self.protocol != Protocol::Auto || !matches!(cause, Cause::Version | Cause::Unanswered) {
-            return false;
+    /// Whether the same broker is to be tried at once in the other version. A broker that says that it does not know MQTT 5 is taken at its
+    /// word. One that closes without an answer may do so for any reason: then 3.1.1 is tried once, and 5 again the next time.
+    fn other_version(&mut self, stood: Option<Instant>, cause: Cause) -> bool {
+        let (version, said) = &mut self.versions[self.current];
+        match (*version, cause) {
+            (Version::V5, Cause::Version) if stood.is_none() => (*version, *said) = (Version::V311, true),
+            (Version::V5, Cause::Unanswered) => *version = Version::V311,
+            (Version::V311, Cause::Version) => {
+                (*version, *said) = (Version::V5, false);
+                return false;
+            }
+            (Version::V311, _) if !*said => {
+                *version = Version::V5;
+                return false;
+            }
+            _ => return false,
         }
-        let version = &mut self.versions[self.current];
-        let first = *version == Version::V5;
-        *version = if first { Version::V311 } else { Version::V5 };
-        first
+        true
     }
 
     /// When to look at the first broker.
@@ -122,5 +130,125 @@ impl Rotation {
         }
         self.look_at = (!answers).then(|| now + self.return_after);
         answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn rotation(brokers: usize, protocol: Protocol) -> Rotation {
+        let settings = config::Uplink {
+            broker: vec!["mqtt://a".to_string(); brokers].into(),
+            protocol,
+            return_after: 600 * SECOND,
+            ..config::Uplink::default()
+        };
+        Rotation::new(
+            &Address::new(&settings, "gw-01").unwrap(),
+            Backoff::new(settings.backoff),
+        )
+    }
+
+    #[test]
+    fn a_round_tries_all_in_order_and_then_waits() {
+        let now = Instant::now();
+        let mut rotation = rotation(3, Protocol::V5);
+        for bound in [1, 2, 4] {
+            for (current, most) in [(0, 1), (1, 1), (2, bound)] {
+                assert_eq!(rotation.current(), current);
+                let at = rotation.closed(now, None, Cause::Failed, u64::MAX);
+                assert_eq!(
+                    at,
+                    now + most * SECOND,
+                    "after {current} in the round of {bound} s"
+                );
+            }
+        }
+        // One that stood is kept; when it is lost, the first is the first again.
+        rotation.closed(now, None, Cause::Failed, 0);
+        rotation.opened(now);
+        assert_eq!(rotation.current(), 1);
+        rotation.closed(now + 20 * SECOND, Some(now), Cause::Failed, 0);
+        assert_eq!(rotation.current(), 0);
+    }
+
+    #[test]
+    fn the_first_is_gone_back_to_when_it_answers_and_less_often_when_that_is_all_it_does() {
+        let now = Instant::now();
+        let mut rotation = rotation(2, Protocol::V5);
+        rotation.opened(now);
+        assert_eq!(rotation.look_at(), None);
+        rotation.closed(now, Some(now), Cause::Failed, 0);
+        rotation.closed(now, None, Cause::Failed, 0);
+        let mut at = now;
+        for minutes in [10, 20, 40] {
+            rotation.opened(at);
+            assert_eq!(rotation.look_at(), Some(at + minutes * 60 * SECOND));
+            // It does not answer: the connection that stands is left alone.
+            at += minutes * 60 * SECOND;
+            assert!(!rotation.looked(at, false));
+            assert_eq!(rotation.look_at(), Some(at + 600 * SECOND));
+            assert!(rotation.looked(at, true));
+            rotation.closed(at, Some(now), Cause::Wanted, 0);
+            assert_eq!(rotation.current(), 0);
+            // It does not take the connection after all.
+            rotation.closed(at, None, Cause::Failed, 0);
+            assert_eq!(rotation.current(), 1);
+        }
+        rotation.closed(at, Some(now), Cause::Failed, 0);
+        rotation.opened(at);
+        rotation.closed(at, Some(now), Cause::Failed, 0);
+        rotation.closed(at, None, Cause::Failed, 0);
+        rotation.opened(at);
+        assert_eq!(
+            rotation.look_at(),
+            Some(at + 600 * SECOND),
+            "it has taken one since"
+        );
+    }
+
+    #[test]
+    fn a_broker_that_knows_no_mqtt_5_is_spoken_to_in_3_1_1_at_once() {
+        let now = Instant::now();
+        let mut rotation = rotation(1, Protocol::Auto);
+        assert_eq!(rotation.version(), Version::V5);
+        assert_eq!(rotation.closed(now, None, Cause::Version, u64::MAX), now);
+        assert_eq!(rotation.version(), Version::V311);
+        rotation.opened(now);
+        rotation.closed(now, Some(now), Cause::Failed, 0);
+        assert_eq!(rotation.version(), Version::V311, "it has said so itself");
+        // Had it been replaced by one that knows nothing else:
+        rotation.closed(now, None, Cause::Version, 0);
+        assert_eq!(rotation.version(), Version::V5);
+    }
+
+    #[test]
+    fn one_that_closes_without_a_word_is_tried_in_3_1_1_once_and_in_5_again() {
+        let now = Instant::now();
+        let mut rotation = rotation(1, Protocol::Auto);
+        assert_eq!(rotation.closed(now, None, Cause::Unanswered, u64::MAX), now);
+        assert_eq!(rotation.version(), Version::V311);
+        assert!(rotation.closed(now, None, Cause::Unanswered, u64::MAX) > now);
+        assert_eq!(rotation.version(), Version::V5);
+        rotation.closed(now, None, Cause::Unanswered, 0);
+        rotation.opened(now);
+        rotation.closed(now, Some(now), Cause::Failed, 0);
+        assert_eq!(rotation.version(), Version::V5);
+    }
+
+    #[test]
+    fn a_version_that_is_set_is_the_only_one() {
+        let now = Instant::now();
+        for (protocol, version) in [(Protocol::V5, Version::V5), (Protocol::V311, Version::V311)] {
+            let mut rotation = rotation(1, protocol);
+            for cause in [Cause::Version, Cause::Unanswered, Cause::Failed] {
+                assert!(rotation.closed(now, None, cause, u64::MAX) > now);
+                assert_eq!(rotation.version(), version);
+            }
+        }
     }
 }

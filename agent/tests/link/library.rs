@@ -78,6 +78,26 @@ impl Running {
         Self { handle, stop, task }
     }
 
+    /// Why there is no connection, as soon as it is said.
+    pub(crate) async fn last_error(&self) -> String {
+        self.last_error_with("").await
+    }
+
+    /// As [`Running::last_error`], once it has `part` in it.
+    pub(crate) async fn last_error_with(&self, part: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.handle.status().await.link.last_error {
+                Some(why) if why.contains(part) => return why,
+                why => assert!(
+                    Instant::now() < until,
+                    "{part:?} is not said within 20 s: {why:?}"
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn until(
         &self,
         what: &str,

@@ -4,9 +4,12 @@
     reason = "in the tests' own parts too, a panic is the report"
 )]
 
+mod authority;
 mod bridge;
 mod library;
 mod mosquitto;
 mod program;
 mod reload;
 mod status;
+#[cfg(feature = "tls")]
+mod tls;

@@ -16,6 +16,12 @@ pub(crate) struct Mosquitto {
     process: Option<Child>,
 }
 
+/// A port of the loopback that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 impl Mosquitto {
     /// Ready to start; nothing listens yet.
     pub(crate) fn stopped() -> Self {
@@ -23,14 +29,9 @@ impl Mosquitto {
             Path::new(BINARY).exists(),
             "{BINARY} is missing: these tests need a real broker; apt-get install mosquitto (scripts/test does)"
         );
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
         let broker = Self {
             folder: tempfile::tempdir().unwrap(),
-            port,
+            port: free_port(),
             process: None,
         };
         broker.configure("allow_anonymous true\n");
@@ -62,7 +63,8 @@ impl Mosquitto {
         broker
     }
 
-    fn configure(&self, rest: &str) {
+    /// Begins with settings of its plain listener; others may follow.
+    pub(crate) fn configure(&self, rest: &str) {
         let text = format!(
             "listener {} 127.0.0.1\nuser root\npersistence false\n{rest}",
             self.port

@@ -1,0 +1,271 @@
+//! TLS and certificates on both sides, against Mosquitto.
+
+use std::path::Path;
+use std::time::Duration;
+
+use headwater_agent::Config;
+use headwater_agent::config::{Protocol, Tls};
+use tempfile::TempDir;
+
+use crate::authority::{Authority, Issued, Wanted};
+use crate::bridge::Bridge;
+use crate::library::{Running, config};
+use crate::mosquitto::{Mosquitto, free_port};
+
+/// A broker with a plain listener for the relay, and one for TLS.
+struct World {
+    folder: TempDir,
+    authority: Authority,
+    broker: Mosquitto,
+    bridge: Bridge,
+    port: u16,
+}
+
+impl World {
+    /// The broker's certificate is `server`; `clients` is what its TLS listener is told of clients' certificates.
+    fn new(server: impl FnOnce(&Authority) -> Issued, clients: impl FnOnce(&Path) -> String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new(folder.path(), "authority");
+        let server = server(&authority);
+        let port = free_port();
+        let mut broker = Mosquitto::stopped();
+        broker.configure(&format!(
+            "allow_anonymous true\nlistener {port} 127.0.0.1\ncertfile {}\nkeyfile {}\n{}",
+            server.cert.display(),
+            server.key.display(),
+            clients(&authority.file),
+        ));
+        broker.start();
+        Self {
+            folder,
+            authority,
+            broker,
+            bridge: Bridge::default(),
+            port,
+        }
+    }
+
+    /// A broker that any agent may trust.
+    fn plain() -> Self {
+        Self::new(
+            |authority| authority.valid("server", "localhost"),
+            |_| String::new(),
+        )
+    }
+
+    /// A broker that demands certificates of its clients.
+    fn mutual() -> Self {
+        Self::new(|authority| authority.valid("server", "localhost"), demanding)
+    }
+
+    fn config(&self, tls: impl FnOnce(&mut Tls)) -> Config {
+        let mut config = config(&format!("mqtts://localhost:{}", self.port), 200);
+        config.uplink.tls.ca_file = Some(self.authority.file.clone());
+        tls(&mut config.uplink.tls);
+        config
+    }
+
+    /// Runs an agent until all is acknowledged.
+    async fn delivers(&self, config: Config) {
+        let _relay = self.bridge.run(self.broker.port());
+        let before = self.bridge.readings("a").len();
+        let agent = Running::start(config);
+        agent.all_acked(400).await;
+        agent.stop().await;
+        assert_eq!(self.bridge.readings("a").len(), before + 200);
+    }
+
+    /// Runs an agent until it says why it is not connected.
+    async fn says(&self, config: Config, parts: &[&str]) {
+        let agent = Running::start(config);
+        let why = agent.last_error().await;
+        for part in parts {
+            assert!(why.contains(part), "{part:?} is not in: {why}");
+        }
+        agent.stop().await;
+    }
+}
+
+/// A change of the settings, and what the agent then says.
+type Says<'a> = (&'a dyn Fn(&mut Tls), &'a [&'a str]);
+
+fn demanding(ca_file: &Path) -> String {
+    format!("cafile {}\nrequire_certificate true\n", ca_file.display())
+}
+
+fn with(tls: &mut Tls, issued: &Issued) {
+    tls.cert_file = Some(issued.cert.clone());
+    tls.key_file = Some(issued.key.clone());
+}
+
+#[tokio::test]
+async fn both_versions_of_mqtt_go_through_tls_with_and_without_a_certificate_of_the_agent() {
+    let (plain, mutual) = (World::plain(), World::mutual());
+    let own = mutual.authority.valid("gw-01", "gw-01");
+    for protocol in [Protocol::V5, Protocol::V311] {
+        let mut config = plain.config(|_| {});
+        config.uplink.protocol = protocol;
+        plain.delivers(config).await;
+        let mut config = mutual.config(|tls| with(tls, &own));
+        config.uplink.protocol = protocol;
+        mutual.delivers(config).await;
+    }
+}
+
+#[tokio::test]
+async fn what_keeps_an_agent_from_trusting_a_broker_is_said_with_what_to_do() {
+    let world = World::plain();
+    let other = Authority::new(world.folder.path(), "other");
+    let folder = world.folder.path();
+    let says: [Says<'_>; 6] = [
+        (
+            &|tls| tls.ca_file = Some(other.file.clone()),
+            &["authority", "other.pem", "uplink.tls.ca_file"],
+        ),
+        (
+            &|tls| tls.ca_file = None,
+            &[
+                "the broker's certificate",
+                "authority",
+                "uplink.tls.ca_file is not set",
+            ],
+        ),
+        (
+            &|tls| tls.server_name = Some("broker.example".into()),
+            &["is not for broker.example", "localhost", "uplink.tls.server_name"],
+        ),
+        (
+            &|tls| tls.server_name = Some("not a name".into()),
+            &["\"not a name\"", "uplink.tls.server_name"],
+        ),
+        (
+            &|tls| tls.ca_file = Some(folder.join("none.pem")),
+            &["cannot read", "none.pem"],
+        ),
+        (
+            &|tls| tls.ca_file = Some(folder.join("server.key")),
+            &["server.key", "no certificate in PEM form"],
+        ),
+    ];
+    for (change, parts) in says {
+        world.says(world.config(change), parts).await;
+    }
+    // A port that speaks no TLS, and one that speaks nothing else.
+    let mut config = world.config(|_| {});
+    config.uplink.broker = format!("mqtts://localhost:{}", world.broker.port()).into();
+    world.says(config, &["TLS"]).await;
+    let mut config = world.config(|tls| *tls = Tls::default());
+    config.uplink.broker = format!("mqtt://localhost:{}", world.port).into();
+    world.says(config, &["in place of answering", "mqtts://"]).await;
+}
+
+#[tokio::test]
+async fn the_host_may_be_another_than_the_name_in_the_certificate() {
+    let world = World::new(
+        |authority| authority.valid("server", "broker.example"),
+        |_| String::new(),
+    );
+    world
+        .delivers(world.config(|tls| tls.server_name = Some("broker.example".into())))
+        .await;
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_broker_that_has_expired_is_said_so_with_its_date() {
+    let expired = Wanted {
+        name: "localhost",
+        from_days: -20,
+        to_days: -10,
+    };
+    let world = World::new(|authority| authority.issue("server", &expired), |_| String::new());
+    world
+        .says(
+            world.config(|_| {}),
+            &["the broker's certificate has expired on 20", "this clock says 20"],
+        )
+        .await;
+}
+
+/// As on a box without a battery, whose clock starts long before the certificate's beginning.
+#[tokio::test]
+async fn while_the_clock_is_not_known_to_be_right_a_certificate_may_begin_in_its_future() {
+    let future = Wanted {
+        name: "localhost",
+        from_days: 10,
+        to_days: 20,
+    };
+    let world = World::new(|authority| authority.issue("server", &future), |_| String::new());
+    world.delivers(world.config(|_| {})).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_agents_own_certificate_is_said_with_what_to_do() {
+    let world = World::mutual();
+    let own = world.authority.valid("gw-01", "gw-01");
+    let twin = world.authority.valid("gw-02", "gw-02");
+    let stranger = Authority::new(world.folder.path(), "stranger").valid("gw-03", "gw-03");
+    let expired = Wanted {
+        name: "gw-04",
+        from_days: -20,
+        to_days: -10,
+    };
+    let expired = world.authority.issue("gw-04", &expired);
+    let says: [Says<'_>; 6] = [
+        (&|_| {}, &["certificate", "uplink.tls.cert_file"]),
+        (
+            &|tls| {
+                with(tls, &own);
+                tls.key_file = Some(twin.key.clone());
+            },
+            &["gw-02.key", "is not that of the certificate", "gw-01.pem"],
+        ),
+        (
+            &|tls| {
+                with(tls, &own);
+                tls.key_file = Some(own.cert.clone());
+            },
+            &["gw-01.pem", "no private key", "PRIVATE KEY"],
+        ),
+        (
+            &|tls| {
+                with(tls, &own);
+                tls.cert_file = Some(own.key.clone());
+            },
+            &["gw-01.key", "no certificate", "BEGIN CERTIFICATE"],
+        ),
+        (&|tls| with(tls, &stranger), &["gw-03.pem", "authority"]),
+        (
+            &|tls| with(tls, &expired),
+            &["gw-04.pem", "has expired on 20", "renew it"],
+        ),
+    ];
+    for (change, parts) in says {
+        world.says(world.config(change), parts).await;
+    }
+}
+
+/// A renewal replaces the files; the next connection uses them, without a restart.
+#[tokio::test]
+async fn certificates_that_are_renewed_on_disk_are_used_by_the_next_connection() {
+    let mut world = World::mutual();
+    let own = world.authority.valid("gw-01", "gw-01");
+    let mut config = world.config(|tls| with(tls, &own));
+    config.uplink.backoff.max = Duration::from_millis(300);
+    let _relay = world.bridge.run(world.broker.port());
+    let agent = Running::start(config);
+    agent.all_acked(400).await;
+    // Another authority on both sides, which knows nothing of the first.
+    let renewed = Authority::new(world.folder.path(), "authority");
+    renewed.valid("server", "localhost");
+    world.broker.kill();
+    world.broker.start();
+    let why = agent.last_error_with("gw-01.pem").await;
+    assert!(why.contains("authority"), "{why}");
+    renewed.valid("gw-01", "gw-01");
+    agent
+        .until("connected again", 20, |stats| {
+            stats.connected && stats.reconnects > 0
+        })
+        .await;
+    agent.stop().await;
+}
