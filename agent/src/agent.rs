@@ -14,9 +14,11 @@ use crate::pipeline::Pipeline;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::{self, Opened, Output};
+use crate::state::State;
 use crate::uplink::Uplink;
 use crate::uplink::backoff::Backoff;
 use crate::uplink::link::Link;
+use crate::uplink::meter::Meter;
 use crate::{AgentHandle, Config, Error};
 
 /// An agent, ready to run.
@@ -74,7 +76,11 @@ impl Agent {
         let config = &self.setup.config;
         let limits = Limits::default();
         let journal = Memory::new(stream, config.journal.memory.as_u64() as usize);
-        let uplink = Uplink::new(&config.uplink, self.setup.about(), &journal, Instant::now());
+        let now = Instant::now();
+        let about = self.setup.about();
+        let uplink = Uplink::new(&config.uplink, about, &journal, now, getrandom::u64()?);
+        let state = config.state_dir.clone().map(State::new);
+        let meter = Meter::new(config.uplink.data_budget.as_ref(), state, thinning.clone(), now);
         let backoff = Backoff::new(config.uplink.backoff.clone());
         let pipeline = Pipeline {
             batcher: Batcher::new(config.batch.clone(), limits.clone()),
@@ -86,6 +92,8 @@ impl Agent {
             orders: self.inbox.orders,
             link: Link::new(self.setup.address.clone(), backoff, clock),
             handle: self.handle.clone(),
+            clock: output.clock().clone(),
+            meter,
             thinning,
             stop_timeout: config.uplink.stop_timeout,
             sampled: 0,

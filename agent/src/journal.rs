@@ -209,7 +209,6 @@ pub(crate) trait Journal: Send {
     fn streams(&self) -> Vec<Extent>;
 
     /// Begins a new current stream; the one before it is complete, and disappears when it is drained.
-    #[allow(dead_code, reason = "live-first draining builds on it")]
     fn open_stream(&mut self, stream: u64);
 
     /// Appends to the current stream and returns the entry's sequence number.

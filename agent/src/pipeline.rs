@@ -7,6 +7,7 @@ use headwater_proto::Limits;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::batcher::Batcher;
+use crate::clock::Clock;
 use crate::journal::{Extent, Journal};
 use crate::mqtt::End;
 use crate::sealer::Sealer;
@@ -17,6 +18,7 @@ use crate::thinning::Thinning;
 use crate::uplink::Uplink;
 use crate::uplink::backoff::Backoff;
 use crate::uplink::link::{Event, Link};
+use crate::uplink::meter::Meter;
 use crate::{AgentHandle, AgentStats, Error};
 
 /// How long a goodbye may take.
@@ -47,6 +49,8 @@ pub(crate) struct Pipeline {
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) link: Link,
     pub(crate) handle: AgentHandle,
+    pub(crate) clock: Clock,
+    pub(crate) meter: Meter,
     pub(crate) thinning: Thinning,
     /// How long a stop waits for acknowledgements.
     pub(crate) stop_timeout: Duration,
@@ -85,14 +89,15 @@ impl Pipeline {
         self.batcher.reload(setup.config.batch.clone());
         self.sealer = Sealer::new(&setup.config.uplink, self.limits.clone());
         self.stop_timeout = setup.config.uplink.stop_timeout;
-        self.uplink.reload(&setup.config.uplink, setup.about());
+        self.uplink.reload(now, &setup.config.uplink, setup.about());
+        self.meter.reload(setup.config.uplink.data_budget.as_ref(), now);
         let backoff = Backoff::new(setup.config.uplink.backoff);
         if self.link.reload(now, setup.address, backoff) {
             self.uplink.disconnected();
             self.handle.disconnected(self.link.name(), None);
         } else if self.link.is_open() {
             // Hello tells the hash of the settings in force.
-            self.uplink.connected(now, self.link.session, &*self.journal);
+            self.uplink.connected(now, self.link.session, &mut *self.journal);
         }
     }
 
@@ -107,6 +112,9 @@ impl Pipeline {
         }
         let forgotten = self.journal.tick(now);
         self.uplink.forgotten(forgotten);
+        let (link, backlog) = self.link_bytes();
+        let allowance = self.meter.look(now, self.wall(), link, backlog);
+        self.uplink.allow(now, allowance);
         self.uplink.tick(now, &*self.journal);
         self.pump(now);
         self.link.tick(now);
@@ -116,8 +124,21 @@ impl Pipeline {
             self.uplink.deadline(),
             self.link.deadline(),
             self.journal.deadline(),
+            self.meter.deadline(),
         ];
         Ok(deadlines.into_iter().flatten().min())
+    }
+
+    /// Seconds since the Unix epoch, where the clock is known to be right.
+    fn wall(&self) -> Option<i64> {
+        Some(self.clock.now_us() / 1_000_000)
+    }
+
+    /// Bytes that passed the link since the start, and those of a backlog among them.
+    fn link_bytes(&self) -> (u64, u64) {
+        let bytes = self.link.bytes();
+        let link = bytes.sent + bytes.received;
+        (link, self.uplink.counters().backlog_bytes)
     }
 
     fn take(&mut self, sample: Sample) {
@@ -138,7 +159,7 @@ impl Pipeline {
             Event::Open => {
                 self.link.opened(now);
                 self.handle.connected(self.link.name());
-                self.uplink.connected(now, self.link.session, &*self.journal);
+                self.uplink.connected(now, self.link.session, &mut *self.journal);
             }
             Event::Ack(payload) => self.uplink.acknowledged(now, &payload, &mut *self.journal),
             Event::Command(payload) => {
@@ -212,6 +233,9 @@ impl Pipeline {
                 quarantined: figures.quarantined,
                 found_readings: figures.found,
             },
+            budget: self.meter.stats(),
+            sealed_streams: counters.sealed,
+            other_boxes: self.uplink.other_boxes(Instant::now()) as u64,
             ..AgentStats::default()
         });
     }
@@ -240,6 +264,9 @@ impl Pipeline {
         }
         self.close_journal().await;
         self.show();
+        let (link, backlog) = self.link_bytes();
+        let wall = self.wall();
+        self.meter.close(Instant::now(), wall, link, backlog).await;
         Ok(())
     }
 

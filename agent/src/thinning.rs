@@ -21,7 +21,6 @@ impl Thinning {
     }
 
     /// Sets the factor; 0 counts as 1.
-    #[allow(dead_code, reason = "the data budget sets it")]
     pub(crate) fn set(&self, factor: u32) {
         self.0.store(factor.max(1), Ordering::Relaxed);
     }

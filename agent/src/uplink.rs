@@ -9,51 +9,72 @@
 //!    window lets. A series set is published before its first use in a connection.
 //! 3. An `Ack` moves the position; the journal forgets what lies before it. It is cumulative, and repeating it is harmless.
 //!
-//! The uplink goes back to the position and sends again from there when the relay says so (`go_back`, `want_series`), when no
-//! progress was made for the acknowledgement time-out, and on every connection. Two rules keep that from becoming a flood: of
+//! **After an outage** `drain` says what goes first. *In order*: the backlog, then live data, in one row. *Live first*: the backlog
+//! is sealed as a stream of its own, live data begins another, and there are two rows beside each other, each with half of the
+//! window, so that live data never waits for the backlog. Whatever streams earlier starts left are backlog too. It is an outage
+//! when nothing was acknowledged for `drain_after` although something waited, or when a connection finds more than a window of
+//! batches. At most [`SEALED_MAX`] sealed streams wait; an outage beyond them seals nothing, and the live stream goes on in
+//! order: so a link that flaps makes no crowd of streams. The backlog keeps to `drain_rate`, after a random pause at the
+//! beginning of each connection. In order, what stands behind a backlog waits for it, and pays no rate itself.
+//!
+//! **Going back.** The uplink sends a stream again from its position on when the relay says so (`go_back`, `want_series`), when that
+//! stream made no progress for the acknowledgement time-out, and on every connection. Brakes keep that from becoming a flood: of
 //! several wishes to go back to one position, those that come before an answer to the first can have come are put off; and after a
-//! time-out there is one batch in flight until something is acknowledged, with the time-out doubling up to eightfold.
+//! time-out, or a second going back to one position, there is one batch in flight until something is acknowledged, with time-out
+//! and pause doubling up to eightfold. What is wished for again and again, hello or a series set, is given ever less often as well.
 //!
 //! An acknowledgement of a stream that is not ours, or beyond what was sent, is ignored, counted and logged: it must never
 //! make the journal forget.
 
+mod answer;
 pub(crate) mod backoff;
-#[allow(dead_code, reason = "the uplink takes it up next")]
 pub(crate) mod budget;
-#[allow(dead_code, reason = "the uplink takes it up next")]
 mod drain;
+mod greeting;
 pub(crate) mod link;
+pub(crate) mod meter;
+#[cfg(test)]
+mod mishaps;
 #[cfg(test)]
 mod model;
-#[allow(dead_code, reason = "the uplink takes it up next")]
 mod month;
+#[cfg(test)]
+mod outages;
 mod publication;
+mod random;
 mod rotation;
 #[cfg(test)]
 mod scenarios;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use headwater_proto::frame;
 use headwater_proto::topic::Kind;
-use headwater_proto::{LossReason, SeriesSet, pb};
+use headwater_proto::{SeriesSet, pb};
 
 use crate::config;
-use crate::journal::{Forgotten, Journal, Read};
+use crate::journal::{Extent, Forgotten, Journal, Read};
 
 pub(crate) use publication::Publication;
 
+use budget::Allowance;
+use drain::Drain;
 use publication::data;
-use stream::Stream;
+use random::Random;
+use stream::{PATIENCE_MAX, Stream};
 
 /// The least time between two statuses.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
-/// The longest acknowledgement time-out, as a multiple of the configured one.
-const PATIENCE_MAX: u32 = 8;
 /// Series sets whose publication is remembered; beyond it, some are published once more.
 const SETS_MAX: usize = 64;
+/// Sealed streams that may wait.
+const SEALED_MAX: usize = 8;
+/// Once a month's bytes are spent: the time between two batches, and between two statuses.
+const SPENT_EVERY: Duration = Duration::from_secs(3600);
+/// What a data message costs beside its payload, about: MQTT's header, the topic, TLS' record.
+const PACKET: u64 = 64;
 
 /// Figures since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +83,10 @@ pub(crate) struct Counters {
     pub(crate) lost: u64,
     pub(crate) resent: u64,
     pub(crate) ignored: u64,
+    /// Streams that were sealed.
+    pub(crate) sealed: u64,
+    /// Bytes of backlog that were sent beside live data.
+    pub(crate) backlog_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,69 +102,121 @@ enum Link {
     },
 }
 
+/// A series set that was published in this connection.
+#[derive(Clone, Copy, Debug)]
+struct Published {
+    at: Instant,
+    /// How often the relay asked for it.
+    asked: u32,
+    /// It is to be published again.
+    again: bool,
+}
+
 /// The uplink's state.
 pub(crate) struct Uplink {
     window: config::Window,
     ack_timeout: Duration,
+    mode: config::Drain,
+    drain_after: Duration,
     agent: pb::AgentInfo,
     link: Link,
     /// Goes out before any data.
     control: VecDeque<Publication>,
+    /// As in the journal: the current one is the last.
     streams: Vec<Stream>,
-    /// When each set was published in this connection.
-    sets: HashMap<u32, Instant>,
-    /// When in-flight batches were last acknowledged, or began to be in flight.
-    progress: Instant,
-    /// The time-out's multiple; more than 1: one batch in flight at a time.
-    patience: u32,
+    /// Those that were sealed and still wait.
+    sealed: Vec<u64>,
+    drain: Drain,
+    allowance: Allowance,
+    /// When a batch may be sent although the month's bytes are spent.
+    spent_until: Instant,
+    /// When what is held back may be sent.
+    held_back: Option<Instant>,
+    sets: HashMap<u32, Published>,
+    /// Since when something of the current stream waits without any of it being acknowledged.
+    quiet_since: Option<Instant>,
     hello_patience: u32,
     last_hello: Option<Instant>,
+    /// How often short numbers were drawn anew.
+    draw: u32,
     next_status: Instant,
     /// What the last status of this connection said.
     told: pb::Waiting,
     /// The first waiting record as of the last look at it.
     looked: Option<(u64, u64)>,
+    /// When other boxes under this name were last spoken of, when they were last logged, and how many they are.
+    others: Option<(Instant, Instant, usize)>,
+    random: Random,
     counters: Counters,
 }
 
 impl Uplink {
+    /// `seed`: truly random. The process' number and the ids of streams are drawn by it.
     pub(crate) fn new(
         settings: &config::Uplink,
         agent: pb::AgentInfo,
         journal: &dyn Journal,
         now: Instant,
+        seed: u64,
     ) -> Self {
+        let mut random = Random::new(seed);
+        let agent = pb::AgentInfo {
+            // 0 would mean that none was drawn.
+            process: random.draw().max(1),
+            ..agent
+        };
         let mut uplink = Self {
             window: settings.window.clone(),
             ack_timeout: settings.ack_timeout,
+            mode: settings.drain,
+            drain_after: settings.drain_after,
             agent,
             link: Link::Down,
             control: VecDeque::new(),
             streams: Vec::new(),
+            sealed: Vec::new(),
+            drain: Drain::new(settings, now),
+            allowance: Allowance::All,
+            spent_until: now,
+            held_back: None,
             sets: HashMap::new(),
-            progress: now,
-            patience: 1,
+            quiet_since: None,
             hello_patience: 1,
             last_hello: None,
+            draw: 0,
             next_status: now,
             told: pb::Waiting::default(),
             looked: None,
+            others: None,
+            random,
             counters: Counters::default(),
         };
-        uplink.follow(journal);
+        uplink.follow(now, journal);
         uplink
     }
 
     /// Goes on with other settings. What a standing connection was told of them is told anew by [`Uplink::connected`].
-    pub(crate) fn reload(&mut self, settings: &config::Uplink, agent: pb::AgentInfo) {
+    pub(crate) fn reload(&mut self, now: Instant, settings: &config::Uplink, agent: pb::AgentInfo) {
         self.window = settings.window.clone();
         self.ack_timeout = settings.ack_timeout;
-        self.agent = agent;
+        self.mode = settings.drain;
+        self.drain_after = settings.drain_after;
+        self.drain = Drain::new(settings, now);
+        let process = self.agent.process;
+        self.agent = pb::AgentInfo { process, ..agent };
+    }
+
+    /// What the month's data budget allows from now on.
+    pub(crate) fn allow(&mut self, now: Instant, allowance: Allowance) {
+        if allowance == Allowance::Spent && self.allowance != Allowance::Spent {
+            self.spent_until = now + SPENT_EVERY;
+        }
+        self.allowance = allowance;
     }
 
     /// Takes up the streams that the journal has now, in its order, and lets go of those that it has no more. Returns whether there is a
     /// new one.
-    fn follow(&mut self, journal: &dyn Journal) -> bool {
+    fn follow(&mut self, now: Instant, journal: &dyn Journal) -> bool {
         let extents = journal.streams();
         let mut known = std::mem::take(&mut self.streams);
         let mut new = false;
@@ -148,11 +225,19 @@ impl Uplink {
                 Some(found) => known.remove(found),
                 None => {
                     new = true;
-                    let short = stream::short(extent.stream, &self.streams.iter().chain(&known));
-                    Stream::resumed(*extent, short, at + 1 < extents.len())
+                    let others = self.streams.iter().chain(&known);
+                    let short = stream::short(extent.stream, self.draw, &others);
+                    Stream::resumed(*extent, short, at + 1 < extents.len(), now)
                 }
             };
             self.streams.push(stream);
+        }
+        match extents
+            .last()
+            .is_some_and(|current| current.last >= current.first)
+        {
+            true => drop(self.quiet_since.get_or_insert(now)),
+            false => self.quiet_since = None,
         }
         new
     }
@@ -167,11 +252,12 @@ impl Uplink {
     }
 
     /// A connection stands and is subscribed to acknowledgements.
-    pub(crate) fn connected(&mut self, now: Instant, session: u64, journal: &dyn Journal) {
+    pub(crate) fn connected(&mut self, now: Instant, session: u64, journal: &mut dyn Journal) {
         self.control.clear();
         self.sets.clear();
-        self.streams.iter_mut().for_each(Stream::go_back);
-        (self.patience, self.hello_patience) = (1, 1);
+        self.streams.iter_mut().for_each(Stream::start_over);
+        self.hello_patience = 1;
+        self.begin_drain(now, self.is_outage(now, journal, true), journal);
         self.greet(now, session, journal);
         self.tell(now, session, journal);
     }
@@ -183,35 +269,59 @@ impl Uplink {
         self.streams.iter_mut().for_each(Stream::go_back);
     }
 
-    /// The status that the broker publishes should the connection break.
-    pub(crate) fn last_will(session: u64) -> Publication {
-        Publication::control(
-            Kind::Status,
-            &pb::Status {
-                online: false,
-                session,
-                waiting: None,
-            },
-        )
+    /// Whether what waits in the current stream is the backlog of an outage. `many`: also if it is just much.
+    fn is_outage(&self, now: Instant, journal: &dyn Journal, many: bool) -> bool {
+        journal.streams().last().is_some_and(|current| {
+            let held = (current.last + 1).saturating_sub(current.first);
+            let quiet = self
+                .quiet_since
+                .is_some_and(|since| now >= since + self.drain_after);
+            // Nor is it one while nothing may be sent.
+            held > 0
+                && self.allowance != Allowance::Spent
+                && (quiet || (many && held > self.window.batches as u64))
+        })
     }
 
-    /// Says goodbye: the status of a clean stop, and no data any more.
-    pub(crate) fn stop(&mut self, journal: &dyn Journal) {
-        if let Link::Greeting { session, .. } | Link::Up { session } = self.link {
-            let waiting = Some(waiting(journal));
-            self.control.push_back(Publication::control(
-                Kind::Status,
-                &pb::Status {
-                    online: false,
-                    session,
-                    waiting,
-                },
-            ));
+    /// The link is back. After an outage what waits becomes the backlog. Returns whether there is a new stream, which the relay has to
+    /// be told of.
+    fn begin_drain(&mut self, now: Instant, outage: bool, journal: &mut dyn Journal) -> bool {
+        let extents = journal.streams();
+        let holds = |extent: &&Extent| extent.last >= extent.first;
+        let mut sealed = false;
+        if let Some(current) = extents.last().filter(|_| outage) {
+            self.sealed
+                .retain(|id| extents.iter().filter(holds).any(|extent| extent.stream == *id));
+            let found = self
+                .streams
+                .iter_mut()
+                .find(|stream| stream.id() == current.stream);
+            match (self.mode, found) {
+                (config::Drain::InOrder, Some(stream)) => stream.mark_backlog(current.last),
+                (config::Drain::LiveFirst, Some(stream)) if self.sealed.len() < SEALED_MAX => {
+                    stream.mark_backlog(u64::MAX);
+                    self.sealed.push(current.stream);
+                    self.counters.sealed += 1;
+                    journal.open_stream(self.random.draw());
+                    self.follow(now, journal);
+                    log::info!(
+                        "after an outage: {} batches of stream {:016x} are sent beside live data",
+                        current.last + 1 - current.first,
+                        current.stream
+                    );
+                    sealed = true;
+                }
+                _ => {}
+            }
         }
-        self.link = Link::Down;
+        let backlog = outage || extents.iter().rev().skip(1).any(|extent| holds(&extent));
+        if backlog && (self.mode == config::Drain::LiveFirst || self.drain.has_rate()) {
+            self.drain.begin(now, self.random.draw());
+        }
+        sealed
     }
 
-    /// When [`Uplink::tick`] has something to do.
+    /// When [`Uplink::tick`] or [`Uplink::next`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status =
             (self.told.batches > 0 || self.streams.iter().any(Stream::holds)).then_some(self.next_status);
@@ -219,16 +329,20 @@ impl Uplink {
             Link::Down => None,
             Link::Greeting { again, .. } => status.into_iter().chain([again]).min(),
             Link::Up { .. } => {
-                let timeout = self.in_flight().then(|| self.progress + self.timeout());
-                let put_off = self.streams.iter().filter_map(Stream::go_back_at);
-                status.into_iter().chain(timeout).chain(put_off).min()
+                let streams = self
+                    .streams
+                    .iter()
+                    .filter_map(|stream| stream.deadline(self.ack_timeout));
+                streams.chain(status).chain(self.held_back).min()
             }
         }
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant, journal: &dyn Journal) {
-        let new = self.follow(journal);
+        // It has come; the next call of `next` says more.
+        self.held_back = self.held_back.filter(|at| now < *at);
+        let new = self.follow(now, journal);
         if let Link::Greeting { session, .. } | Link::Up { session } = self.link
             && new
         {
@@ -244,16 +358,13 @@ impl Uplink {
             }
             Link::Greeting { .. } => {}
             Link::Up { .. } => {
-                for stream in &mut self.streams {
-                    if stream.go_back_at().is_some_and(|at| now >= at) {
-                        stream.go_back();
-                        stream.went_back(now);
-                    }
-                }
-                if self.in_flight() && now >= self.progress + self.timeout() {
-                    log::warn!("no acknowledgement for {:?}; sending again", self.timeout());
-                    self.patience = (self.patience * 2).min(PATIENCE_MAX);
-                    self.streams.iter_mut().for_each(Stream::go_back);
+                let timeout = self.ack_timeout;
+                let silent = self
+                    .streams
+                    .iter_mut()
+                    .filter_map(|stream| stream.tick(now, timeout));
+                if let Some(silent) = silent.max() {
+                    log::warn!("no acknowledgement for {silent:?}; sending again");
                 }
             }
         }
@@ -264,93 +375,69 @@ impl Uplink {
         }
     }
 
-    /// An acknowledgement has come.
-    pub(crate) fn acknowledged(&mut self, now: Instant, payload: &[u8], journal: &mut dyn Journal) {
-        let ack: pb::Ack = match frame::open_control("ack", payload) {
-            Ok(ack) => ack,
-            Err(error) => return self.ignore(&format!("it cannot be read: {error}")),
-        };
-        for position in &ack.positions {
-            self.position(now, position, ack.session != 0, journal);
-        }
-        for refusal in &ack.refusals {
-            self.refused(refusal, journal);
-        }
-        let current = match self.link {
-            Link::Down => return,
-            Link::Greeting { session, .. } | Link::Up { session } => session,
-        };
-        let answers_hello = ack.session == current && matches!(self.link, Link::Greeting { .. });
-        if answers_hello && !ack.want_hello {
-            journal.told();
-            self.link = Link::Up { session: current };
-            self.hello_patience = 1;
-            self.progress = now;
-            log::info!(
-                "the relay has answered; {} batches wait",
-                journal.waiting().batches
-            );
-        }
-        if ack.want_hello {
-            // One that crossed the last hello says nothing new.
-            if self.last_hello.is_none_or(|last| now >= last + self.settle()) {
-                self.streams.iter_mut().for_each(Stream::go_back);
-                self.greet(now, current, journal);
-            }
-            return;
-        }
-        for hash in &ack.want_series {
-            match self.sets.get(hash) {
-                // One that was published just now may have crossed the question.
-                Some(published) if now < *published + self.settle() => {}
-                Some(_) => {
-                    self.sets.remove(hash);
-                }
-                None => log::debug!("the relay asks for series set {hash:08x}, which was not sent"),
-            }
-        }
-        let go_back = ack.go_back || !ack.want_series.is_empty() || !ack.refusals.is_empty();
-        // An answer to an earlier connection's hello does not know what was sent on this one.
-        if go_back && (ack.session == 0 || ack.session == current) {
-            let settle = self.settle();
-            let named = |stream: &Stream| {
-                ack.positions.is_empty()
-                    || ack
-                        .positions
-                        .iter()
-                        .any(|position| position.stream == stream.id())
-            };
-            for stream in self.streams.iter_mut().filter(|stream| named(stream)) {
-                stream.ask_back(now, settle);
-            }
-        }
-    }
-
     /// The next message to publish; `None` while there is none, or the window is closed.
     pub(crate) fn next(&mut self, now: Instant, journal: &mut dyn Journal) -> Option<Publication> {
+        self.held_back = None;
         if let Some(publication) = self.control.pop_front() {
             return Some(publication);
         }
         if !self.is_up() {
             return None;
         }
-        let (batches, bytes) = self
-            .streams
+        if self.allowance == Allowance::Spent && now < self.spent_until {
+            self.held_back = Some(self.spent_until);
+            return None;
+        }
+        let (config::Window { batches, bytes }, all) = (&self.window, self.streams.len());
+        let whole = (*batches, bytes.as_u64());
+        let live = all.saturating_sub(1);
+        if self.mode == config::Drain::InOrder || live == 0 {
+            return self.next_of(now, 0..all, whole, journal);
+        }
+        let half = (whole.0 / 2, whole.1 / 2);
+        let rest = (whole.0 - half.0, whole.1 - half.1);
+        self.next_of(now, live..all, rest, journal)
+            .or_else(|| self.next_of(now, 0..live, half, journal))
+    }
+
+    /// The next message of streams in a row, which have a share of the window: batches and bytes. One batch may always.
+    fn next_of(
+        &mut self,
+        now: Instant,
+        row: Range<usize>,
+        share: (usize, u64),
+        journal: &mut dyn Journal,
+    ) -> Option<Publication> {
+        let beside = row.end < self.streams.len();
+        let streams = &self.streams[row.clone()];
+        let (batches, bytes) = streams
             .iter()
             .map(Stream::in_flight)
             .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        let most = if self.patience > 1 { 1 } else { self.window.batches };
-        for at in 0..self.streams.len() {
-            let stream = &mut self.streams[at];
+        let most = if streams.iter().any(Stream::is_patient) {
+            1
+        } else {
+            share.0
+        };
+        if beside && self.allowance != Allowance::All {
+            return None;
+        }
+        for at in row {
+            let stream = &self.streams[at];
             let record = match journal.read(stream.id(), stream.next()) {
                 Read::Record(record) => record,
                 // What comes behind it waits for it.
                 Read::Loading => return None,
                 Read::None => continue,
             };
+            let backlog = stream.is_backlog(record.seq);
             let (payload, set) = data(&record, stream.short())?;
-            let room = batches < most && bytes + payload.len() as u64 <= self.window.bytes.as_u64();
+            let room = batches < most && bytes + payload.len() as u64 <= share.1;
             if batches > 0 && !room {
+                return None;
+            }
+            if backlog && let Some(opens) = self.drain.opens_at(now) {
+                self.held_back = Some(opens);
                 return None;
             }
             if let Some(set) = set
@@ -358,12 +445,19 @@ impl Uplink {
             {
                 return Some(publication);
             }
-            let stream = &mut self.streams[at];
-            if batches == 0 {
-                self.progress = now;
+            let cost = payload.len() as u64 + PACKET;
+            if backlog {
+                self.drain.take(now, cost);
             }
+            if beside {
+                self.counters.backlog_bytes += cost;
+            }
+            if self.allowance == Allowance::Spent {
+                self.spent_until = now + SPENT_EVERY;
+            }
+            let stream = &mut self.streams[at];
             journal.sent(stream.id(), record.seq);
-            if stream.sending(&record, payload.len() as u64) {
+            if stream.sending(now, &record, payload.len() as u64) {
                 self.counters.resent += 1;
             }
             return Some(Publication {
@@ -374,44 +468,22 @@ impl Uplink {
         None
     }
 
-    fn position(
-        &mut self,
-        now: Instant,
-        position: &pb::StreamPosition,
-        answers_hello: bool,
-        journal: &mut dyn Journal,
-    ) {
-        let Some(at) = self
-            .streams
-            .iter()
-            .position(|stream| stream.id() == position.stream)
-        else {
-            // An answer to hello may name streams of earlier starts that ended with their process.
-            if !answers_hello {
-                self.ignore(&format!("stream {:016x} is not of this agent", position.stream));
-            }
-            return;
+    /// The set to publish before a batch that uses it can be sent.
+    fn publish_first(&mut self, now: Instant, set: &SeriesSet) -> Option<Publication> {
+        let before = self.sets.get(&set.hash()).copied();
+        if before.is_some_and(|published| !published.again) {
+            return None;
+        }
+        if self.sets.len() >= SETS_MAX {
+            self.sets.clear();
+        }
+        let published = Published {
+            at: now,
+            asked: before.map_or(0, |published| published.asked),
+            again: false,
         };
-        let stream = &mut self.streams[at];
-        let seq = stream.within(position.seq);
-        if seq > stream.highest_sent() {
-            let highest = stream.highest_sent();
-            return self.ignore(&format!(
-                "it is for seq {seq} of stream {:016x}, of which {highest} was the last that was sent; \
-                 is another device using this name?",
-                position.stream
-            ));
-        }
-        if seq <= stream.acked() {
-            return;
-        }
-        let forgotten = journal.forget(position.stream, seq);
-        stream.acknowledged(seq);
-        self.forgotten(forgotten);
-        self.progress = now;
-        self.patience = 1;
-        // What an earlier start left behind is gone once it is drained.
-        self.follow(journal);
+        self.sets.insert(set.hash(), published);
+        Some(Publication::control(Kind::Series, &set.to_pb()))
     }
 
     /// The journal has forgotten readings.
@@ -420,124 +492,8 @@ impl Uplink {
         self.counters.lost += lost;
     }
 
-    fn refused(&mut self, refusal: &pb::Refusal, journal: &mut dyn Journal) {
-        let known = self
-            .streams
-            .iter()
-            .any(|stream| stream.id() == refusal.stream && refusal.seq <= stream.highest_sent());
-        if known && journal.give_up(refusal.stream, refusal.seq, LossReason::Refused) {
-            log::error!(
-                "the relay refuses batch {} of stream {:016x}: {}; a loss record takes its place",
-                refusal.seq,
-                refusal.stream,
-                refusal.reason
-            );
-        }
-    }
-
-    fn ignore(&mut self, why: &str) {
-        self.counters.ignored += 1;
-        // One that comes with every hello would fill a log.
-        if self.counters.ignored.is_power_of_two() {
-            log::error!(
-                "an acknowledgement is ignored: {why} ({} so far)",
-                self.counters.ignored
-            );
-        }
-    }
-
-    fn greet(&mut self, now: Instant, session: u64, journal: &dyn Journal) {
-        self.link = Link::Greeting {
-            session,
-            again: now + self.ack_timeout * self.hello_patience,
-        };
-        self.last_hello = Some(now);
-        let short = |id| {
-            self.streams
-                .iter()
-                .find(|stream| stream.id() == id)
-                .map(Stream::short)
-        };
-        let streams = journal.streams().into_iter().filter_map(|extent| {
-            Some(pb::HelloStream {
-                stream: extent.stream,
-                short: short(extent.stream)?,
-                first_seq: extent.first,
-                last_seq: extent.last,
-                acked_seq: extent.first - 1,
-                torn: extent.torn,
-            })
-        });
-        let hello = pb::Hello {
-            session,
-            streams: streams.collect(),
-            agent: Some(self.agent.clone()),
-        };
-        self.control.push_back(Publication::control(Kind::Hello, &hello));
-    }
-
-    /// Tells the relay what waits if something waits for long, or does no longer.
-    fn look(&mut self, now: Instant, session: u64, journal: &dyn Journal) {
-        self.next_status = now + STATUS_EVERY;
-        let first = journal
-            .streams()
-            .into_iter()
-            .find(|extent| extent.last >= extent.first)
-            .map(|extent| (extent.stream, extent.first));
-        // A batch that was already there at the last look, or more than what is on its way.
-        let in_flight: usize = self.streams.iter().map(|stream| stream.in_flight().0).sum();
-        let waiting_now = waiting(journal);
-        let long = first.is_some() && (first == self.looked || waiting_now.batches > in_flight as u64);
-        self.looked = first;
-        if (long || self.told.batches > 0) && waiting_now != self.told {
-            self.tell(now, session, journal);
-        }
-    }
-
-    fn tell(&mut self, now: Instant, session: u64, journal: &dyn Journal) {
-        self.next_status = now + STATUS_EVERY;
-        self.told = waiting(journal);
-        let status = pb::Status {
-            online: true,
-            session,
-            waiting: Some(self.told),
-        };
-        self.control
-            .push_back(Publication::control(Kind::Status, &status));
-    }
-
-    /// The set to publish before a batch that uses it can be sent.
-    fn publish_first(&mut self, now: Instant, set: &SeriesSet) -> Option<Publication> {
-        if self.sets.contains_key(&set.hash()) {
-            return None;
-        }
-        if self.sets.len() >= SETS_MAX {
-            self.sets.clear();
-        }
-        self.sets.insert(set.hash(), now);
-        Some(Publication::control(Kind::Series, &set.to_pb()))
-    }
-
-    fn in_flight(&self) -> bool {
-        self.streams.iter().any(|stream| stream.in_flight().0 > 0)
-    }
-
-    fn timeout(&self) -> Duration {
-        self.ack_timeout * self.patience
-    }
-
     /// How long the answer to what was just sent may take on an ordinary link.
     fn settle(&self) -> Duration {
         self.ack_timeout / 4
-    }
-}
-
-fn waiting(journal: &dyn Journal) -> pb::Waiting {
-    let waiting = journal.waiting();
-    pb::Waiting {
-        batches: waiting.batches,
-        readings: waiting.readings,
-        bytes: waiting.bytes,
-        oldest_us: waiting.oldest_us,
     }
 }

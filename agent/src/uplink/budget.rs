@@ -119,6 +119,15 @@ impl Budget {
         }
     }
 
+    /// Goes on with other settings.
+    pub(crate) fn reload(&mut self, settings: config::DataBudget) {
+        self.ledger.thinning = self.ledger.thinning.min(settings.thin_max);
+        self.settings = settings;
+        // Judged anew at the next look.
+        self.judged = 0;
+        self.warned = false;
+    }
+
     /// Bytes a month.
     pub(crate) fn bytes(&self) -> u64 {
         self.settings.bytes.as_u64()

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config;
+
 /// A token bucket: over any time it lets pass the rate times that time, and one second's worth, and the last message.
 #[derive(Clone, Debug)]
 pub(super) struct Bucket {
@@ -50,22 +52,19 @@ pub(super) struct Drain {
     bucket: Option<Bucket>,
     jitter: Duration,
     starts: Option<Instant>,
-    /// The data budget wants it to wait.
-    pub(super) paused: bool,
-    /// Bytes of backlog handed to the network since the start.
-    pub(super) bytes: u64,
 }
 
 impl Drain {
-    /// `rate`: bytes per second. `jitter`: the longest pause before the first byte.
-    pub(super) fn new(rate: Option<u64>, jitter: Duration, now: Instant) -> Self {
+    pub(super) fn new(settings: &config::Uplink, now: Instant) -> Self {
         Self {
-            bucket: rate.map(|rate| Bucket::new(rate, now)),
-            jitter,
+            bucket: settings.drain_rate.map(|rate| Bucket::new(rate.as_u64(), now)),
+            jitter: settings.drain_jitter,
             starts: None,
-            paused: false,
-            bytes: 0,
         }
+    }
+
+    pub(super) fn has_rate(&self) -> bool {
+        self.bucket.is_some()
     }
 
     /// The link is back, and there is a backlog. `random` is uniform over all of `u64`.
@@ -73,23 +72,14 @@ impl Drain {
         self.starts = Some(now + self.jitter.mul_f64(random as f64 / u64::MAX as f64));
     }
 
-    /// Whether backlog may be sent now; if not, when to ask again (`None`: when the budget has changed its mind).
-    pub(super) fn is_open(&mut self, now: Instant) -> Result<(), Option<Instant>> {
-        if self.paused {
-            return Err(None);
-        }
-        if let Some(starts) = self.starts.filter(|starts| now < *starts) {
-            return Err(Some(starts));
-        }
-        match self.bucket.as_mut().and_then(|bucket| bucket.opens_at(now)) {
-            Some(at) => Err(Some(at)),
-            None => Ok(()),
-        }
+    /// When backlog may be sent; `None`: now.
+    pub(super) fn opens_at(&mut self, now: Instant) -> Option<Instant> {
+        let starts = self.starts.filter(|starts| now < *starts);
+        starts.or_else(|| self.bucket.as_mut()?.opens_at(now))
     }
 
     /// A message of the backlog is handed to the network.
     pub(super) fn take(&mut self, now: Instant, bytes: u64) {
-        self.bytes += bytes;
         if let Some(bucket) = &mut self.bucket {
             bucket.take(now, bytes);
         }
@@ -104,15 +94,17 @@ mod tests {
     #[test]
     fn a_drain_begins_after_a_random_pause() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut drain = Drain::new(None, 10 * second, now);
-        assert_eq!(drain.is_open(now), Ok(()));
+        let settings = config::Uplink {
+            drain_jitter: 10 * second,
+            ..Default::default()
+        };
+        let mut drain = Drain::new(&settings, now);
+        assert_eq!(drain.opens_at(now), None);
         drain.begin(now, u64::MAX);
-        assert_eq!(drain.is_open(now + 9 * second), Err(Some(now + 10 * second)));
-        assert_eq!(drain.is_open(now + 10 * second), Ok(()));
+        assert_eq!(drain.opens_at(now + 9 * second), Some(now + 10 * second));
+        assert_eq!(drain.opens_at(now + 10 * second), None);
         drain.begin(now, 0);
-        assert_eq!(drain.is_open(now), Ok(()));
-        drain.paused = true;
-        assert_eq!(drain.is_open(now), Err(None));
+        assert_eq!(drain.opens_at(now), None);
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! The boxes that speak under one device's name. One, as it should be; several when an SD card was cloned, or a name given twice.
 //!
 //! Each start of an agent draws a number, `process`. A box that starts again is a new process and the old one never speaks
-//! again. So a process that says hello anew after another did is the proof of two boxes.
+//! again. So a process that says hello anew after another did is the proof of two boxes. (Nothing is redelivered: the bridge's MQTT
+//! sessions are clean, and a hello that the broker kept does not count.)
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,6 @@ pub struct Boxes {
 #[derive(Debug)]
 struct Known {
     info: pb::Box,
-    session: u64,
     heard: Instant,
     /// Proved to be one of several.
     rival: bool,
@@ -34,7 +34,7 @@ struct Known {
 
 impl Boxes {
     /// A live hello came. Returns whether it is time to log that there are several boxes.
-    pub fn hello(&mut self, agent: &pb::AgentInfo, session: u64, now: Instant) -> bool {
+    pub fn hello(&mut self, agent: &pb::AgentInfo, now: Instant) -> bool {
         let process = agent.process;
         // An agent that draws none cannot be told from its next start.
         if process == 0 {
@@ -43,12 +43,11 @@ impl Boxes {
         self.known
             .retain(|known| now.saturating_duration_since(known.heard) < GONE);
         let at = self.known.iter().position(|known| known.info.process == process);
-        let returns = at.is_some_and(|at| at + 1 < self.known.len() && self.known[at].session != session);
+        let returns = at.is_some_and(|at| at + 1 < self.known.len());
         let mut known = match at {
             Some(at) => self.known.remove(at),
             None => Known {
                 info: pb::Box::default(),
-                session,
                 heard: now,
                 rival: false,
             },
@@ -65,7 +64,7 @@ impl Boxes {
             boot_id: agent.boot_id.clone(),
             hostname: agent.hostname.clone(),
         };
-        (known.session, known.heard) = (session, now);
+        known.heard = now;
         self.known.push(known);
         if self.known.len() > MOST {
             self.known.remove(0);
@@ -145,41 +144,38 @@ mod tests {
         let (mut boxes, start) = (Boxes::default(), Instant::now());
         for process in 1..50 {
             // Each says hello more than once: new connections, and the relay's asking.
-            for session in [1, 2, 2] {
-                assert!(!boxes.hello(&agent(process), process * 10 + session, start));
+            for _ in 0..3 {
+                assert!(!boxes.hello(&agent(process), start));
             }
         }
         assert!(boxes.rivals(start).is_empty() && boxes.known.len() <= MOST);
-        // The broker hands an old hello out a second time.
-        boxes.hello(&agent(48), 482, start);
-        assert!(boxes.rivals(start).is_empty());
         // An agent that draws no number.
-        boxes.hello(&agent(0), 1, start);
-        boxes.hello(&agent(0), 2, start);
+        boxes.hello(&agent(0), start);
+        boxes.hello(&agent(0), start);
         assert!(boxes.rivals(start).is_empty());
     }
 
     #[test]
     fn whoever_comes_back_after_another_is_a_second_box() {
         let (mut boxes, start) = (Boxes::default(), Instant::now());
-        boxes.hello(&agent(1), 1, start);
-        boxes.hello(&agent(2), 2, start);
+        boxes.hello(&agent(1), start);
+        boxes.hello(&agent(2), start);
         assert!(boxes.tell(start, true).is_empty());
-        assert!(boxes.hello(&agent(1), 3, start), "time to log it");
+        assert!(boxes.hello(&agent(1), start), "time to log it");
         assert_eq!(names(&boxes, start), ["box-2", "box-1"]);
         assert_eq!(boxes.tell(start, false).len(), 2);
         assert!(boxes.tell(start, false).is_empty(), "not with every ack");
         assert_eq!(boxes.tell(start, true).len(), 2, "but with every answer to hello");
         assert_eq!(boxes.tell(start + TELL, false).len(), 2);
-        assert!(!boxes.hello(&agent(2), 4, start), "logged just now");
+        assert!(!boxes.hello(&agent(2), start), "logged just now");
         assert!(boxes.is_rival(1, start) && boxes.is_rival(2, start) && !boxes.is_rival(3, start));
     }
 
     #[test]
     fn it_is_over_when_only_one_is_heard_of() {
         let (mut boxes, start) = (Boxes::default(), Instant::now());
-        for (process, session) in [(1, 1), (2, 2), (1, 3)] {
-            boxes.hello(&agent(process), session, start);
+        for process in [1, 2, 1] {
+            boxes.hello(&agent(process), start);
         }
         let later = start + GONE / 2;
         boxes.heard(1, later);

@@ -167,7 +167,7 @@ impl Device {
     /// A live hello came, before it is taken in. Returns whether it is time to log that several boxes use the name.
     pub fn meet(&mut self, hello: &pb::Hello, now: Now) -> bool {
         let agent = hello.agent.clone().map(short_info).unwrap_or_default();
-        self.boxes.hello(&agent, hello.session, now.at)
+        self.boxes.hello(&agent, now.at)
     }
 
     /// Takes in a hello. `retained`: the broker kept it, so it says nothing about now. Streams that it does not list
