@@ -1,8 +1,8 @@
 //! MQTT to a broker: the connection and what it needs, for whoever publishes or subscribes. It knows nothing of readings.
 //!
-//! The packets are read and written here and not by a library: a connection has to count its bytes, give up on what hangs, verify
-//! certificates against a clock that may be wrong, and keep nothing from one connection to the next, in both versions of MQTT alike; a
-//! client library's own event loop stands in the way of each. What is left to write is nine packets (`packet`).
+//! Packets are read and written by rumqttc's codecs (`packet`); its event loop is not used. A connection here counts its bytes at the
+//! socket, gives up on whatever hangs (in MQTT 5, too), verifies certificates against a clock that may be wrong, shortens the topic
+//! it uses most by an alias, and keeps nothing from one connection to the next: in both versions of MQTT, by the same code.
 
 pub(crate) mod connection;
 pub(crate) mod names;

@@ -1,13 +1,24 @@
-//! The nine packets of MQTT that the agent speaks, in MQTT 5 and 3.1.1.
-//!
-//! Sources: MQTT 5.0 and MQTT 3.1.1, OASIS standards; the sections named are those of MQTT 5.0 where both have one. The two
-//! differ in the packets read and written here by properties and by reason codes alone, so one code serves both.
+//! The packets of MQTT 5 and 3.1.1 that the agent speaks, by rumqttc's codecs, behind one set of types: for the agent the two versions
+//! differ in properties and in reason codes alone. Sections named are those of MQTT 5.0 (OASIS).
 
 use std::fmt;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use rumqttc::mqttbytes::PacketType;
 
 use super::reason::Reason;
+
+/// MQTT 3.1.1.
+mod v4 {
+    pub(super) use rumqttc::mqttbytes::v4::*;
+    pub(super) use rumqttc::mqttbytes::{Error, FixedHeader, QoS, check};
+}
+
+/// MQTT 5.
+mod v5 {
+    pub(super) use rumqttc::v5::mqttbytes::v5::*;
+    pub(super) use rumqttc::v5::mqttbytes::{Error, QoS};
+}
 
 /// The version of MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +38,11 @@ impl fmt::Display for Version {
     }
 }
 
-/// Properties (section 2.2.2.2): those that are written, and those that are looked at.
-const SESSION_EXPIRY: u8 = 0x11;
-const SERVER_KEEP_ALIVE: u8 = 0x13;
-const REASON_STRING: u8 = 0x1f;
-const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
-const TOPIC_ALIAS: u8 = 0x23;
-const MAXIMUM_PACKET_SIZE: u8 = 0x27;
-
 /// Remaining lengths are of at most four bytes (section 1.5.5).
 pub(crate) const LENGTH_MAX: usize = 268_435_455;
+
+/// What the codecs cannot write; the session lets nothing near it through.
+const TOO_LARGE: &str = "only packets of more than 256 MiB cannot be written";
 
 /// What CONNECT says.
 #[derive(Clone, Debug)]
@@ -103,127 +109,154 @@ pub(crate) enum Packet {
 pub(crate) enum Malformed {
     #[error("a packet of {0} bytes, more than this agent takes")]
     TooLong(usize),
-    #[error("a length of more than four bytes")]
-    Length,
-    #[error("a packet of type {0}, which no broker sends to this agent")]
-    Type(u8),
-    #[error("a {0} packet that ends too early")]
-    Short(&'static str),
-    #[error("a message of QoS {0}, where QoS 1 was the most asked for")]
-    Qos(u8),
-    #[error("a property {0:#04x}, which MQTT 5 does not have")]
-    Property(u8),
+    #[error("a packet of type {0:?}, which no broker sends to this agent")]
+    Type(PacketType),
+    #[error("a message of QoS 2, where QoS 1 was the most asked for")]
+    Qos,
+    #[error("what is not MQTT: {0}")]
+    Packet(String),
+}
+
+impl From<v4::Error> for Malformed {
+    fn from(error: v4::Error) -> Self {
+        match error {
+            v4::Error::PayloadSizeLimitExceeded(length) => Self::TooLong(length),
+            error => Self::Packet(error.to_string()),
+        }
+    }
+}
+
+impl From<v5::Error> for Malformed {
+    fn from(error: v5::Error) -> Self {
+        Self::Packet(error.to_string())
+    }
 }
 
 /// CONNECT (section 3.1): a clean start, and no session that outlives the connection.
 pub(crate) fn connect(out: &mut BytesMut, version: Version, connect: &Connect<'_>) {
-    let mut body = BytesMut::new();
-    string(&mut body, b"MQTT");
-    let mut flags = 0b10;
-    if connect.will.is_some() {
-        flags |= 0b10_1100;
-    }
-    if connect.credentials.is_some() {
-        flags |= 0b1100_0000;
-    }
-    body.put_u8(match version {
-        Version::V5 => 5,
-        Version::V311 => 4,
-    });
-    body.put_u8(flags);
-    body.put_u16(connect.keep_alive);
-    if version == Version::V5 {
-        // The session's expiry is 0, and topic aliases from the broker are none, where they are not said.
-        body.put_u8(5);
-        body.put_u8(MAXIMUM_PACKET_SIZE);
-        body.put_u32(connect.incoming_max);
-    }
-    string(&mut body, connect.client_id.as_bytes());
-    if let Some((topic, payload)) = connect.will {
-        if version == Version::V5 {
-            body.put_u8(0);
+    let written = match version {
+        Version::V5 => {
+            let will = connect.will.map(|(topic, payload)| v5::LastWill {
+                topic: Bytes::copy_from_slice(topic.as_bytes()),
+                message: Bytes::copy_from_slice(payload),
+                qos: v5::QoS::AtLeastOnce,
+                retain: true,
+                properties: None,
+            });
+            let login = connect.credentials.map(|(user, password)| v5::Login {
+                username: user.into(),
+                password: password.into(),
+            });
+            let connect = v5::Connect {
+                keep_alive: connect.keep_alive,
+                client_id: connect.client_id.into(),
+                clean_start: true,
+                // The session's expiry is 0, and topic aliases from the broker are none, where they are not said.
+                properties: Some(v5::ConnectProperties {
+                    max_packet_size: Some(connect.incoming_max),
+                    ..v5::ConnectProperties::new()
+                }),
+            };
+            v5::Packet::Connect(connect, will, login).write(out, None).ok()
         }
-        string(&mut body, topic.as_bytes());
-        string(&mut body, payload);
-    }
-    if let Some((user, password)) = connect.credentials {
-        string(&mut body, user.as_bytes());
-        string(&mut body, password.as_bytes());
-    }
-    packet(out, 0x10, &body, &[]);
+        Version::V311 => {
+            let mut packet = v4::Connect::new(connect.client_id);
+            packet.keep_alive = connect.keep_alive;
+            packet.last_will = connect.will.map(|(topic, payload)| v4::LastWill {
+                topic: topic.into(),
+                message: Bytes::copy_from_slice(payload),
+                qos: v4::QoS::AtLeastOnce,
+                retain: true,
+            });
+            if let Some((user, password)) = connect.credentials {
+                packet.set_login(user, password);
+            }
+            packet.write(out).ok()
+        }
+    };
+    debug_assert!(written.is_some(), "{TOO_LARGE}");
 }
 
 /// SUBSCRIBE (section 3.8) to all of `topics`, at QoS 1.
 pub(crate) fn subscribe(out: &mut BytesMut, version: Version, packet_id: u16, topics: &[String]) {
-    let mut body = BytesMut::new();
-    body.put_u16(packet_id);
-    if version == Version::V5 {
-        body.put_u8(0);
-    }
-    for topic in topics {
-        string(&mut body, topic.as_bytes());
-        body.put_u8(1);
-    }
-    packet(out, 0x82, &body, &[]);
+    let written = match version {
+        Version::V5 => {
+            let filters = topics
+                .iter()
+                .map(|topic| v5::Filter::new(topic, v5::QoS::AtLeastOnce));
+            let mut subscribe = v5::Subscribe::new_many(filters, None);
+            subscribe.pkid = packet_id;
+            subscribe.write(out).ok()
+        }
+        Version::V311 => {
+            let filters = topics
+                .iter()
+                .map(|topic| v4::SubscribeFilter::new(topic.clone(), v4::QoS::AtLeastOnce));
+            let mut subscribe = v4::Subscribe::new_many(filters);
+            subscribe.pkid = packet_id;
+            subscribe.write(out).ok()
+        }
+    };
+    debug_assert!(written.is_some(), "{TOO_LARGE}");
 }
 
 /// PUBLISH (section 3.3).
 pub(crate) fn publish(out: &mut BytesMut, version: Version, publish: &Publish<'_>) {
-    let mut head = BytesMut::with_capacity(publish.topic.len() + 8);
-    string(&mut head, publish.topic.as_bytes());
-    if let Some(packet_id) = publish.packet_id {
-        head.put_u16(packet_id);
-    }
-    if version == Version::V5 {
-        match publish.alias {
-            Some(alias) => {
-                head.put_u8(3);
-                head.put_u8(TOPIC_ALIAS);
-                head.put_u16(alias);
-            }
-            None => head.put_u8(0),
+    let payload = Bytes::copy_from_slice(publish.payload);
+    let pkid = publish.packet_id.unwrap_or(0);
+    let written = match version {
+        Version::V5 => v5::Publish {
+            qos: if pkid > 0 {
+                v5::QoS::AtLeastOnce
+            } else {
+                v5::QoS::AtMostOnce
+            },
+            retain: publish.retain,
+            topic: Bytes::copy_from_slice(publish.topic.as_bytes()),
+            pkid,
+            payload,
+            properties: publish.alias.map(|alias| v5::PublishProperties {
+                topic_alias: Some(alias),
+                ..v5::PublishProperties::default()
+            }),
+            dup: false,
         }
-    }
-    let flags = u8::from(publish.retain) | (u8::from(publish.packet_id.is_some()) << 1);
-    packet(out, 0x30 | flags, &head, publish.payload);
+        .write(out)
+        .ok(),
+        Version::V311 => v4::Publish {
+            qos: if pkid > 0 {
+                v4::QoS::AtLeastOnce
+            } else {
+                v4::QoS::AtMostOnce
+            },
+            retain: publish.retain,
+            topic: publish.topic.into(),
+            pkid,
+            payload,
+            dup: false,
+        }
+        .write(out)
+        .ok(),
+    };
+    debug_assert!(written.is_some(), "{TOO_LARGE}");
 }
 
-/// PUBACK (section 3.4): taken.
+/// PUBACK (section 3.4): taken. In its shortest form, which is the same in both versions.
 pub(crate) fn confirm(out: &mut BytesMut, packet_id: u16) {
-    packet(out, 0x40, &packet_id.to_be_bytes(), &[]);
+    let written = v4::PubAck::new(packet_id).write(out);
+    debug_assert!(written.is_ok(), "{TOO_LARGE}");
 }
 
-/// PINGREQ (section 3.12).
+/// PINGREQ (section 3.12), the same in both versions.
 pub(crate) fn ping(out: &mut BytesMut) {
-    packet(out, 0xc0, &[], &[]);
+    let written = v4::PingReq.write(out);
+    debug_assert!(written.is_ok(), "{TOO_LARGE}");
 }
 
-/// DISCONNECT (section 3.14): in good order, the Last Will stays unsaid.
+/// DISCONNECT (section 3.14): in good order, the Last Will stays unsaid. In its shortest form, which is the same in both versions.
 pub(crate) fn disconnect(out: &mut BytesMut) {
-    packet(out, 0xe0, &[], &[]);
-}
-
-/// A string or a byte string (sections 1.5.4 and 1.5.6); MQTT has none longer than 64 KiB.
-fn string(out: &mut BytesMut, bytes: &[u8]) {
-    let bytes = &bytes[..bytes.len().min(usize::from(u16::MAX))];
-    out.put_u16(bytes.len() as u16);
-    out.put_slice(bytes);
-}
-
-fn packet(out: &mut BytesMut, kind: u8, head: &[u8], payload: &[u8]) {
-    let mut length = head.len() + payload.len();
-    out.reserve(5 + length);
-    out.put_u8(kind);
-    loop {
-        let more = length >> 7;
-        out.put_u8((length & 0x7f) as u8 | if more > 0 { 0x80 } else { 0 });
-        length = more;
-        if length == 0 {
-            break;
-        }
-    }
-    out.put_slice(head);
-    out.put_slice(payload);
+    let written = v4::Disconnect.write(out);
+    debug_assert!(written.is_ok(), "{TOO_LARGE}");
 }
 
 /// Takes the next packet off `input`; `None` while it is incomplete.
@@ -235,160 +268,114 @@ pub(crate) fn read(
     version: Version,
     longest: usize,
 ) -> Result<Option<Packet>, Malformed> {
-    let Some((length, header)) = remaining_length(input.get(1..).unwrap_or_default())? else {
-        return Ok(None);
+    let header = match v4::check(input.iter(), longest) {
+        Err(v4::Error::InsufficientBytes(_)) => return Ok(None),
+        header => header?,
     };
-    if length > longest {
-        return Err(Malformed::TooLong(length));
+    let kind = header.packet_type()?;
+    let length_bytes = 1 + input[1..].iter().take_while(|byte| **byte >= 0x80).count();
+    let frame = input.split_to(header.frame_length()).freeze();
+    match version {
+        Version::V5 => read_5(kind, frame, length_bytes),
+        Version::V311 => read_311(kind, frame, length_bytes),
     }
-    if input.len() < 1 + header + length {
-        return Ok(None);
-    }
-    let mut bytes = input.split_to(1 + header + length).freeze();
-    let first = bytes[0];
-    bytes.advance(1 + header);
-    parse(first, bytes, version).map(Some)
+    .map(Some)
 }
 
-/// A variable byte integer (section 1.5.5) and how many bytes it takes; `None` while it is incomplete.
-fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, Malformed> {
-    let mut value = 0;
-    for (at, byte) in bytes.iter().take(4).enumerate() {
-        value |= usize::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Ok(Some((value, at + 1)));
-        }
-    }
-    if bytes.len() < 4 {
-        Ok(None)
-    } else {
-        Err(Malformed::Length)
-    }
-}
-
-fn parse(first: u8, mut bytes: Bytes, version: Version) -> Result<Packet, Malformed> {
-    match first >> 4 {
-        2 => {
-            let short = Malformed::Short("CONNACK");
-            let (Ok(_), Ok(code)) = (bytes.try_get_u8(), bytes.try_get_u8()) else {
-                return Err(short);
-            };
-            // A broker that knows nothing of MQTT 5 answers in the form of 3.1.1: without properties.
-            if version == Version::V311 || bytes.is_empty() {
-                return Ok(Packet::Connected(match code {
-                    0 => Ok(Limits::default()),
-                    code => Err(Reason::of_311(code)),
-                }));
-            }
-            let properties = properties(&mut bytes, &short)?;
-            Ok(Packet::Connected(match code {
-                0 => Ok(properties.limits),
-                code => Err(Reason::new(code, properties.text)),
-            }))
-        }
-        3 => {
-            let short = Malformed::Short("PUBLISH");
-            let length = bytes.try_get_u16().map_err(|_| short.clone())?;
-            let topic = take(&mut bytes, usize::from(length), &short)?;
-            let packet_id = match (first >> 1) & 0b11 {
-                0 => None,
-                1 => Some(bytes.try_get_u16().map_err(|_| short.clone())?),
-                qos => return Err(Malformed::Qos(qos)),
-            };
-            if version == Version::V5 {
-                properties(&mut bytes, &short)?;
-            }
-            Ok(Packet::Message {
-                topic,
-                packet_id,
-                payload: bytes,
+fn read_5(kind: PacketType, frame: Bytes, length_bytes: usize) -> Result<Packet, Malformed> {
+    // The codec has names for reason codes; told apart, they are here by their numbers.
+    let body = frame.slice(1 + length_bytes..);
+    let header = v5::FixedHeader::new(frame[0], length_bytes, body.len());
+    Ok(match kind {
+        PacketType::ConnAck if body.len() > 2 => {
+            let properties = v5::ConnAck::read(header, frame)?.properties;
+            Packet::Connected(match (body[1], properties) {
+                (0, None) => Ok(Limits::default()),
+                (0, Some(found)) => Ok(Limits {
+                    topic_alias_max: found.topic_alias_max.unwrap_or(0),
+                    keep_alive: found.server_keep_alive,
+                    packet_max: found.max_packet_size,
+                }),
+                (code, found) => Err(Reason::new(code, found.and_then(|found| found.reason_string))),
             })
         }
-        4 => {
-            let short = Malformed::Short("PUBACK");
-            bytes.try_get_u16().map_err(|_| short.clone())?;
-            let reason = reason(&mut bytes, &short)?;
-            Ok(Packet::Confirmed(reason.checked()))
-        }
-        9 => {
-            let short = Malformed::Short("SUBACK");
-            bytes.try_get_u16().map_err(|_| short.clone())?;
-            let text = if version == Version::V5 {
-                properties(&mut bytes, &short)?.text
-            } else {
-                None
-            };
-            let answers = bytes
-                .iter()
-                .map(|code| Reason::new(*code, text.clone()).checked());
-            Ok(Packet::Subscribed(answers.collect()))
-        }
-        13 => Ok(Packet::Pong),
-        14 => Ok(Packet::Disconnected(reason(
-            &mut bytes,
-            &Malformed::Short("DISCONNECT"),
-        )?)),
-        kind => Err(Malformed::Type(kind)),
-    }
-}
-
-/// A reason code, which may be left out where it is 0, and properties, which may be left out where there are none.
-fn reason(bytes: &mut Bytes, short: &Malformed) -> Result<Reason, Malformed> {
-    let code = bytes.try_get_u8().unwrap_or(0);
-    let text = if bytes.is_empty() {
-        None
-    } else {
-        properties(bytes, short)?.text
-    };
-    Ok(Reason::new(code, text))
-}
-
-fn take(bytes: &mut Bytes, length: usize, short: &Malformed) -> Result<Bytes, Malformed> {
-    if bytes.len() < length {
-        return Err(short.clone());
-    }
-    Ok(bytes.split_to(length))
-}
-
-#[derive(Default)]
-struct Properties {
-    limits: Limits,
-    text: Option<String>,
-}
-
-/// Takes the properties off `bytes`, and of them what the agent makes use of.
-fn properties(bytes: &mut Bytes, short: &Malformed) -> Result<Properties, Malformed> {
-    let (length, header) = remaining_length(bytes)?.ok_or_else(|| short.clone())?;
-    bytes.advance(header);
-    let mut bytes = take(bytes, length, short)?;
-    let mut found = Properties::default();
-    while bytes.has_remaining() {
-        let id = bytes.get_u8();
-        let length = match id {
-            0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2a => 1,
-            SERVER_KEEP_ALIVE | 0x21 | TOPIC_ALIAS_MAXIMUM | TOPIC_ALIAS => 2,
-            0x02 | SESSION_EXPIRY | 0x18 | MAXIMUM_PACKET_SIZE => 4,
-            0x0b => remaining_length(&bytes)?.ok_or_else(|| short.clone())?.1,
-            0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1a | 0x1c | REASON_STRING => {
-                usize::from(bytes.try_get_u16().map_err(|_| short.clone())?)
+        // A broker that knows nothing of MQTT 5 answers in the form of 3.1.1: without properties.
+        PacketType::ConnAck => read_311(kind, frame, length_bytes)?,
+        PacketType::Publish => {
+            let publish = v5::Publish::read(header, frame)?;
+            if publish.qos == v5::QoS::ExactlyOnce {
+                return Err(Malformed::Qos);
             }
-            0x26 => {
-                let name = bytes.try_get_u16().map_err(|_| short.clone())?;
-                take(&mut bytes, usize::from(name), short)?;
-                usize::from(bytes.try_get_u16().map_err(|_| short.clone())?)
+            Packet::Message {
+                topic: publish.topic,
+                packet_id: (publish.pkid > 0).then_some(publish.pkid),
+                payload: publish.payload,
             }
-            id => return Err(Malformed::Property(id)),
-        };
-        let mut value = take(&mut bytes, length, short)?;
-        match id {
-            SERVER_KEEP_ALIVE => found.limits.keep_alive = Some(value.get_u16()),
-            TOPIC_ALIAS_MAXIMUM => found.limits.topic_alias_max = value.get_u16(),
-            MAXIMUM_PACKET_SIZE => found.limits.packet_max = Some(value.get_u32()),
-            REASON_STRING => found.text = Some(String::from_utf8_lossy(&value).into_owned()),
-            _ => {}
         }
-    }
-    Ok(found)
+        PacketType::PubAck => {
+            let text = v5::PubAck::read(header, frame)?
+                .properties
+                .and_then(|found| found.reason_string);
+            Packet::Confirmed(Reason::new(body.get(2).copied().unwrap_or(0), text).checked())
+        }
+        PacketType::SubAck => {
+            let ack = v5::SubAck::read(header, frame)?;
+            let text = ack.properties.and_then(|found| found.reason_string);
+            let codes = body.slice(body.len() - ack.return_codes.len()..);
+            Packet::Subscribed(answers(&codes, &text))
+        }
+        PacketType::PingResp => Packet::Pong,
+        PacketType::Disconnect if body.is_empty() => Packet::Disconnected(Reason::new(0, None)),
+        PacketType::Disconnect => {
+            let properties = v5::Disconnect::read(header, frame)?.properties;
+            Packet::Disconnected(Reason::new(
+                body[0],
+                properties.and_then(|found| found.reason_string),
+            ))
+        }
+        kind => return Err(Malformed::Type(kind)),
+    })
+}
+
+fn read_311(kind: PacketType, frame: Bytes, length_bytes: usize) -> Result<Packet, Malformed> {
+    let body = frame.slice(1 + length_bytes..);
+    let header = v4::FixedHeader::new(frame[0], length_bytes, body.len());
+    Ok(match kind {
+        PacketType::ConnAck => {
+            v4::ConnAck::read(header, frame)?;
+            Packet::Connected(match body[1] {
+                0 => Ok(Limits::default()),
+                code => Err(Reason::of_311(code)),
+            })
+        }
+        PacketType::Publish => {
+            let publish = v4::Publish::read(header, frame)?;
+            if publish.qos == v4::QoS::ExactlyOnce {
+                return Err(Malformed::Qos);
+            }
+            Packet::Message {
+                topic: publish.topic.into(),
+                packet_id: (publish.pkid > 0).then_some(publish.pkid),
+                payload: publish.payload,
+            }
+        }
+        PacketType::PubAck => {
+            v4::PubAck::read(header, frame)?;
+            Packet::Confirmed(Ok(()))
+        }
+        PacketType::SubAck => {
+            let ack = v4::SubAck::read(header, frame)?;
+            let codes = body.slice(body.len() - ack.return_codes.len()..);
+            Packet::Subscribed(answers(&codes, &None))
+        }
+        PacketType::PingResp => Packet::Pong,
+        kind => return Err(Malformed::Type(kind)),
+    })
+}
+
+fn answers(codes: &[u8], text: &Option<String>) -> Vec<Result<(), Reason>> {
+    let answer = |code: &u8| Reason::new(*code, text.clone()).checked();
+    codes.iter().map(answer).collect()
 }
 
 #[cfg(test)]
