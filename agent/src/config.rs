@@ -21,9 +21,10 @@ pub use flow::{DataBudget, Drain};
 pub use health::Health;
 pub use journal::Journal;
 pub use source::{
-    AtEnd, FlowControl, ModbusDevice, ModbusOrder, ModbusRegister, ModbusSource, ModbusTable, ModbusType,
-    Parity, ReplaySource, ReplayTimes, SimulatedSource, Source, SourceKind, Speed, SysfsFile, SysfsParse,
-    SysfsPreset, SysfsSource, SystemGroup, SystemSource, Trace,
+    AtEnd, Begin, ExecSource, FileSource, FlowControl, HttpSource, Mapping, ModbusDevice, ModbusOrder,
+    ModbusRegister, ModbusSource, ModbusTable, ModbusType, MqttSource, MqttSubscription, Parity,
+    ReplaySource, ReplayTimes, SimulatedSource, SocketSource, Source, SourceKind, Speed, SysfsFile,
+    SysfsParse, SysfsPreset, SysfsSource, SystemGroup, SystemSource, Trace,
 };
 pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 

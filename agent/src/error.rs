@@ -118,7 +118,7 @@ pub enum SourceError {
         /// Why.
         why: String,
     },
-    /// A device or a line cannot be reached, or broke off.
+    /// A device, a line, a port, a broker or a program cannot be had, or broke off.
     #[error("{what}: {why}")]
     Link {
         /// Which.

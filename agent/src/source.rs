@@ -14,7 +14,7 @@
 //! - It may await as long as it likes. It must not block the thread: what blocks (or may hang, as a file system can) goes on
 //!   a thread of its own, as in `system`. So no source ever delays another.
 //! - `send` waits while the agent is behind. A source that comes back late skips the ticks it missed. How it is held to its share
-//!   depends on its [`Cadence`]: one that asks waits in `send`; of one that is pushed to, readings beyond its `rate` are dropped, counted and
+//!   depends on its [`Cadence`]: one that asks, or slows others down, waits in `send`; of one that is pushed to, readings beyond its `rate` are dropped, counted and
 //!   told (`send` returns how many, so that a listener can answer "too many").
 //! - A sample without readings is a sign of life and nothing else. A source on a schedule sends one on a tick that yields nothing
 //!   and is no error; without a sign of life for several intervals it is called stalled, and is started again in the end.
@@ -31,23 +31,50 @@
 //! functions and an arm in [`open`]; its table in `deploy/agent.toml`. The keys `name` and `rate` of every `[[source]]` are not its affair.
 
 #[cfg(not(any(
-    feature = "source-system",
+    feature = "source-exec",
+    feature = "source-file",
+    feature = "source-http",
     feature = "source-modbus",
+    feature = "source-mqtt",
     feature = "source-replay",
     feature = "source-simulated",
-    feature = "source-sysfs"
+    feature = "source-socket",
+    feature = "source-sysfs",
+    feature = "source-system"
 )))]
 compile_error!(
     "an agent without any source has nothing to send: choose at least one of the features source-*"
 );
 
 mod allowance;
+#[cfg(feature = "source-exec")]
+mod exec;
+#[cfg(feature = "source-file")]
+mod file;
+#[cfg(any(
+    feature = "source-exec",
+    feature = "source-file",
+    feature = "source-http",
+    feature = "source-mqtt",
+    feature = "source-socket"
+))]
+mod foreign;
+#[cfg(feature = "source-http")]
+mod http;
 #[cfg(feature = "source-modbus")]
 mod line;
+#[cfg(any(feature = "source-exec", feature = "source-file", feature = "source-socket"))]
+mod lines;
+#[cfg(any(feature = "source-http", feature = "source-socket"))]
+mod listen;
 mod meter;
 #[cfg(feature = "source-modbus")]
 mod modbus;
+#[cfg(feature = "source-mqtt")]
+mod mqtt;
 mod output;
+#[cfg(test)]
+mod probe;
 #[cfg(feature = "source-replay")]
 mod replay;
 #[cfg(any(feature = "source-modbus", feature = "source-sysfs"))]
@@ -56,6 +83,8 @@ mod scale;
 mod schedule;
 #[cfg(feature = "source-simulated")]
 mod simulated;
+#[cfg(feature = "source-socket")]
+mod socket;
 mod supervisor;
 #[cfg(feature = "source-sysfs")]
 mod sysfs;
@@ -134,7 +163,11 @@ pub(crate) enum Cadence {
     Every(Duration),
     /// It goes at its own pace: it can wait, and may be silent for as long as it likes.
     Own,
-    /// Others hand it readings: it cannot wait, and may be silent.
+    /// Others hand it readings, and can be slowed down: it can wait, and may be silent.
+    #[allow(dead_code, reason = "not every build has a source that listens")]
+    Fed,
+    /// Others hand it readings, and cannot be slowed down: it cannot wait, and may be silent.
+    #[allow(dead_code, reason = "not every build has a source that listens")]
     Pushed,
 }
 
@@ -181,6 +214,11 @@ pub(crate) fn open(
         config::SourceKind::Modbus(settings) => open_modbus(settings),
         config::SourceKind::Replay(settings) => open_replay(settings),
         config::SourceKind::Simulated(settings) => open_simulated(settings, device),
+        config::SourceKind::Mqtt(settings) => open_mqtt(settings),
+        config::SourceKind::Http(settings) => open_http(settings),
+        config::SourceKind::Socket(settings) => open_socket(settings),
+        config::SourceKind::Exec(settings) => open_exec(settings),
+        config::SourceKind::File(settings) => open_file(settings),
     };
     match opened {
         Some(Ok(source)) => Ok(Opened {
@@ -262,6 +300,56 @@ fn open_simulated(_: &config::SimulatedSource, _: &str) -> Opening {
     None
 }
 
+#[cfg(feature = "source-mqtt")]
+fn open_mqtt(settings: &config::MqttSource) -> Opening {
+    Some(mqtt::Mqtt::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-mqtt"))]
+fn open_mqtt(_: &config::MqttSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-http")]
+fn open_http(settings: &config::HttpSource) -> Opening {
+    Some(http::Http::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-http"))]
+fn open_http(_: &config::HttpSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-socket")]
+fn open_socket(settings: &config::SocketSource) -> Opening {
+    Some(socket::Socket::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-socket"))]
+fn open_socket(_: &config::SocketSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-exec")]
+fn open_exec(settings: &config::ExecSource) -> Opening {
+    Some(exec::Exec::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-exec"))]
+fn open_exec(_: &config::ExecSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-file")]
+fn open_file(settings: &config::FileSource) -> Opening {
+    Some(file::File::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-file"))]
+fn open_file(_: &config::FileSource) -> Opening {
+    None
+}
+
 /// The double nearest to `value` rounded to `digits` decimals (at most 15).
 #[cfg(feature = "source-system")]
 pub(crate) fn decimal(value: f64, digits: u32) -> f64 {
@@ -272,6 +360,41 @@ pub(crate) fn decimal(value: f64, digits: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(all(
+        feature = "source-exec",
+        feature = "source-file",
+        feature = "source-http",
+        feature = "source-mqtt",
+        feature = "source-socket"
+    ))]
+    #[test]
+    fn the_examples_of_the_reference_open() {
+        let reference = include_str!("../../deploy/agent.toml");
+        let switched_on = reference.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '[') => rest,
+            _ => line,
+        });
+        let text = switched_on.collect::<Vec<_>>().join("\n");
+        let mut config: config::Config = toml::from_str(&text).unwrap();
+        let mut opened = 0;
+        for source in &mut config.sources {
+            let kind = source.kind.name();
+            match &mut source.kind {
+                // Files that are not here.
+                config::SourceKind::Mqtt(settings) => settings.password_file = None,
+                config::SourceKind::Http(settings) => settings.token_file = None,
+                config::SourceKind::Socket(_) | config::SourceKind::Exec(_) | config::SourceKind::File(_) => {
+                }
+                _ => continue,
+            }
+            if let Err(error) = open(1, kind, source, "gw") {
+                panic!("{error}");
+            }
+            opened += 1;
+        }
+        assert_eq!(opened, 5);
+    }
 
     #[cfg(feature = "source-system")]
     #[test]

@@ -1,8 +1,9 @@
 //! `deploy/agent.toml` is the reference: what it shows is what holds.
 
 use headwater_agent::config::{
-    CommandName, Config, ENVIRONMENT_PREFIX, ModbusDevice, ModbusRegister, ModbusSource, ReplaySource,
-    SimulatedSource, SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
+    CommandName, Config, ENVIRONMENT_PREFIX, ExecSource, FileSource, HttpSource, Mapping, ModbusDevice,
+    ModbusRegister, ModbusSource, MqttSource, MqttSubscription, ReplaySource, SimulatedSource, SocketSource,
+    SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -50,6 +51,11 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         SourceKind::System(_),
         SourceKind::Sysfs(sysfs),
         SourceKind::Modbus(modbus),
+        SourceKind::Mqtt(mqtt),
+        SourceKind::Http(http),
+        SourceKind::Socket(socket),
+        SourceKind::Exec(exec),
+        SourceKind::File(file),
         SourceKind::Replay(replay),
         SourceKind::Simulated(simulated),
     ] = &kinds[..]
@@ -91,6 +97,57 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         ..device.registers[0].clone()
     };
     assert_eq!(shown, ModbusRegister::default());
+    let shown = MqttSource {
+        client_id: None,
+        user: None,
+        password_file: None,
+        subscription: Vec::new(),
+        ..mqtt.clone()
+    };
+    assert_eq!(shown, MqttSource::default());
+    let [all, zigbee2mqtt, availability, tasmota, values] = &mqtt.subscription[..] else {
+        panic!("{:?}", mqtt.subscription);
+    };
+    let shown = MqttSubscription {
+        topic: String::new(),
+        map: Mapping {
+            name: None,
+            time: None,
+            unit: None,
+            utc_offset: None,
+            units: Default::default(),
+            value_type: None,
+            types: Default::default(),
+            booleans: Default::default(),
+            ..all.map.clone()
+        },
+        ..all.clone()
+    };
+    assert_eq!(shown, MqttSubscription::default());
+    assert!(zigbee2mqtt.map.booleans["ON"] && !availability.map.booleans["offline"]);
+    assert_eq!(tasmota.map.units["*.Temperature"], "Cel");
+    assert_eq!(values.map.name.as_deref(), Some("{2..}"));
+    let shown = HttpSource {
+        token_file: None,
+        ..http.clone()
+    };
+    assert_eq!(shown, HttpSource::default());
+    let shown = SocketSource {
+        map: Mapping::default(),
+        ..socket.clone()
+    };
+    assert_eq!(shown, SocketSource::default());
+    let shown = ExecSource {
+        command: Vec::new(),
+        map: Mapping::default(),
+        ..exec.clone()
+    };
+    assert_eq!(shown, ExecSource::default());
+    let shown = FileSource {
+        path: Default::default(),
+        ..file.clone()
+    };
+    assert_eq!(shown, FileSource::default());
     assert_eq!(replay.units["cabinet_temp_c"], "Cel");
     let shown = ReplaySource {
         trace: Trace::default(),
@@ -122,7 +179,9 @@ fn every_key_stands_in_it() {
             "devices" => "[[source.device]]",
             "registers" => "[[source.device.register]]",
             "value" => "#type",
+            "subscription" => "[[source.subscription]]",
             "trace" => "path",
+            "value_type" => "type",
             "kind" => "type",
             "cabinet_temp_c" | "uptime" => continue,
             key => key,

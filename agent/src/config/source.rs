@@ -1,9 +1,14 @@
 //! The settings of the sources. They are part of every build, so that one that leaves a source out can say so.
 
+mod exec;
+mod file;
+mod http;
 mod line;
 mod modbus;
+mod mqtt;
 mod replay;
 mod simulated;
+mod socket;
 mod sysfs;
 mod system;
 
@@ -16,10 +21,16 @@ use serde::{Deserialize, Deserializer};
 
 use crate::Error;
 
+pub use exec::ExecSource;
+pub use file::{Begin, FileSource};
+pub use headwater_foreign::Settings as Mapping;
+pub use http::HttpSource;
 pub use line::{FlowControl, Parity};
 pub use modbus::{ModbusDevice, ModbusOrder, ModbusRegister, ModbusSource, ModbusTable, ModbusType};
+pub use mqtt::{MqttSource, MqttSubscription};
 pub use replay::{AtEnd, ReplaySource, ReplayTimes, Speed, Trace};
 pub use simulated::SimulatedSource;
+pub use socket::SocketSource;
 pub use sysfs::{SysfsFile, SysfsParse, SysfsPreset, SysfsSource};
 pub use system::{SystemGroup, SystemSource};
 
@@ -33,7 +44,7 @@ pub struct Source {
     /// where there are several; see [`Source::names`].
     pub name: Option<String>,
     /// The most readings a second, on average over ten seconds; beyond it a source that asks waits, and what others push is dropped
-    /// and counted. `None`: 1,000 for those that are pushed to, no bound for those that ask. At least 1.
+    /// and counted. `None`: 1,000 for those that are handed readings, no bound for those that ask. At least 1.
     pub rate: Option<u32>,
     /// The rest, by type.
     pub kind: SourceKind,
@@ -53,6 +64,16 @@ pub enum SourceKind {
     Sysfs(SysfsSource),
     /// Made-up sensors.
     Simulated(SimulatedSource),
+    /// A local broker's messages.
+    Mqtt(MqttSource),
+    /// An HTTP server for local programs.
+    Http(HttpSource),
+    /// A TCP or UDP port for local programs.
+    Socket(SocketSource),
+    /// A program's output.
+    Exec(ExecSource),
+    /// A file that grows.
+    File(FileSource),
 }
 
 impl SourceKind {
@@ -64,6 +85,11 @@ impl SourceKind {
             Self::Modbus(_) => "modbus",
             Self::Replay(_) => "replay",
             Self::Simulated(_) => "simulated",
+            Self::Mqtt(_) => "mqtt",
+            Self::Http(_) => "http",
+            Self::Socket(_) => "socket",
+            Self::Exec(_) => "exec",
+            Self::File(_) => "file",
         }
     }
 }

@@ -39,6 +39,15 @@ impl Allowance {
         Duration::from_secs_f64((-self.left / self.rate).max(0.0))
     }
 
+    /// How long until `readings` may go on at once; `None`: that is more than ever may.
+    #[cfg(feature = "source-http")]
+    pub(super) fn room(&mut self, now: Instant, readings: usize) -> Option<Duration> {
+        self.fill(now);
+        let readings = readings as f64;
+        (readings <= self.rate * BURST)
+            .then(|| Duration::from_secs_f64(((readings - self.left) / self.rate).max(0.0)))
+    }
+
     fn fill(&mut self, now: Instant) {
         let seconds = now.saturating_duration_since(self.filled).as_secs_f64();
         self.left = (self.left + seconds * self.rate).min(self.rate * BURST);
@@ -58,6 +67,25 @@ mod tests {
         assert_eq!(allowance.take(start, 1), 0);
         assert_eq!(allowance.take(start + Duration::from_secs(1), 5_000), 100);
         assert_eq!(allowance.take(start + Duration::from_secs(100), 5_000), 1_000);
+    }
+
+    #[cfg(feature = "source-http")]
+    #[test]
+    fn room_is_told_and_not_taken() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(100, start);
+        assert_eq!(allowance.room(start, 1_000), Some(Duration::ZERO));
+        assert_eq!(allowance.room(start, 1_001), None);
+        assert_eq!(allowance.take(start, 1_000), 1_000);
+        assert_eq!(allowance.room(start, 50), Some(Duration::from_millis(500)));
+        assert_eq!(
+            allowance.room(start + Duration::from_secs(1), 50),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(
+            allowance.room(start + Duration::from_secs(1), 0),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::thinning::Thinning;
 /// Samples on their way, over all sources. Waiting senders are served in turn, so a flood from one source costs another
 /// no more than the time to batch these.
 const WAITING: usize = 64;
-/// Readings a second of a source that is pushed to and has no `rate` set.
-const PUSHED: u32 = 1_000;
+/// Readings a second of a source that others hand readings to and that has no `rate` set.
+const HANDED: u32 = 1_000;
 /// Drops that are further apart than this are told as another flood.
 const FLOOD: Duration = Duration::from_secs(60);
 
@@ -56,9 +56,17 @@ impl Output {
 
     /// An output to the same end for one source: with its figures, its share.
     pub(crate) fn of(&self, source: &Opened) -> Self {
-        let drops = source.source.cadence() == Cadence::Pushed;
-        let rate = source.settings.rate.or(drops.then_some(PUSHED));
-        let share = rate.map(|rate| {
+        Self {
+            meter: source.meter.clone(),
+            ..self.limited(source.settings.rate, source.source.cadence())
+        }
+    }
+
+    /// An output to the same end with a share of `rate` readings a second, or what its cadence has without one.
+    pub(super) fn limited(&self, rate: Option<u32>, cadence: Cadence) -> Self {
+        let drops = cadence == Cadence::Pushed;
+        let is_handed = drops || cadence == Cadence::Fed;
+        let share = rate.or(is_handed.then_some(HANDED)).map(|rate| {
             Arc::new(Mutex::new(Share {
                 allowance: Allowance::new(rate, Instant::now()),
                 rate,
@@ -67,7 +75,6 @@ impl Output {
             }))
         });
         Self {
-            meter: source.meter.clone(),
             share,
             ..self.clone()
         }
@@ -101,6 +108,12 @@ impl Output {
         self.meter.reported(Instant::now(), error, Some(news));
     }
 
+    /// Tells that the source is alive though it has nothing to hand over: it listens.
+    #[allow(dead_code, reason = "not every build has a source that listens")]
+    pub(crate) fn alive(&self) {
+        self.meter.alive(Instant::now());
+    }
+
     /// Hands a sample over; waits while the agent is behind. One without readings only says that the source is alive.
     ///
     /// Returns the number of readings that were dropped because the source hands over more than its share; 0 for sources that
@@ -124,6 +137,16 @@ impl Output {
             std::future::pending::<()>().await;
         }
         dropped
+    }
+
+    /// How long until the share has room for so many readings at once; `None`: it never has.
+    #[cfg(feature = "source-http")]
+    pub(crate) fn room(&self, readings: usize) -> Option<Duration> {
+        let Some(share) = &self.share else {
+            return Some(Duration::ZERO);
+        };
+        let mut share = share.lock().unwrap_or_else(PoisonError::into_inner);
+        share.allowance.room(Instant::now(), readings)
     }
 
     /// Takes from the source's share; how much was dropped, and how long to wait.
