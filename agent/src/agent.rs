@@ -9,7 +9,7 @@ use crate::batcher::Batcher;
 use crate::clock::Clock;
 use crate::control::{Controller, Sources};
 use crate::handle::Inbox;
-use crate::journal::Memory;
+use crate::journal::{Flash, Journal, Memory};
 use crate::pipeline::Pipeline;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
@@ -19,7 +19,7 @@ use crate::uplink::Uplink;
 use crate::uplink::backoff::Backoff;
 use crate::uplink::link::Link;
 use crate::uplink::meter::Meter;
-use crate::{AgentHandle, Config, Error};
+use crate::{AgentHandle, Config, Error, config};
 
 /// An agent, ready to run.
 pub struct Agent {
@@ -75,18 +75,18 @@ impl Agent {
         sources.start(self.sources);
         let config = &self.setup.config;
         let limits = Limits::default();
-        let journal = Memory::new(stream, config.journal.memory.as_u64() as usize);
+        let state = config.state_dir.clone().map(State::new);
+        let journal = journal(stream, &config.journal, state.as_ref(), clock.clone())?;
         let now = Instant::now();
         let about = self.setup.about();
-        let uplink = Uplink::new(&config.uplink, about, &journal, now, getrandom::u64()?);
-        let state = config.state_dir.clone().map(State::new);
+        let uplink = Uplink::new(&config.uplink, about, &*journal, now, getrandom::u64()?);
         let meter = Meter::new(config.uplink.data_budget.as_ref(), state, thinning.clone(), now);
         let backoff = Backoff::new(config.uplink.backoff.clone());
         let pipeline = Pipeline {
             batcher: Batcher::new(config.batch.clone(), limits.clone()),
             sealer: Sealer::new(&config.uplink, limits.clone()),
             limits,
-            journal: Box::new(journal),
+            journal,
             uplink,
             samples,
             orders: self.inbox.orders,
@@ -107,4 +107,19 @@ impl Agent {
             () = &mut controller => pipeline.await,
         }
     }
+}
+
+/// The journal that the settings ask for.
+fn journal(
+    stream: u64,
+    settings: &config::Journal,
+    state: Option<&State>,
+    clock: Clock,
+) -> Result<Box<dyn Journal>, Error> {
+    let Some(state) = state else {
+        log::warn!("there is no state_dir: what waits for its acknowledgement is in memory only");
+        return Ok(Box::new(Memory::new(stream, settings.memory.as_u64() as usize)));
+    };
+    let wall_time = Box::new(move || clock.is_synchronised().then(|| clock.now_us()));
+    Ok(Box::new(Flash::open(stream, settings, state, wall_time)?))
 }

@@ -19,7 +19,7 @@ pub use broker::{Brokers, Protocol, Tls};
 pub use control::{CommandName, Control};
 pub use flow::{DataBudget, Drain};
 pub use health::Health;
-pub use journal::Journal;
+pub use journal::{Journal, SyncAfter};
 pub use source::{
     AtEnd, Begin, ExecSource, FileSource, FlowControl, HttpSource, Mapping, ModbusDevice, ModbusOrder,
     ModbusRegister, ModbusSource, ModbusTable, ModbusType, MqttSource, MqttSubscription, Parity,
@@ -124,6 +124,9 @@ impl Config {
             if bytes.as_u64() < 1024 {
                 return setting(key, format!("{bytes} is less than 1 KiB"));
             }
+        }
+        if let Err((key, why)) = self.journal.check() {
+            return setting(key, why);
         }
         if self.uplink.window.batches == 0 {
             return setting(

@@ -57,6 +57,17 @@ pub enum Error {
     /// The system gives no random numbers, without which no stream can be told from another.
     #[error("the system gives no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// Another agent runs with the same state directory.
+    #[error(
+        "another agent{} uses {}: two would mix their journals; stop it, or give each its own `state_dir`",
+        pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The other's process id, if it says so.
+        pid: Option<u32>,
+    },
     /// A thread or a runtime cannot be started.
     #[error("cannot start {what}: {source}")]
     Start {

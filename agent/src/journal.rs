@@ -27,7 +27,19 @@
 //! restart the relay may know more of a stream than flash does: a position beyond a stream's end then means all of it.
 
 mod chain;
+#[cfg(test)]
+mod crash;
+mod disk;
+mod flash;
+mod format;
+mod keeper;
+mod ledger;
 mod memory;
+#[cfg(test)]
+mod rig;
+mod segment;
+mod store;
+mod thread;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,6 +50,7 @@ use tokio::sync::Notify;
 
 use crate::stats::{JournalFault, JournalMode};
 
+pub(crate) use flash::Flash;
 pub(crate) use memory::Memory;
 
 /// What the times of a batch were made with, while the clock was not known to be right: enough to correct them later, within the same
@@ -150,6 +163,16 @@ pub(crate) struct Forgotten {
     pub(crate) delivered: u64,
     /// They were given up, and the relay knows.
     pub(crate) lost: u64,
+}
+
+impl Forgotten {
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        Self {
+            delivered: self.delivered + other.delivered,
+            lost: self.lost + other.lost,
+        }
+    }
 }
 
 /// What is held.

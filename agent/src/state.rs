@@ -2,10 +2,36 @@
 //! new one. The journal has a directory of its own beside them.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// One process at a time uses the directory; the lock is held until this is dropped, or the process ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Whether it still keeps others out: its file may have been removed, and made anew by another.
+    pub(crate) fn holds(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() > 0)
+    }
+}
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub(crate) enum NoLock {
+    /// Another process has it; its id, if it says so.
+    Held(Option<u32>),
+    /// The directory cannot be used.
+    Failed(io::Error),
+}
 
 /// The directory of small files; clones write to the same one.
 #[derive(Clone, Debug)]
@@ -26,6 +52,33 @@ impl State {
     /// Its directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Takes the lock.
+    pub(crate) fn lock(&self) -> Result<Lock, NoLock> {
+        let open = || {
+            fs::create_dir_all(&self.dir)?;
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(self.dir.join("lock"))
+        };
+        let mut file = open().map_err(NoLock::Failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let _ = file.read_to_string(&mut text);
+                return Err(NoLock::Held(text.trim().parse().ok()));
+            }
+            Err(error) => return Err(NoLock::Failed(error.into())),
+        }
+        // For whoever finds it held; without it the lock is a lock.
+        let _ = file.set_len(0);
+        let _ = writeln!(file, "{}", std::process::id());
+        Ok(Lock { file })
     }
 
     /// Bytes of files written since the start.
@@ -76,6 +129,20 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lock_is_held_once_and_tells_by_whom() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = State::new(temp.path().join("state"));
+        let lock = state.lock().unwrap();
+        let again = State::new(temp.path().join("state")).lock();
+        assert!(
+            matches!(again, Err(NoLock::Held(Some(id))) if id == std::process::id()),
+            "{again:?}"
+        );
+        drop(lock);
+        state.lock().unwrap();
+    }
 
     #[test]
     fn a_file_is_replaced_whole() {

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use headwater_proto::frame::Sealed;
 use headwater_proto::{Loss, LossReason, SeriesSet};
 
+use super::store::Unwritten;
 use super::{ClockEpoch, Content, Entry, Extent, Forgotten, Record, Waiting};
 
 /// What a record costs beside its body: the record itself, its allocations, its place in the queue.
@@ -31,6 +33,8 @@ struct Held {
     content: HeldContent,
     /// Its extent is known outside.
     sent: bool,
+    /// Since when it waits, as far as that was looked at.
+    since: Option<Instant>,
 }
 
 enum HeldContent {
@@ -128,6 +132,7 @@ impl Chain {
             readings,
             content,
             sent: false,
+            since: None,
         });
         self.merge_with_previous(self.records.len() - 1);
         self.look_at_front();
@@ -206,6 +211,74 @@ impl Chain {
         let is_batch = matches!(self.records[at].content, HeldContent::Batch { .. });
         self.lose(at, reason);
         is_batch
+    }
+
+    /// What is new waits since `now`.
+    pub(super) fn stamp(&mut self, now: Instant) {
+        let new = self.records.iter_mut().rev();
+        for record in new.take_while(|record| record.since.is_none()) {
+            record.since = Some(now);
+        }
+    }
+
+    /// Since when the oldest record waits that is not being written.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let at = self
+            .records
+            .partition_point(|record| record.through <= self.pinned);
+        self.records.get(at).and_then(|record| record.since)
+    }
+
+    /// Records from the front on, about `budget` bytes of them, to be written; they stay as they are until [`Chain::unpin`].
+    pub(super) fn pin(&mut self, budget: usize) -> Vec<Unwritten> {
+        let mut bytes = 0;
+        let mut unwritten = Vec::new();
+        for held in &self.records {
+            if bytes >= budget {
+                break;
+            }
+            let Some(record) = self.read(held.seq) else { break };
+            let oldest_us = match &held.content {
+                HeldContent::Batch {
+                    sealed, oldest_us, ..
+                } => {
+                    bytes += sealed.body.len() + 64;
+                    *oldest_us
+                }
+                HeldContent::Loss { .. } => {
+                    bytes += 64;
+                    0
+                }
+            };
+            unwritten.push(Unwritten {
+                stream: self.stream,
+                record,
+                readings: held.readings,
+                oldest_us,
+            });
+        }
+        self.pinned = unwritten.last().map_or(0, |last| last.record.through);
+        self.look_at_front();
+        unwritten
+    }
+
+    /// The last number that is being written; 0: none is.
+    pub(super) fn pinned(&self) -> u64 {
+        self.pinned
+    }
+
+    /// Whether something is being written.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned > 0
+    }
+
+    /// What was being written is, or is not.
+    pub(super) fn unpin(&mut self, written: bool) {
+        let pinned = std::mem::take(&mut self.pinned);
+        if written {
+            self.forget(pinned);
+        }
+        self.look_at_front();
     }
 
     /// Gives up the oldest batch that can make way; `false` if there is none.
