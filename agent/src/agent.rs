@@ -1,16 +1,18 @@
 //! An agent: checks its settings, opens its sources, and runs controller and pipeline.
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Instant;
 
 use headwater_proto::Limits;
 
 use crate::batcher::Batcher;
 use crate::clock::Clock;
-use crate::control::{Controller, Sources};
+use crate::control::{Controller, FileSettings, Sources};
 use crate::handle::Inbox;
 use crate::journal::{Flash, Journal, Memory};
 use crate::pipeline::Pipeline;
+use crate::replies::Replies;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::{self, Opened, Output};
@@ -27,6 +29,7 @@ pub struct Agent {
     handle: AgentHandle,
     inbox: Inbox,
     sources: Vec<Opened>,
+    file: Option<FileSettings>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -51,7 +54,20 @@ impl Agent {
             handle: handle.clone(),
             inbox,
             sources,
+            file: None,
         };
+        Ok((agent, handle))
+    }
+
+    /// As [`Agent::new`], with the settings of a file, and what was applied or changed by command over it. Only such an agent can have its
+    /// settings changed by command.
+    ///
+    /// # Errors
+    /// What keeps the agent from starting.
+    pub fn from_file(path: &Path) -> Result<(Self, AgentHandle), Error> {
+        let file = FileSettings::open(path)?;
+        let (mut agent, handle) = Self::new(file.loaded.config.clone())?;
+        agent.file = Some(file);
         Ok((agent, handle))
     }
 
@@ -95,10 +111,14 @@ impl Agent {
             clock: output.clock().clone(),
             meter,
             thinning,
+            replies: Replies::default(),
+            flushes: Vec::new(),
+            said: Vec::new(),
             stop_timeout: config.uplink.stop_timeout,
             sampled: 0,
         };
-        let controller = Controller::new(self.handle, self.setup, sources, output, self.inbox.requests);
+        let mut controller = Controller::new(self.handle, self.setup, sources, output, self.inbox.requests);
+        controller.steer_by(self.file).await;
         let mut controller = std::pin::pin!(controller.run(shutdown));
         let mut pipeline = std::pin::pin!(pipeline.run());
         // Sources end with the controller, so it is dropped with the pipeline should that fail.

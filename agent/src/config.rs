@@ -88,11 +88,16 @@ impl Config {
     /// # Errors
     /// [`Error::Config`].
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let mut config: Self = headwater_config::load(Some(path), ENVIRONMENT_PREFIX)?;
-        config.state_dir = config.state_dir.or_else(|| directory("STATE_DIRECTORY"));
+        let config: Self = headwater_config::load(Some(path), ENVIRONMENT_PREFIX)?;
+        Ok(config.with_directories())
+    }
+
+    /// With directories from the environment where none are set.
+    pub(crate) fn with_directories(mut self) -> Self {
+        self.state_dir = self.state_dir.or_else(|| directory("STATE_DIRECTORY"));
         let socket = || Some(directory("RUNTIME_DIRECTORY")?.join(SOCKET));
-        config.control.socket = config.control.socket.or_else(socket);
-        Ok(config)
+        self.control.socket = self.control.socket.or_else(socket);
+        self
     }
 
     /// Checks what the types cannot say.
@@ -207,7 +212,7 @@ impl Config {
 }
 
 /// A directory that systemd made for the service (`StateDirectory=`, `RuntimeDirectory=`), the first if there are several.
-fn directory(variable: &str) -> Option<PathBuf> {
+pub(crate) fn directory(variable: &str) -> Option<PathBuf> {
     let directories = std::env::var_os(variable)?;
     std::env::split_paths(&directories)
         .next()

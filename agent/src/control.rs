@@ -1,15 +1,24 @@
-//! What is done to a running agent from outside: a reload, a stop. The controller owns the sources and gives the pipeline its orders; what
-//! may take long (opening a source, reading a secret) it does on a thread beside, so that the pipeline never waits for it.
+//! What is done to a running agent from outside: reloads, commands, a stop. The controller owns the sources and gives the pipeline its
+//! orders; what may take long (opening a source, reading a secret, running a program) it does on a thread or a task beside, so that
+//! the pipeline never waits for it.
 
+mod carry;
+mod command;
+mod exec;
+mod file;
+mod ledger;
+mod overrides;
+mod settings;
 mod socket;
 mod sources;
+mod trial;
 
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::handle::Request;
 use crate::pipeline::Order;
@@ -17,9 +26,16 @@ use crate::setup::Setup;
 use crate::source::Output;
 use crate::{AgentHandle, Config, Error, health, status};
 
+use command::{Commands, Outcome};
+use file::Trying;
+use ledger::Ledger;
 use socket::Socket;
 
+pub(crate) use file::FileSettings;
 pub(crate) use sources::Sources;
+
+/// How often a trial is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Steers an agent.
 pub(crate) struct Controller {
@@ -32,6 +48,17 @@ pub(crate) struct Controller {
     health: Option<Health>,
     socket: Option<Socket>,
     requests: mpsc::Receiver<Request>,
+    /// Where the settings came from, if that was a file.
+    file: Option<FileSettings>,
+    /// Settings that are rolled back unless the relay answers.
+    trying: Option<Trying>,
+    commands: Commands,
+    /// Commands that are carried out beside: their id, what came of them, whether a repetition would change something.
+    work: JoinSet<(String, Outcome, bool)>,
+    /// Payloads that were no command.
+    garbage: u64,
+    /// A command asked for a restart.
+    restart: bool,
 }
 
 /// The task that samples the agent's own figures.
@@ -54,6 +81,7 @@ impl Controller {
         output: Output,
         requests: mpsc::Receiver<Request>,
     ) -> Self {
+        let commands = Commands::new(setup.device(), Ledger::default());
         let mut controller = Self {
             handle,
             setup,
@@ -62,68 +90,91 @@ impl Controller {
             health: None,
             socket: None,
             requests,
+            file: None,
+            trying: None,
+            commands,
+            work: JoinSet::new(),
+            garbage: 0,
+            restart: false,
         };
         controller.in_force();
         controller
     }
 
-    /// Steers until `shutdown` is done; then ends the sources, and tells the pipeline to stop.
+    /// Steers until `shutdown` is done, or a command asks for a restart; then ends the sources, and tells the pipeline to stop.
     pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = pin!(shutdown);
-        loop {
-            let request = tokio::select! {
+        while !self.restart {
+            let next = async {
+                tokio::select! {
+                    () = self.sources.ended() => None,
+                    Some(request) = self.requests.recv() => Some(Next::Request(request)),
+                    Some(Ok((id, outcome, effect))) = self.work.join_next() => Some(Next::Done(id, outcome, effect)),
+                    () = tokio::time::sleep(LOOK), if self.trying.is_some() => Some(Next::Look),
+                }
+            };
+            let next = tokio::select! {
                 () = &mut shutdown => break,
-                () = self.sources.ended() => continue,
-                Some(request) = self.requests.recv() => request,
+                next = next => next,
+            };
+            let step = async {
+                match next {
+                    Some(Next::Request(request)) => self.answer(request).await,
+                    Some(Next::Done(id, outcome, effect)) => self.finish(&id, &outcome, effect).await,
+                    Some(Next::Look) => self.look(Instant::now()).await,
+                    None => {}
+                }
             };
             tokio::select! {
                 () = &mut shutdown => break,
-                () = self.answer(request) => {}
+                () = step => {}
             }
         }
+        if self.restart {
+            log::info!("stopping in order to start anew");
+            self.handle.restarting();
+        }
+        self.work.shutdown().await;
         self.sources.stop().await;
         self.health = None;
         self.handle.order(Order::Stop).await;
     }
 
     async fn answer(&mut self, request: Request) {
-        match request {
-            Request::Reload(config, answer) => {
-                let result = self.reload(*config).await;
-                match &result {
-                    Ok(()) => log::info!("settings reloaded: {}", self.setup.config.hash()),
-                    Err(error) => log::error!("{error}; the settings stay as they were"),
-                }
-                // Who asked may be gone.
-                let _ = answer.send(result);
-            }
+        let (answer, result) = match request {
+            Request::Command(payload) => return self.command(&payload).await,
+            Request::Reload(config, answer) => (answer, self.reload(*config).await),
+            Request::ReloadFile(answer) => (answer, self.reload_file().await),
+        };
+        match &result {
+            Ok(()) => log::info!("settings reloaded: {}", self.setup.config.hash()),
+            Err(error) => log::error!("{error}; the settings stay as they were"),
         }
+        // Who asked may be gone.
+        let _ = answer.send(result);
     }
 
+    /// Goes on by other settings.
+    ///
+    /// # Errors
+    /// Why they are refused; then the old ones are in force.
     async fn reload(&mut self, config: Config) -> Result<(), Error> {
-        let next = match tokio::task::spawn_blocking(|| Setup::new(config)).await {
-            Ok(next) => next?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
+        let next = beside(|| Setup::new(config)).await?;
         self.setup.can_become(&next)?;
         self.sources.change(&next.config.sources).await?;
         self.setup = next;
         self.in_force();
-        let order = Order::Reload(Box::new(self.setup.clone()));
-        if self.handle.order(order).await {
-            Ok(())
-        } else {
-            Err(Error::Stopped)
-        }
+        let (done, reloaded) = tokio::sync::oneshot::channel();
+        self.handle
+            .order(Order::Reload(Box::new(self.setup.clone()), done))
+            .await;
+        reloaded.await.map_err(|_| Error::Stopped)
     }
 
     /// The settings are those of `self.setup` from now on: what the controller itself does by them.
     fn in_force(&mut self) {
+        self.show();
         let config = &self.setup.config;
-        self.handle.set_settings(status::Settings {
-            hash: config.hash(),
-            ..status::Settings::default()
-        });
         let interval = config.health.interval;
         if self
             .health
@@ -146,5 +197,32 @@ impl Controller {
                 }
             });
         }
+    }
+
+    /// Shows what is in force.
+    fn show(&self) {
+        let trial = self.trying.as_ref().map(Trying::id);
+        let settings = match &self.file {
+            Some(file) => file.loaded.status(trial),
+            None => status::Settings::default(),
+        };
+        self.handle.set_settings(status::Settings {
+            hash: self.setup.config.hash(),
+            ..settings
+        });
+    }
+}
+
+enum Next {
+    Request(Request),
+    Done(String, Outcome, bool),
+    Look,
+}
+
+/// Does what may block on a thread of its own.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }

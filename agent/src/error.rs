@@ -82,6 +82,25 @@ pub enum Error {
         /// The key.
         key: &'static str,
     },
+    /// A setting that came by command, and that only the machine's own configuration may widen.
+    #[error("setting `{key}`: what may be done from outside can only be widened on the machine itself")]
+    Local {
+        /// The key, dotted.
+        key: String,
+    },
+    /// There is no file to read the settings from again.
+    #[error("the settings of this agent did not come from a file")]
+    NoFile,
+    /// A file of the state directory cannot be written or read.
+    #[error("{}: {source}; without it {consequence}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+        /// What cannot be done.
+        consequence: &'static str,
+    },
     /// Opening the sources took too long; the thread that does it may hang.
     #[error("the sources are not open after {limit:?}; does a device or a file system hang?")]
     Opening {

@@ -1,8 +1,12 @@
 //! What an agent tells of itself to the program it runs in, and what that program may ask of it.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use headwater_proto::frame;
+use headwater_proto::pb::Reply;
+use headwater_proto::topic::Kind;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
@@ -13,10 +17,11 @@ use crate::setup::Setup;
 use crate::source::Meter;
 use crate::stats::{AgentStats, SourceStats};
 use crate::status::{Link, Settings, Status, Stream};
+use crate::uplink::Publication;
 use crate::{Config, Error};
 
 /// Requests on their way to the controller, and orders on their way to the pipeline.
-const WAITING: usize = 8;
+const WAITING: usize = 16;
 /// How long the pipeline may take to answer before it counts as not answering. Its steps take microseconds.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -25,6 +30,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(crate) enum Request {
     /// To go on with other settings.
     Reload(Box<Config>, oneshot::Sender<Result<(), Error>>),
+    /// To read its settings again from where they came from.
+    ReloadFile(oneshot::Sender<Result<(), Error>>),
+    /// To deal with a command from the relay; its payload.
+    Command(Vec<u8>),
 }
 
 /// Looks at a running agent from outside.
@@ -49,6 +58,9 @@ struct Shared {
     sources: Mutex<Vec<Meter>>,
     settings: Mutex<Settings>,
     link: Mutex<Link>,
+    /// Commands that came while too many waited.
+    dropped: AtomicU64,
+    restarting: AtomicBool,
 }
 
 impl AgentHandle {
@@ -108,6 +120,22 @@ impl AgentHandle {
         answered.await.map_err(|_| Error::Stopped)?
     }
 
+    /// As [`AgentHandle::reload`], with what now stands where the settings came from.
+    ///
+    /// # Errors
+    /// As [`AgentHandle::reload`]; [`Error::NoFile`] if they did not come from a file.
+    pub async fn reload_file(&self) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::ReloadFile(answer);
+        self.requests.send(request).await.map_err(|_| Error::Stopped)?;
+        answered.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Whether the agent ended in order to be started again, as a command asked.
+    pub fn is_restarting(&self) -> bool {
+        self.shared.restarting.load(Ordering::Relaxed)
+    }
+
     /// Whether the task that moves readings answers within 2 s.
     pub async fn answers(&self) -> bool {
         self.look().await.is_some()
@@ -143,6 +171,58 @@ impl AgentHandle {
             answered.await.ok()
         };
         tokio::time::timeout(ANSWER, looked).await.ok().flatten()
+    }
+
+    /// The time, microseconds since the Unix epoch; `None` while the clock is not known to be right.
+    pub(crate) fn now_us(&self) -> Option<i64> {
+        self.stats().clock.synchronised.then(|| Clock::default().now_us())
+    }
+
+    /// Why there is no connection, or was none before the one that stands.
+    pub(crate) fn link_error(&self) -> Option<String> {
+        lock(&self.shared.link).last_error.clone()
+    }
+
+    /// Closes the open batch, and waits until everything up to now is acknowledged, or for `limit`; returns whether it is.
+    pub(crate) async fn flush(&self, limit: Duration) -> bool {
+        let (done, flushed) = oneshot::channel();
+        if !self.order(Order::Flush(done)).await {
+            return false;
+        }
+        matches!(tokio::time::timeout(limit, flushed).await, Ok(Ok(())))
+    }
+
+    /// Publishes the reply to a command.
+    pub(crate) async fn say(&self, reply: &Reply) {
+        let payload = frame::seal_control(reply);
+        self.order(Order::Say(Publication {
+            kind: Kind::Reply,
+            payload,
+        }))
+        .await;
+    }
+
+    /// Waits until the broker has all replies, or for `limit`.
+    pub(crate) async fn said(&self, limit: Duration) {
+        let (done, said) = oneshot::channel();
+        if self.order(Order::Said(done)).await {
+            // Who sent the command asks again.
+            let _ = tokio::time::timeout(limit, said).await;
+        }
+    }
+
+    /// A command has come. It is dropped if too many wait; who sent it sends it again.
+    pub(crate) fn command(&self, payload: Vec<u8>) {
+        if self.requests.try_send(Request::Command(payload)).is_err() {
+            let dropped = self.shared.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+            if dropped.is_power_of_two() {
+                log::error!("a command is dropped, {WAITING} wait already ({dropped} so far)");
+            }
+        }
+    }
+
+    pub(crate) fn restarting(&self) {
+        self.shared.restarting.store(true, Ordering::Relaxed);
     }
 
     /// Tells the pipeline what to do; `false` if it has ended.

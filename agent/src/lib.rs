@@ -28,6 +28,7 @@ mod journal;
 mod mqtt;
 mod pipeline;
 mod process;
+mod replies;
 mod sealer;
 mod setup;
 mod source;

@@ -10,15 +10,16 @@ use crate::batcher::Batcher;
 use crate::clock::Clock;
 use crate::journal::{Extent, Journal};
 use crate::mqtt::End;
+use crate::replies::Replies;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::Sample;
 use crate::stats::{JournalMode, JournalStats};
 use crate::thinning::Thinning;
-use crate::uplink::Uplink;
 use crate::uplink::backoff::Backoff;
 use crate::uplink::link::{Event, Link};
 use crate::uplink::meter::Meter;
+use crate::uplink::{Publication, Uplink};
 use crate::{AgentHandle, AgentStats, Error};
 
 /// How long a goodbye may take.
@@ -28,7 +29,13 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Order {
     /// To go on by other settings.
-    Reload(Box<Setup>),
+    Reload(Box<Setup>, oneshot::Sender<()>),
+    /// To close the open batch, and to say when everything up to now is acknowledged.
+    Flush(oneshot::Sender<()>),
+    /// To publish a reply to a command.
+    Say(Publication),
+    /// To say when the broker has all replies.
+    Said(oneshot::Sender<()>),
     /// To tell what is held of each stream.
     Look(oneshot::Sender<Vec<Extent>>),
     /// To stop; the sources have.
@@ -52,6 +59,11 @@ pub(crate) struct Pipeline {
     pub(crate) clock: Clock,
     pub(crate) meter: Meter,
     pub(crate) thinning: Thinning,
+    pub(crate) replies: Replies,
+    /// Who waits until a sequence number of a stream is acknowledged.
+    pub(crate) flushes: Vec<(u64, u64, oneshot::Sender<()>)>,
+    /// Who waits until the broker has all replies.
+    pub(crate) said: Vec<oneshot::Sender<()>>,
     /// How long a stop waits for acknowledgements.
     pub(crate) stop_timeout: Duration,
     pub(crate) sampled: u64,
@@ -69,15 +81,54 @@ impl Pipeline {
             let deadline = self.step()?;
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(Order::Reload(setup)) => self.reload(*setup),
-                    // Who asked may have waited long enough.
-                    Some(Order::Look(answer)) => drop(answer.send(self.journal.streams())),
                     Some(Order::Stop) | None => return self.stop().await,
+                    Some(order) => self.obey(order),
                 },
                 Some(sample) = self.samples.recv() => self.take(sample),
                 event = self.link.event() => self.handle_event(event)?,
                 () = woken.notified() => {}
                 () = sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        // Who asked may have waited long enough, and be gone.
+        match order {
+            Order::Reload(setup, done) => {
+                self.reload(*setup);
+                self.show();
+                let _ = done.send(());
+            }
+            Order::Flush(done) => {
+                self.close();
+                if let Some(extent) = self.journal.streams().last() {
+                    self.flushes.push((extent.stream, extent.last, done));
+                }
+            }
+            Order::Say(reply) => self.replies.push(reply),
+            Order::Said(done) => self.said.push(done),
+            Order::Look(answer) => drop(answer.send(self.journal.streams())),
+            Order::Stop => {}
+        }
+    }
+
+    /// Answers those whose wait is over.
+    fn answer(&mut self) {
+        if !self.flushes.is_empty() {
+            let streams = self.journal.streams();
+            let held = |id: u64, seq: u64| {
+                let mut streams = streams.iter();
+                streams.any(|extent| extent.stream == id && extent.first <= seq)
+            };
+            for (.., done) in self.flushes.extract_if(.., |(id, seq, _)| !held(*id, *seq)) {
+                let _ = done.send(());
+            }
+            self.flushes.retain(|(.., done)| !done.is_closed());
+        }
+        if self.replies.is_empty() {
+            for done in self.said.drain(..) {
+                let _ = done.send(());
             }
         }
     }
@@ -94,6 +145,7 @@ impl Pipeline {
         let backoff = Backoff::new(setup.config.uplink.backoff);
         if self.link.reload(now, setup.address, backoff) {
             self.uplink.disconnected();
+            self.replies.disconnected();
             self.handle.disconnected(self.link.name(), None);
         } else if self.link.is_open() {
             // Hello tells the hash of the settings in force.
@@ -117,6 +169,7 @@ impl Pipeline {
         self.uplink.allow(now, allowance);
         self.uplink.tick(now, &*self.journal);
         self.pump(now);
+        self.answer();
         self.link.tick(now);
         self.show();
         let deadlines = [
@@ -162,13 +215,12 @@ impl Pipeline {
                 self.uplink.connected(now, self.link.session, &mut *self.journal);
             }
             Event::Ack(payload) => self.uplink.acknowledged(now, &payload, &mut *self.journal),
-            Event::Command(payload) => {
-                log::warn!(
-                    "a command of {} bytes has come; this agent carries none out",
-                    payload.len()
-                );
+            Event::Command(payload) => self.handle.command(payload),
+            Event::Confirmed => {
+                self.link.confirmed += 1;
+                self.replies.confirmed(self.link.confirmed);
             }
-            Event::Sent | Event::Confirmed => {}
+            Event::Sent => {}
             Event::Closed(end) => self.closed(now, &end)?,
         }
         Ok(())
@@ -176,6 +228,7 @@ impl Pipeline {
 
     fn closed(&mut self, now: Instant, end: &End) -> Result<(), Error> {
         self.uplink.disconnected();
+        self.replies.disconnected();
         let name = self.link.name();
         self.handle.disconnected(name.clone(), Some(&end.why));
         let wait = self.link.closed(now, end, getrandom::u64()?);
@@ -190,6 +243,10 @@ impl Pipeline {
     /// Hands over what the network takes and the window lets through.
     fn pump(&mut self, now: Instant) {
         while self.link.has_room() {
+            if let Some(reply) = self.replies.next(self.link.promised + 1) {
+                self.link.publish(reply);
+                continue;
+            }
             let Some(publication) = self.uplink.next(now, &mut *self.journal) else {
                 return;
             };

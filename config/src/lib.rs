@@ -59,9 +59,13 @@ pub fn load<T: DeserializeOwned>(path: Option<&Path>, prefix: &str) -> Result<T,
         None => String::new(),
     };
     let origin = path.map_or_else(|| "configuration".to_string(), |path| path.display().to_string());
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    parse(&text, &origin, prefix, variables)
+    parse(&text, &origin, prefix, environment())
+}
+
+/// The environment's variables, as [`parse`] takes them.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// As [`load`], of a text and variables in hand.
@@ -97,6 +101,32 @@ pub fn parse<T: DeserializeOwned>(
         Err(in_file) => in_file,
         Ok(_) => in_variable(prefix, &error),
     })
+}
+
+/// As [`parse`]; then `change` changes what file and variables make, and that becomes a `T`.
+///
+/// # Errors
+/// [`Error::Invalid`], also for what is wrong after the change; its origin is then `changed`.
+pub fn parse_with<T: DeserializeOwned>(
+    text: &str,
+    origin: &str,
+    prefix: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    changed: &str,
+    change: impl FnOnce(&mut toml::Table) -> Result<(), String>,
+) -> Result<T, Error> {
+    let variables: Vec<(String, String)> = variables.into_iter().collect();
+    parse::<T>(text, origin, prefix, variables.iter().cloned())?;
+    let mut table: toml::Table = text.parse().map_err(|error| in_file(origin, text, &error))?;
+    for (name, value) in variables.iter().filter(|(name, _)| name.starts_with(prefix)) {
+        set(&mut table, name, &name[prefix.len()..], value)?;
+    }
+    let invalid = |message| Error::Invalid {
+        origin: changed.to_string(),
+        message,
+    };
+    change(&mut table).map_err(invalid)?;
+    T::deserialize(table).map_err(|error| invalid(with_suggestion(error.message())))
 }
 
 /// Reads a secret from a file, without the white space at its end.

@@ -1,22 +1,24 @@
 //! `headwater-agent run`.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use headwater_agent::{Agent, AgentHandle, Config};
+use headwater_agent::{Agent, AgentHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) fn run(config: &Path) -> ExitCode {
     // The library of the MQTT client logs as errors what is retried anyway.
     let filter = env_logger::Env::default().default_filter_or("info,rumqttc=off");
     env_logger::Builder::from_env(filter).format_target(false).init();
-    match Config::load(config).and_then(Agent::new) {
+    match Agent::from_file(config) {
         Err(error) => {
             eprintln!("headwater-agent: {error}");
             ExitCode::from(2)
         }
-        Ok((agent, handle)) => match serve(agent, &handle, config) {
+        Ok((agent, handle)) => match serve(agent, &handle) {
+            Ok(()) if handle.is_restarting() => restart(),
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("headwater-agent: {error:#}");
@@ -26,7 +28,16 @@ pub(crate) fn run(config: &Path) -> ExitCode {
     }
 }
 
-fn serve(agent: Agent, handle: &AgentHandle, config: &Path) -> anyhow::Result<()> {
+/// Becomes a new agent, with the arguments and in the place of this one: so it works with and without a service manager.
+fn restart() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let error = std::process::Command::new(program).args(arguments).exec();
+    eprintln!("headwater-agent: cannot start anew: {error}");
+    ExitCode::FAILURE
+}
+
+fn serve(agent: Agent, handle: &AgentHandle) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,7 +54,7 @@ fn serve(agent: Agent, handle: &AgentHandle, config: &Path) -> anyhow::Result<()
         };
         tokio::select! {
             result = agent.run(shutdown) => Ok(result?),
-            never = reload_on(SignalKind::hangup(), handle, config) => never,
+            never = reload_on(SignalKind::hangup(), handle) => never,
         }
     });
     // A name server that does not answer must not hold up the end.
@@ -52,16 +63,12 @@ fn serve(agent: Agent, handle: &AgentHandle, config: &Path) -> anyhow::Result<()
 }
 
 /// Reloads the settings whenever the signal comes.
-async fn reload_on(kind: SignalKind, handle: &AgentHandle, config: &Path) -> anyhow::Result<()> {
+async fn reload_on(kind: SignalKind, handle: &AgentHandle) -> anyhow::Result<()> {
     let mut hangup = signal(kind).context("cannot listen for SIGHUP")?;
     loop {
         hangup.recv().await;
-        let path = config.to_path_buf();
-        let config = tokio::task::spawn_blocking(move || Config::load(&path)).await?;
-        match config {
-            // The agent itself says how it went.
-            Ok(config) => drop(handle.reload(config).await),
-            Err(error) => log::error!("SIGHUP: {error}; the settings stay as they were"),
-        }
+        log::info!("SIGHUP: reading the settings again");
+        // The agent itself says how it went.
+        let _ = handle.reload_file().await;
     }
 }

@@ -110,6 +110,10 @@ pub(crate) struct Link {
     open_since: Option<Instant>,
     /// The look at the first broker that is under way.
     look: Option<JoinHandle<bool>>,
+    /// Messages of QoS 1 that this connection was handed.
+    pub(crate) promised: u64,
+    /// How many of them the broker has.
+    pub(crate) confirmed: u64,
     pub(crate) reconnects: u64,
 }
 
@@ -132,6 +136,8 @@ impl Link {
             session: 0,
             open_since: None,
             look: None,
+            promised: 0,
+            confirmed: 0,
             reconnects: 0,
             address,
         }
@@ -172,6 +178,7 @@ impl Link {
         // 0 stands for "no session" in acknowledgements.
         self.session = session.max(1);
         self.connect_at = None;
+        (self.promised, self.confirmed) = (0, 0);
         let Some(broker) = self.address.brokers.get(self.rotation.current()) else {
             return;
         };
@@ -243,6 +250,7 @@ impl Link {
         let Some(connection) = &mut self.connection else {
             return;
         };
+        self.promised += u64::from(publication.at_least_once());
         // If it is over, its last event says so, and everything is sent again on the next.
         connection.publish(Message {
             topic: topic(&self.address.device, publication.kind),

@@ -6,8 +6,10 @@
 
 mod authority;
 mod bridge;
+mod commands;
 mod library;
 mod mosquitto;
+mod operator;
 mod program;
 mod reload;
 mod status;

@@ -1,0 +1,394 @@
+//! Commands, one by one, to the program itself, over a real broker.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use headwater_agent::Status;
+use headwater_proto::pb::ReplyStatus;
+
+use crate::bridge::{Bridge, Running};
+use crate::library::wait_for;
+use crate::mosquitto::Mosquitto;
+use crate::operator::{DEVICE, Operator};
+
+/// A box in the field: a broker, a relay, and a device's program with a state directory.
+struct Site {
+    broker: Mosquitto,
+    bridge: Bridge,
+    _relay: Running,
+    operator: Operator,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Site {
+    async fn start(rest: &str) -> Self {
+        let broker = Mosquitto::started();
+        let bridge = Bridge::default();
+        let relay = bridge.run(broker.port());
+        let operator = Operator::start(broker.port()).await;
+        let mut site = Self {
+            broker,
+            bridge,
+            _relay: relay,
+            operator,
+            folder: tempfile::tempdir().unwrap(),
+            child: None,
+        };
+        std::fs::write(site.config(), site.text(rest)).unwrap();
+        site.run().await;
+        site
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("state/agent.sock")
+    }
+
+    /// A whole configuration.
+    fn text(&self, rest: &str) -> String {
+        self.text_to(&self.broker.address(), rest)
+    }
+
+    fn text_to(&self, broker: &str, rest: &str) -> String {
+        format!(
+            "device = '{DEVICE}'\nstate_dir = '{}/state'\n[uplink]\nbroker = '{broker}'\nack_timeout = '1s'\n\
+             [uplink.backoff]\nmin = '50ms'\nmax = '200ms'\n[health]\ninterval = '0s'\n{rest}\n\
+             [[source]]\ntype = 'simulated'\nname = 'sim'\ninterval = '100ms'\n",
+            self.folder.path().display()
+        )
+    }
+
+    /// Starts the program, and waits until the relay has answered it.
+    async fn run(&mut self) {
+        let hellos = self.hellos();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_headwater-agent"))
+            .args(["run", "--config"])
+            .arg(self.config())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.child = Some(child.unwrap());
+        wait_for("hello", || self.hellos() > hellos).await;
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn hellos(&self) -> usize {
+        self.bridge.state(|state| state.hellos.len())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    async fn status(&self) -> Status {
+        let socket = self.socket();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+            std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+            text
+        });
+        Status::from_json(&read.await.unwrap()).unwrap()
+    }
+
+    fn in_state(&self, name: &str) -> bool {
+        Path::new(&self.folder.path().join("state").join(name)).exists()
+    }
+
+    /// The reply's status and text.
+    async fn ask(&self, name: &str, arguments: &[&str]) -> (ReplyStatus, String) {
+        let reply = self.operator.ask(name, arguments).await;
+        (reply.status(), reply.output)
+    }
+}
+
+#[tokio::test]
+async fn ping_and_status_answer_and_a_repeat_gets_the_same_reply() {
+    let site = Site::start("").await;
+    let (status, output) = site.ask("ping", &[]).await;
+    assert_eq!(
+        (status, &*output),
+        (ReplyStatus::Ok, concat!("gw-01 ", env!("CARGO_PKG_VERSION")))
+    );
+    let (status, output) = site.ask("status", &[]).await;
+    assert_eq!(status, ReplyStatus::Ok);
+    let told = Status::from_json(&output).unwrap();
+    assert!(
+        told.answering && told.stats.connected && told.sources.len() == 1,
+        "{output}"
+    );
+    let ping = site.operator.command("ping", &[]);
+    site.operator.send(&ping);
+    let first = site.operator.reply(&ping.id).await;
+    site.operator.send(&ping);
+    wait_for("the same reply", || site.operator.replies(&ping.id).len() == 2).await;
+    assert_eq!(site.operator.replies(&ping.id), [first.clone(), first]);
+    assert!(!site.in_state("commands"), "a ping wears no flash");
+}
+
+#[tokio::test]
+async fn what_is_no_command_is_counted_and_what_is_not_allowed_is_refused() {
+    let site = Site::start("[control]\ncommands = ['ping', 'config']\n").await;
+    for payload in [vec![], vec![0xff; 50], vec![0x10; 300_000]] {
+        site.operator.send_payload(payload);
+    }
+    let mut foreign = site.operator.command("ping", &[]);
+    foreign.device = "gw-02".into();
+    site.operator.send(&foreign);
+    assert_eq!(site.ask("fly", &[]).await.0, ReplyStatus::UnknownCommand);
+    assert_eq!(site.ask("restart", &[]).await.0, ReplyStatus::Refused);
+    assert_eq!(site.ask("config", &["burn"]).await.0, ReplyStatus::Refused);
+    assert_eq!(site.ask("ping", &[]).await.0, ReplyStatus::Ok);
+    assert!(site.operator.replies(&foreign.id).is_empty());
+    assert!(
+        site.log().contains("what came as a command is none"),
+        "{}",
+        site.log()
+    );
+}
+
+#[tokio::test]
+async fn flush_closes_the_open_batch_and_answers_when_it_is_acknowledged() {
+    let site = Site::start("[batch]\nage = '1h'\n").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(site.bridge.check_chains(), (0, 0));
+    let (status, output) = site.ask("flush", &[]).await;
+    assert_eq!(status, ReplyStatus::Ok, "{output}");
+    assert!(site.bridge.check_chains().0 > 0);
+}
+
+#[tokio::test]
+async fn set_changes_a_source_lasts_over_a_kill_and_is_taken_back() {
+    let mut site = Site::start("").await;
+    let before = site.status().await.settings.hash;
+    let set = site.operator.command("set", &["source.sim.interval", "1s"]);
+    site.operator.send(&set);
+    let reply = site.operator.reply(&set.id).await;
+    assert_eq!(reply.status(), ReplyStatus::Ok, "{reply:?}");
+    let settings = site.status().await.settings;
+    assert_ne!(settings.hash, before);
+    assert_eq!(
+        settings.overrides,
+        [("source.sim.interval".into(), "\"1s\"".into())]
+    );
+    wait_for("hello with the new hash", || {
+        site.bridge.state(|state| {
+            let hello = &state.hellos.last().unwrap().1;
+            hello.agent.as_ref().unwrap().config_hash == settings.hash
+        })
+    })
+    .await;
+    for (arguments, part) in [
+        (&["source.kettle.interval", "1s"][..], "there is sim"),
+        (&["source.sim.interval", "1 parsec"], "is not a duration"),
+        (&["source.sim.intervall", "1s"], "did you mean `interval`"),
+        (&["batch.readings", "0"], "setting `batch.readings`"),
+        (&["uplink.broker", "mqtt://x"], "config apply"),
+        (&["control.commands", "[\"exec\"]"], "on the machine itself"),
+        (&["one"], "give KEY VALUE"),
+    ] {
+        let (status, output) = site.ask("set", arguments).await;
+        assert_eq!(status, ReplyStatus::Refused, "{arguments:?}");
+        assert!(output.contains(part), "{arguments:?}: {output}");
+    }
+    site.kill();
+    site.run().await;
+    assert_eq!(site.status().await.settings, settings);
+    // A repeat after the restart: its effect is not repeated, its reply is.
+    site.operator.send(&set);
+    wait_for("the remembered reply", || {
+        site.operator.replies(&set.id).len() == 2
+    })
+    .await;
+    assert_eq!(site.ask("set", &[]).await.1, "source.sim.interval = \"1s\"");
+    assert_eq!(
+        site.ask("set", &["--unset", "source.sim.interval"]).await.0,
+        ReplyStatus::Ok
+    );
+    let settings = site.status().await.settings;
+    assert_eq!((settings.hash, settings.overrides.len()), (before, 0));
+    assert!(!site.in_state("overrides.toml"));
+}
+
+#[tokio::test]
+async fn a_configuration_is_applied_when_the_relay_answers_and_lasts() {
+    let mut site = Site::start("").await;
+    assert_eq!(site.ask("set", &["batch.age", "3s"]).await.0, ReplyStatus::Ok);
+    let text = site.text("[batch]\nage = '2s'\n");
+    let (status, output) = site.ask("config", &["apply", &text]).await;
+    assert_eq!(status, ReplyStatus::Ok, "{output}");
+    assert!(site.in_state("config.toml") && !site.in_state("trial"));
+    let settings = site.status().await.settings;
+    assert!(
+        output.contains(&settings.hash) && settings.overrides.is_empty(),
+        "{output} {settings:?}"
+    );
+    site.kill();
+    site.run().await;
+    assert_eq!(site.status().await.settings, settings);
+    let (_, got) = site.ask("config", &["get"]).await;
+    assert!(got.contains(&text) && got.contains("applied by command"), "{got}");
+    assert_eq!(site.ask("config", &["reset"]).await.0, ReplyStatus::Ok);
+    assert!(!site.in_state("config.toml"));
+    let (_, got) = site.ask("config", &["get"]).await;
+    assert!(got.contains(&site.text("")), "{got}");
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_wrong_changes_nothing() {
+    let site = Site::start("").await;
+    let before = site.status().await.settings;
+    let source = "[[source]]\ntype = 'replay'\npath = '/nonexistent/trace.csv'\n";
+    for (text, part) in [
+        (site.text("[batch]\nagee = '1s'\n"), "did you mean `age`"),
+        (site.text("[batch]\nreadings = 0\n"), "setting `batch.readings`"),
+        (
+            site.text("").replace(DEVICE, "gw-02"),
+            "setting `device`: it cannot change",
+        ),
+        (format!("{}{source}", site.text("")), "/nonexistent/trace.csv"),
+        (
+            site.text("[control]\ncommands = ['exec']\n"),
+            "on the machine itself",
+        ),
+        ("x = ".into(), "line 1"),
+        (format!("#{}", "x".repeat(70_000)), "are more than 65536"),
+    ] {
+        let (status, output) = site.ask("config", &["apply", &text]).await;
+        assert_eq!(status, ReplyStatus::Refused, "{output}");
+        assert!(output.contains(part), "{output}");
+        assert_eq!(site.status().await.settings, before, "{part}");
+        assert!(!site.in_state("trial") && !site.in_state("config.toml"), "{part}");
+    }
+    let readings = site.status().await.sources[0].readings;
+    let goes_on = || site.bridge.check_chains().0 > readings;
+    assert_eq!(site.ask("flush", &[]).await.0, ReplyStatus::Ok);
+    wait_for("sampling goes on", goes_on).await;
+}
+
+#[tokio::test]
+async fn a_configuration_without_a_relay_is_rolled_back_and_says_so() {
+    let site = Site::start("[control]\nconfirm = '2s'\n").await;
+    let before = site.status().await.settings;
+    let text = site.text_to("mqtt://127.0.0.1:1", "[control]\nconfirm = '2s'\n");
+    let apply = site.operator.command("config", &["apply", &text]);
+    site.operator.send(&apply);
+    wait_for("the trial", || site.in_state("trial")).await;
+    // A repeat while it is on trial is neither carried out nor answered.
+    let (status, output) = {
+        let reply = site.operator.reply(&apply.id).await;
+        (reply.status(), reply.output)
+    };
+    assert_eq!(status, ReplyStatus::Failed);
+    assert!(
+        output.starts_with("rolled back: ") && output.contains("refused"),
+        "{output}"
+    );
+    assert_eq!(site.status().await.settings, before);
+    assert!(!site.in_state("trial") && !site.in_state("config.toml"));
+    // What was sampled meanwhile is there.
+    assert_eq!(site.ask("flush", &[]).await.0, ReplyStatus::Ok);
+    let (taken, lost) = site.bridge.check_chains();
+    assert!(taken >= 8 * 20 && lost == 0, "{taken} readings, {lost} lost");
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_a_trial_comes_back_with_what_was_before_and_says_so() {
+    let mut site = Site::start("").await;
+    let before = site.status().await.settings;
+    for round in 0..3 {
+        let text = site.text_to("mqtt://127.0.0.1:1", "");
+        let apply = site.operator.command("config", &["apply", &text]);
+        site.operator.send(&apply);
+        wait_for("the trial", || site.in_state("trial")).await;
+        // At different moments of it.
+        tokio::time::sleep(Duration::from_millis(round * 40)).await;
+        site.kill();
+        site.run().await;
+        let reply = site.operator.reply(&apply.id).await;
+        assert_eq!(reply.status(), ReplyStatus::Failed);
+        assert!(reply.output.contains("rolled back"), "{}", reply.output);
+        assert_eq!(site.status().await.settings, before);
+        assert!(!site.in_state("trial"));
+        // Sent again, it is answered and not tried again.
+        site.operator.send(&apply);
+        wait_for("the remembered reply", || {
+            site.operator.replies(&apply.id).len() >= 2
+        })
+        .await;
+        assert!(!site.in_state("trial"));
+    }
+}
+
+#[tokio::test]
+async fn restart_replies_first_and_its_repeat_restarts_nothing() {
+    let site = Site::start("").await;
+    let hellos = site.hellos();
+    let started = site.status().await.started_us;
+    let restart = site.operator.command("restart", &[]);
+    site.operator.send(&restart);
+    assert_eq!(site.operator.reply(&restart.id).await.status(), ReplyStatus::Ok);
+    wait_for("the next start", || site.hellos() > hellos).await;
+    let status = site.status().await;
+    assert!(status.started_us > started);
+    assert_eq!(
+        status.pid,
+        site.child.as_ref().unwrap().id(),
+        "it took its own place"
+    );
+    site.operator.send(&restart);
+    wait_for("the remembered reply", || {
+        site.operator.replies(&restart.id).len() == 2
+    })
+    .await;
+    assert_eq!(site.ask("ping", &[]).await.0, ReplyStatus::Ok);
+    assert_eq!(site.status().await.started_us, status.started_us);
+    assert_eq!(site.bridge.check_chains().1, 0);
+}
+
+#[cfg(feature = "source-exec")]
+#[tokio::test]
+async fn exec_runs_what_is_listed_and_nothing_else_while_readings_go_on() {
+    let site = Site::start(
+        "[control]\ncommands = ['ping', 'exec']\nexec_timeout = '2s'\n[control.exec]\n\
+         hello = ['/bin/echo', 'a b', '$HOME']\nhang = ['/bin/sleep', '1000']\n",
+    )
+    .await;
+    assert_eq!(
+        site.ask("exec", &["hello"]).await,
+        (ReplyStatus::Ok, "a b $HOME\n".into())
+    );
+    let hang = site.operator.command("exec", &["hang"]);
+    site.operator.send(&hang);
+    for arguments in [&["/bin/sh"][..], &["hello", "more"], &[]] {
+        let (status, output) = site.ask("exec", arguments).await;
+        assert_eq!(status, ReplyStatus::Refused);
+        assert!(output.contains("hang, hello"), "{output}");
+    }
+    assert_eq!(site.ask("ping", &[]).await.0, ReplyStatus::Ok);
+    let reply = site.operator.reply(&hang.id).await;
+    assert!(reply.output.contains("was killed"), "{reply:?}");
+}
