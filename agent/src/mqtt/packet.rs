@@ -259,6 +259,11 @@ pub(crate) fn disconnect(out: &mut BytesMut) {
     debug_assert!(written.is_ok(), "{TOO_LARGE}");
 }
 
+/// Whether an answer to CONNECT may begin so: with CONNACK, or with DISCONNECT.
+pub(crate) fn is_answer(first: u8) -> bool {
+    matches!(first, 0x20 | 0xe0)
+}
+
 /// Takes the next packet off `input`; `None` while it is incomplete.
 ///
 /// # Errors

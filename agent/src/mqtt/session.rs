@@ -176,6 +176,13 @@ impl Session {
 
     /// What the next packet read means; `None` when there is none, or it means nothing. To be called until it says that nothing is left.
     pub(crate) fn next(&mut self) -> Result<Next, End> {
+        // What is no MQTT may look like the beginning of a packet whose end never comes.
+        if let (Stage::Connecting, Some(first)) = (self.stage, self.input.first())
+            && !packet::is_answer(*first)
+        {
+            let what = format!("its first byte is {first:#04x}");
+            return Err(self.malformed(&Malformed::Packet(what)));
+        }
         match packet::read(&mut self.input, self.options.version, INCOMING_MAX) {
             Ok(Some(packet)) => Ok(self.received(packet)?.map_or(Next::Nothing, Next::Event)),
             Ok(None) => {

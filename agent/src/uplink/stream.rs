@@ -33,8 +33,6 @@ pub(super) struct Stream {
     earlier: bool,
     /// Everything through here is backlog.
     backlog_through: u64,
-    /// A hello of this connection has named it: only then the relay takes its batches.
-    pub(super) greeted: bool,
 }
 
 /// A stream's number on the wire: from its random id, in three bytes. Were it counted from 1, a second box under this device's
@@ -65,7 +63,6 @@ impl Stream {
             go_back_at: None,
             earlier,
             backlog_through: if earlier { u64::MAX } else { 0 },
-            greeted: false,
         }
     }
 

@@ -98,6 +98,19 @@ impl Running {
         }
     }
 
+    /// Waits until it is connected to this broker.
+    pub(crate) async fn at(&self, address: &str) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let link = self.handle.status().await.link;
+            if link.since_us > 0 && link.broker == address {
+                return;
+            }
+            assert!(Instant::now() < until, "not at {address} within 20 s: {link:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub(crate) async fn until(
         &self,
         what: &str,

@@ -9,8 +9,10 @@ mod bridge;
 mod commands;
 mod library;
 mod mosquitto;
+mod network;
 mod operator;
 mod program;
+mod proxy;
 mod reload;
 mod status;
 #[cfg(feature = "tls")]

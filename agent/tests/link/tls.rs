@@ -11,6 +11,7 @@ use crate::authority::{Authority, Issued, Wanted};
 use crate::bridge::Bridge;
 use crate::library::{Running, config};
 use crate::mosquitto::{Mosquitto, free_port};
+use crate::proxy::Proxy;
 
 /// A broker with a plain listener for the relay, and one for TLS.
 struct World {
@@ -268,4 +269,32 @@ async fn certificates_that_are_renewed_on_disk_are_used_by_the_next_connection()
         })
         .await;
     agent.stop().await;
+}
+
+/// A connection made anew sends no certificates again: on a metered link that counts.
+#[tokio::test]
+async fn a_connection_made_anew_resumes_the_session_of_tls() {
+    let world = World::mutual();
+    let own = world.authority.valid("gw-01", "gw-01");
+    let _relay = world.bridge.run(world.broker.port());
+    let proxy = Proxy::start(world.port);
+    let mut config = world.config(|tls| with(tls, &own));
+    config.uplink.broker = format!("mqtts://localhost:{}", proxy.port()).into();
+    let agent = Running::start(config);
+    let first = agent.all_acked(400).await;
+    let data = first.sent_bytes + first.received_bytes;
+    let whole = first.link_sent_bytes + first.link_received_bytes - data;
+    proxy.network.break_off();
+    agent
+        .until("connected again", 20, |stats| {
+            stats.reconnects > 0 && stats.connected
+        })
+        .await;
+    let second = agent.stop().await;
+    let data = second.sent_bytes + second.received_bytes - data;
+    let resumed = second.link_sent_bytes + second.link_received_bytes
+        - first.link_sent_bytes
+        - first.link_received_bytes
+        - data;
+    assert!(resumed * 3 < whole * 2, "{resumed} bytes of TLS after {whole}");
 }
