@@ -13,7 +13,7 @@
 //! is sealed as a stream of its own, live data begins another, and there are two rows beside each other, each with half of the
 //! window, so that live data never waits for the backlog. Whatever streams earlier starts left are backlog too. It is an outage
 //! when nothing was acknowledged for `drain_after` although something waited, or when a connection finds more than a window of
-//! batches. At most [`SEALED_MAX`] sealed streams wait; an outage beyond them seals nothing, and the live stream goes on in
+//! batches. At most [`SEALED_MAX`] sealed streams wait, and none is added to [`STREAMS_MAX`]; an outage beyond them seals nothing, and the live stream goes on in
 //! order: so a link that flaps makes no crowd of streams. The backlog keeps to `drain_rate`, after a random pause at the
 //! beginning of each connection. In order, what stands behind a backlog waits for it, and pays no rate itself.
 //!
@@ -69,8 +69,12 @@ use stream::{PATIENCE_MAX, Stream};
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// Series sets whose publication is remembered; beyond it, some are published once more.
 const SETS_MAX: usize = 64;
-/// Sealed streams that may wait.
+/// Sealed streams that may wait, and streams altogether beside which another is sealed.
 const SEALED_MAX: usize = 8;
+const STREAMS_MAX: usize = 16;
+/// Streams that the journal lists anew are told to the relay when of those that it was told of no more than so many still drain: one
+/// hello for many of them.
+const FEW: usize = 8;
 /// Once a month's bytes are spent: the time between two batches, and between two statuses.
 const SPENT_EVERY: Duration = Duration::from_secs(3600);
 /// What a data message costs beside its payload, about: MQTT's header, the topic, TLS' record.
@@ -214,17 +218,14 @@ impl Uplink {
         self.allowance = allowance;
     }
 
-    /// Takes up the streams that the journal has now, in its order, and lets go of those that it has no more. Returns whether there is a
-    /// new one.
-    fn follow(&mut self, now: Instant, journal: &dyn Journal) -> bool {
+    /// Takes up the streams that the journal has now, in its order, and lets go of those that it has no more.
+    fn follow(&mut self, now: Instant, journal: &dyn Journal) {
         let extents = journal.streams();
         let mut known = std::mem::take(&mut self.streams);
-        let mut new = false;
         for (at, extent) in extents.iter().enumerate() {
             let stream = match known.iter().position(|stream| stream.id() == extent.stream) {
                 Some(found) => known.remove(found),
                 None => {
-                    new = true;
                     let others = self.streams.iter().chain(&known);
                     let short = stream::short(extent.stream, self.draw, &others);
                     Stream::resumed(*extent, short, at + 1 < extents.len(), now)
@@ -239,7 +240,15 @@ impl Uplink {
             true => drop(self.quiet_since.get_or_insert(now)),
             false => self.quiet_since = None,
         }
-        new
+    }
+
+    /// Whether it is time to tell the relay of streams that no hello has named.
+    fn has_news(&self) -> bool {
+        let Some((current, earlier)) = self.streams.split_last() else {
+            return false;
+        };
+        let draining = earlier.iter().filter(|stream| stream.greeted).count();
+        !current.greeted || (draining < earlier.len() && draining <= FEW)
     }
 
     /// Whether the relay has answered this connection's hello.
@@ -298,7 +307,9 @@ impl Uplink {
                 .find(|stream| stream.id() == current.stream);
             match (self.mode, found) {
                 (config::Drain::InOrder, Some(stream)) => stream.mark_backlog(current.last),
-                (config::Drain::LiveFirst, Some(stream)) if self.sealed.len() < SEALED_MAX => {
+                (config::Drain::LiveFirst, Some(stream))
+                    if self.sealed.len() < SEALED_MAX && extents.len() < STREAMS_MAX =>
+                {
                     stream.mark_backlog(u64::MAX);
                     self.sealed.push(current.stream);
                     self.counters.sealed += 1;
@@ -342,11 +353,10 @@ impl Uplink {
     pub(crate) fn tick(&mut self, now: Instant, journal: &dyn Journal) {
         // It has come; the next call of `next` says more.
         self.held_back = self.held_back.filter(|at| now < *at);
-        let new = self.follow(now, journal);
+        self.follow(now, journal);
         if let Link::Greeting { session, .. } | Link::Up { session } = self.link
-            && new
+            && self.has_news()
         {
-            // The relay takes nothing of a stream that no hello has named.
             self.greet(now, session, journal);
         }
         match self.link {
@@ -424,6 +434,9 @@ impl Uplink {
         }
         for at in row {
             let stream = &self.streams[at];
+            if !stream.greeted {
+                return None;
+            }
             let record = match journal.read(stream.id(), stream.next()) {
                 Read::Record(record) => record,
                 // What comes behind it waits for it.

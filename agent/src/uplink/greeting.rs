@@ -30,6 +30,7 @@ impl Uplink {
             again: now + self.ack_timeout * self.hello_patience,
         };
         self.last_hello = Some(now);
+        self.streams.iter_mut().for_each(|stream| stream.greeted = true);
         let short = |id| {
             self.streams
                 .iter()

@@ -135,8 +135,10 @@ proptest! {
     fn nothing_is_lost_and_order_is_kept(
         steps in prop::collection::vec(step(), 0..250),
         settings in (1usize..8, 1024u64..4096).prop_flat_map(|(batches, bytes)| drains(batches, bytes)),
+        listed in prop_oneof![Just(2), Just(5), Just(usize::MAX)],
     ) {
         let mut world = World::new(settings, usize::MAX);
+        world.journal.listed = listed;
         run(&mut world, steps);
         for (_, seq, through, content) in &world.bridge.kafka.records {
             if content.is_err() {

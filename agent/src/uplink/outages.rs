@@ -365,6 +365,37 @@ fn a_budget_that_is_short_stops_the_backlog_and_one_that_is_spent_nearly_all() {
 }
 
 #[test]
+fn a_crash_loop_leaves_many_streams_and_few_hellos() {
+    for drain in [config::Drain::InOrder, config::Drain::LiveFirst] {
+        let mut world = world(drain, None);
+        world.journal.listed = 32;
+        for _ in 0..500 {
+            world.append(10, 1, 0);
+            world.kill();
+        }
+        world.append(10, 1, 0);
+        world.connect();
+        let mut hellos = 0;
+        while world.journal.waiting().batches > 0 {
+            world.speak(20);
+            while let Some(publication) = world.up.front() {
+                if publication.kind == Kind::Hello {
+                    hellos += 1;
+                    let hello: pb::Hello = frame::open_control("hello", &publication.payload).unwrap();
+                    assert!(hello.streams.len() <= 32 && publication.payload.len() < 2000);
+                }
+                world.deliver_up();
+            }
+            while !world.down.is_empty() {
+                world.deliver_down(0);
+            }
+        }
+        assert!(hellos < 30, "{hellos} hellos");
+        world.check();
+    }
+}
+
+#[test]
 fn what_the_relay_has_of_an_earlier_start_is_not_sent_again_though_it_is_more_than_the_journal_knew() {
     let mut world = world(config::Drain::InOrder, None);
     for _ in 0..10 {

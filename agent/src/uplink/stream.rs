@@ -33,6 +33,8 @@ pub(super) struct Stream {
     earlier: bool,
     /// Everything through here is backlog.
     backlog_through: u64,
+    /// A hello of this connection has named it: only then the relay takes its batches.
+    pub(super) greeted: bool,
 }
 
 /// A stream's number on the wire: from its random id, in three bytes. Were it counted from 1, a second box under this device's
@@ -63,6 +65,7 @@ impl Stream {
             go_back_at: None,
             earlier,
             backlog_through: if earlier { u64::MAX } else { 0 },
+            greeted: false,
         }
     }
 

@@ -2,10 +2,10 @@ import { join } from "node:path";
 import { binaries } from "./site.js";
 import { toml } from "./toml.js";
 
-/** `headwater-agent run` that replays a trace once, at its own times. `settings` is laid over that. */
+/** `headwater-agent run` that replays a trace once, at its own times. `name`: what its files are called. */
 export function startAgent(
   site,
-  { device, mosquitto, trace, speed = "max", batch = {}, uplink = {}, source = {} },
+  { device, name = device, mosquitto, trace, speed = "max", batch = {}, uplink = {}, source = {} },
 ) {
   const settings = {
     device,
@@ -18,6 +18,6 @@ export function startAgent(
     },
     source: [{ type: "replay", path: trace.path, speed, at_end: "stop", times: "original", ...source }],
   };
-  const config = site.write(`agent-${device}.toml`, toml(settings));
-  return site.start(`agent-${device}`, join(binaries, "headwater-agent"), ["run", "--config", config]);
+  const config = site.write(`agent-${name}.toml`, toml(settings));
+  return site.start(`agent-${name}`, join(binaries, "headwater-agent"), ["run", "--config", config]);
 }
