@@ -70,9 +70,10 @@ struct LossRecord {
     reason: u8,
 }
 
-/// Adds the body to `out`. `places[i]` is that of column `i` in the series set.
+/// Adds `head` and the body to `out`. `places[i]` is that of column `i` in the series set.
 pub(crate) fn encode(
     out: &mut Vec<u8>,
+    head: [u8; 4],
     body: &Body,
     places: &[u32],
     series: &SeriesSet,
@@ -92,7 +93,12 @@ pub(crate) fn encode(
                 reason,
             };
             // Into a vector, postcard has nothing to fail at.
-            frame(out, LOSS, &postcard::to_allocvec(&record).unwrap_or_default());
+            frame(
+                out,
+                head,
+                LOSS,
+                &postcard::to_allocvec(&record).unwrap_or_default(),
+            );
         }
         Body::Readings(readings) => {
             let flags = match readings.clock {
@@ -100,14 +106,15 @@ pub(crate) fn encode(
                 Clock::Uncertain => UNCERTAIN,
             };
             let bits = encode_readings(readings, places, series, scratch);
-            frame(out, flags, &scratch.bits[..bits]);
+            frame(out, head, flags, &scratch.bits[..bits]);
         }
     }
 }
 
 /// [`Dense`] as postcard writes it, without its detour byte by byte.
-fn frame(out: &mut Vec<u8>, flags: u8, bits: &[u8]) {
-    out.reserve_exact(1 + varint::len(bits.len() as u64) + bits.len());
+fn frame(out: &mut Vec<u8>, head: [u8; 4], flags: u8, bits: &[u8]) {
+    out.reserve_exact(head.len() + 1 + varint::len(bits.len() as u64) + bits.len());
+    out.extend_from_slice(&head);
     out.push(flags);
     varint::put(out, bits.len() as u64);
     out.extend_from_slice(bits);

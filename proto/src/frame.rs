@@ -131,11 +131,11 @@ impl Sealer {
         let deflates = compression == Compression::Deflate;
         let out = if deflates { &mut self.plain } else { &mut bytes };
         out.clear();
-        out.extend_from_slice(&series_set.to_le_bytes());
+        let head = series_set.to_le_bytes();
         match encoding {
-            Encoding::Protobuf => protobuf::encode_body(out, body, &self.places),
+            Encoding::Protobuf => protobuf::encode_body(out, head, body, &self.places),
             Encoding::Postcard => {
-                dense::encode(out, body, &self.places, series, &mut self.dense);
+                dense::encode(out, head, body, &self.places, series, &mut self.dense);
             }
         }
         within("body_bytes", out.len() - HASH_BYTES, limits.body_bytes)?;
@@ -146,7 +146,7 @@ impl Sealer {
             deflated = smaller.len() < plain.len();
             let body = if deflated { smaller.as_slice() } else { plain };
             bytes.reserve_exact(HASH_BYTES + body.len());
-            bytes.extend_from_slice(&series_set.to_le_bytes());
+            bytes.extend_from_slice(&head);
             bytes.extend_from_slice(body);
         }
         within("frame_bytes", HEADER_MAX + bytes.len(), limits.frame_bytes)?;
@@ -198,9 +198,19 @@ fn places(readings: &Readings, series: &SeriesSet, out: &mut Vec<u32>) -> Result
     Ok(())
 }
 
-/// Names and units are short: a call to compare memory costs more than comparing them.
+/// Names and units are short: a call to compare memory costs more than comparing them, eight bytes at a time.
 fn same(a: &str, b: &str) -> bool {
-    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b)
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    match (a.last_chunk::<8>(), b.last_chunk()) {
+        (Some(a_last), Some(b_last)) => {
+            let early = a.as_chunks::<8>().0.iter().zip(b.as_chunks().0);
+            early.fold(a_last == b_last, |same, (a, b)| same & (a == b))
+        }
+        _ => a.iter().zip(b).all(|(a, b)| a == b),
+    }
 }
 
 impl Sealed {

@@ -43,10 +43,11 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Batch, Error> {
     })
 }
 
-/// The body alone, its columns named by their places in a series set: `index_of[i]` is that of column `i`.
-pub(crate) fn encode_body(out: &mut Vec<u8>, body: &Body, index_of: &[u32]) {
+/// The body alone after `head`, its columns named by their places in a series set: `index_of[i]` is that of column `i`.
+pub(crate) fn encode_body(out: &mut Vec<u8>, head: [u8; 4], body: &Body, index_of: &[u32]) {
     let message = body_message(body, Some(index_of));
-    out.reserve_exact(message.encoded_len());
+    out.reserve_exact(head.len() + message.encoded_len());
+    out.extend_from_slice(&head);
     // Into a vector, nothing fails.
     message.encode_raw(out);
 }

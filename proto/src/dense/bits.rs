@@ -38,14 +38,13 @@ impl Writer {
     }
 
     /// The next bytes.
-    #[inline(always)]
+    #[inline]
     fn room<const N: usize>(&mut self) -> &mut [u8; N] {
         if self.out.len() < self.at + N {
             self.grow();
         }
-        self.out[self.at..]
-            .first_chunk_mut()
-            .expect("it has grown by more than any block takes")
+        let bytes = &mut self.out[self.at..self.at + N];
+        bytes.first_chunk_mut().expect("as many as asked for")
     }
 
     /// The low `width` bits of `value`, whose other bits are 0; `width` ≤ 64.
@@ -63,16 +62,19 @@ impl Writer {
     #[inline(always)]
     pub(super) fn put_few(&mut self, value: u64, width: u32) {
         let word = self.word | value << self.used;
-        *self.room() = word.to_le_bytes();
+        match self.out.get_mut(self.at..).and_then(<[u8]>::first_chunk_mut) {
+            Some(bytes) => *bytes = word.to_le_bytes(),
+            None => *self.room() = word.to_le_bytes(),
+        }
         let used = self.used + width;
         self.at += (used >> 3) as usize;
         self.word = word >> (used & 56);
         self.used = used & 7;
     }
 
-    /// Groups of codes that have been joined, of at most [`JOINED_BITS`] each.
+    /// Groups of codes that have been joined, of at most [`JOINED_BITS`] each, without their last `less` bits.
     #[inline(always)]
-    pub(super) fn put_joined(&mut self, codes: &[u64], lengths: &[u32]) {
+    pub(super) fn put_joined<const N: usize>(&mut self, codes: &[u64; N], lengths: &[u32; N], less: u32) {
         let (mut word, mut used) = (self.word, self.used);
         let bytes = self.room::<BLOCK_BYTES>();
         let mut at = 0;
@@ -85,23 +87,33 @@ impl Writer {
             word >>= used & 56;
             used &= 7;
         }
+        if less > 0 {
+            let end = at * 8 + used as usize - less as usize;
+            (at, used) = (end / 8, end as u32 % 8);
+            word = u64::from(bytes[at & 63]) & ((1 << used) - 1);
+        }
         self.at += at;
         (self.word, self.used) = (word, used);
     }
 
     /// A number of unknown size: 6 bits with its length less one (0 counts as one bit), then its bits but the highest.
-    #[inline]
+    #[inline(always)]
     pub(super) fn number(&mut self, value: u64) {
-        let length = (value | 1).ilog2() + 1;
-        if length == 1 {
-            self.put_few(value << 6, 7);
-        } else if length <= 50 {
-            let rest = value & !(1 << (length - 1));
-            self.put_few(rest << 6 | u64::from(length - 1), length + 5);
+        let log = (value | 1).ilog2();
+        // 0 and 1 have a bit; others are without the highest.
+        let rest = if log == 0 { value } else { value ^ 1 << log };
+        let width = log.max(1);
+        if width <= 50 {
+            self.put_few(rest << 6 | u64::from(log), 6 + width);
         } else {
-            self.put_few(u64::from(length - 1), 6);
-            self.put(value & !(1 << (length - 1)), length - 1);
+            self.put_long(rest, width, log);
         }
+    }
+
+    #[cold]
+    fn put_long(&mut self, rest: u64, width: u32, log: u32) {
+        self.put_few(u64::from(log), 6);
+        self.put(rest, width);
     }
 
     /// A number that is mostly 0 or small: groups of three bits, each followed by a bit that says whether more come.

@@ -70,22 +70,19 @@ impl Choice {
         self.integers = Some(Integers {
             factor,
             predictor,
-            cost: cost(bits, residuals),
+            cost: (bits * 16 / residuals) as u32,
         });
     }
 
     /// How many bits it took this time, for so many residuals.
     pub(super) fn judge(&mut self, bits: usize, residuals: usize) {
-        if let Some(integers) = &self.integers
-            && cost(bits, residuals) > integers.cost + integers.cost / 4 + 16
-        {
-            self.turns = 0;
+        if let Some(integers) = &self.integers {
+            let most = integers.cost + integers.cost / 8 + 8;
+            if bits * 16 > most as usize * residuals {
+                self.turns = 0;
+            }
         }
     }
-}
-
-fn cost(bits: usize, residuals: usize) -> u32 {
-    (bits * 16 / residuals.max(1)) as u32
 }
 
 /// What was chosen for the columns of a series set. It grows with the columns of one batch and no further.

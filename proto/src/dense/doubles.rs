@@ -124,7 +124,7 @@ pub(super) struct Scratch {
 pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch, choice: &mut Choice) {
     match choice.form {
         Some(Form::Grid(grid, misses)) => {
-            let most = values.len() * usize::from(misses + 2) / 16;
+            let most = values.len() * usize::from(misses) / 16;
             if (grid.is_decimal() && encode_exact(out, values, grid, scratch, choice))
                 || encode_near(out, values, grid, most, scratch, choice).is_some()
             {
@@ -148,7 +148,7 @@ pub(super) fn encode(out: &mut Writer, values: &[f64], scratch: &mut Scratch, ch
     }
     let form = choose(values).and_then(|grid| {
         let misses = encode_near(out, values, grid, values.len(), scratch, choice)?;
-        Some(Form::Grid(grid, (misses * 16 / values.len()) as u8))
+        Some(Form::Grid(grid, (misses * 16).div_ceil(values.len()) as u8))
     });
     if form.is_none() {
         encode_bits(out, values, scratch, choice);
@@ -165,6 +165,7 @@ fn encode_bits(out: &mut Writer, values: &[f64], scratch: &mut Scratch, choice: 
 }
 
 /// Writes decimals if there are no exceptions.
+#[inline]
 fn encode_exact(
     out: &mut Writer,
     values: &[f64],

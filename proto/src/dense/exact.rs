@@ -32,8 +32,7 @@ pub(super) fn divide(distances: &mut [i64]) -> u64 {
 }
 
 /// Division of multiples, by multiplication with the inverse modulo 2^64.
-pub(super) struct Exact {
-    factor: u64,
+struct Exact {
     shift: u32,
     below: u64,
     inverse: i64,
@@ -42,7 +41,7 @@ pub(super) struct Exact {
 
 impl Exact {
     /// By 0, only 0 can be divided.
-    pub(super) fn new(factor: u64) -> Self {
+    fn new(factor: u64) -> Self {
         let shift = factor.trailing_zeros() & 63;
         let odd = factor >> shift;
         // Newton: correct to 3 bits at first (odd × odd ≡ 1 mod 8), twice as many after each step.
@@ -53,7 +52,6 @@ impl Exact {
         let most = (i64::MAX as u64).checked_div(factor).unwrap_or(0);
         let below = if factor == 0 { u64::MAX } else { (1 << shift) - 1 };
         Self {
-            factor,
             shift,
             below,
             inverse: inverse as i64,
@@ -61,19 +59,15 @@ impl Exact {
         }
     }
 
-    pub(super) fn factor(&self) -> u64 {
-        self.factor
-    }
-
     #[inline(always)]
-    pub(super) fn quotient(&self, value: i64) -> i64 {
+    fn quotient(&self, value: i64) -> i64 {
         (value >> self.shift).wrapping_mul(self.inverse)
     }
 
     /// Of an integer that is no multiple, the inverse makes one larger than any quotient. (It also denies the one
     /// multiple of magnitude 2^63, which costs no more than another look.)
     #[inline(always)]
-    pub(super) fn divides(&self, value: i64) -> bool {
+    fn divides(&self, value: i64) -> bool {
         (value as u64 & self.below == 0) & (self.quotient(value).unsigned_abs() <= self.most)
     }
 }

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 
 use super::bits::{Reader, Writer};
 use super::choice::Choice;
-use super::exact::{self, Exact};
+use super::exact;
 use super::narrow::Narrow;
 use super::predict::{self, EQUAL, LINEAR, MEANS, RANKS, STEP};
 use super::rice;
@@ -48,8 +48,7 @@ pub(super) fn encode(out: &mut Writer, values: &[i64], scratch: &mut Scratch, ch
             return;
         }
     } else {
-        let known = Exact::new(factor);
-        if narrow.take_divided(values, first, &known) {
+        if narrow.take_divided(values, first, factor) {
             encode_narrow(out, narrow, choice);
             return;
         }
@@ -101,6 +100,7 @@ fn encode_wide(out: &mut Writer, values: &[i64], first: i64, scratch: &mut Scrat
 }
 
 /// Writes a column whose distances from `first` have been taken.
+#[inline]
 pub(super) fn encode_taken(out: &mut Writer, first: i64, narrow: &mut Narrow, choice: &mut Choice) {
     out.number(zigzag(first));
     if narrow.count() > 1 {
@@ -108,6 +108,7 @@ pub(super) fn encode_taken(out: &mut Writer, first: i64, narrow: &mut Narrow, ch
     }
 }
 
+#[inline]
 fn encode_narrow(out: &mut Writer, narrow: &mut Narrow, choice: &mut Choice) {
     if narrow.is_constant() {
         out.put_few(u64::from(EQUAL), 4);

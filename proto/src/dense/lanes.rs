@@ -15,9 +15,7 @@ const LOW: f64 = 4_503_599_627_370_496.0;
 /// Four values from this place on.
 #[inline(always)]
 fn load(window: &[i32; 2 * BLOCK], at: usize) -> i32x4 {
-    let mut four = [0; 4];
-    four.copy_from_slice(&window[at..at + 4]);
-    i32x4::new(four)
+    i32x4::new([window[at], window[at + 1], window[at + 2], window[at + 3]])
 }
 
 #[inline(always)]
@@ -81,31 +79,32 @@ impl Sums {
     /// Residuals to the mean of the last `2^SHIFT`.
     #[inline(always)]
     pub(super) fn means<const SHIFT: u32>(&mut self, window: &[i32; 2 * BLOCK], out: &mut [u32; BLOCK]) {
-        let places = [BLOCK, BLOCK + 4, BLOCK + 8, BLOCK + 12];
-        let pairs = |at| load(window, at - 1) + load(window, at - 2);
+        let pair = |at| load(window, at - 1) + load(window, at - 2);
+        let four = |at| pair(at) + pair(at - 2);
         let sums = if SHIFT == 1 {
-            places.map(pairs)
+            [pair(BLOCK), pair(BLOCK + 4), pair(BLOCK + 8), pair(BLOCK + 12)]
         } else {
-            let fours = places.map(|at| pairs(at) + pairs(at - 2));
+            let [a, b, c, d] = [four(BLOCK), four(BLOCK + 4), four(BLOCK + 8), four(BLOCK + 12)];
             if SHIFT == 2 {
-                fours
+                [a, b, c, d]
             } else {
-                let [a, b, c, d] = fours;
-                let eights = [a + self.fours, b + a, c + b, d + c];
-                self.fours = d;
+                let [a, b, c, d] = [a + core::mem::replace(&mut self.fours, d), b + a, c + b, d + c];
                 if SHIFT == 3 {
-                    eights
+                    [a, b, c, d]
                 } else {
-                    let [a, b, c, d] = eights;
-                    let [before_a, before_b] = self.eights;
-                    self.eights = [c, d];
+                    let [before_a, before_b] = core::mem::replace(&mut self.eights, [c, d]);
                     [a + before_a, b + before_b, c + a, d + b]
                 }
             }
         };
         let half = i32x4::splat(1 << (SHIFT - 1));
-        let residual = |at: usize| zigzag(load(window, places[at]) - ((sums[at] + half) >> SHIFT));
-        *out = cast([residual(0), residual(1), residual(2), residual(3)]);
+        let residual = |sum: i32x4, at| zigzag(load(window, at) - ((sum + half) >> SHIFT));
+        *out = cast([
+            residual(sums[0], BLOCK),
+            residual(sums[1], BLOCK + 4),
+            residual(sums[2], BLOCK + 8),
+            residual(sums[3], BLOCK + 12),
+        ]);
     }
 }
 

@@ -3,12 +3,11 @@
 
 use alloc::vec::Vec;
 
-use wide::bytemuck::cast;
-use wide::{f64x2, u32x4, u64x2};
+use wide::bytemuck::{Pod, cast};
+use wide::{f64x2, i64x2, u32x4, u64x2};
 
 use super::bits::Writer;
 use super::choice::Choice;
-use super::exact::Exact;
 use super::predict::{self, HISTORY, Predictor};
 use super::rice;
 use crate::decimal::{POWERS, ROUND};
@@ -29,6 +28,7 @@ pub(super) struct Narrow {
     count: usize,
     /// What the distances have been divided by.
     factor: u64,
+    constant: bool,
     residuals: Vec<[u32; HISTORY]>,
     ranks: Vec<u64>,
 }
@@ -55,18 +55,16 @@ impl Narrow {
         self.count
     }
 
-    fn distances(&self) -> &[i32] {
-        &self.distances[HISTORY..HISTORY + self.count]
-    }
-
     /// Takes distances if they are close together.
     pub(super) fn take(&mut self, distances: &[i64], from: i64) -> bool {
-        let mut union = 0;
+        let (mut union, mut any) = (0, 0);
         for (narrow, distance) in self.room(distances.len(), 1).iter_mut().zip(distances) {
             let distance = distance.wrapping_sub(from);
             union |= distance.wrapping_add(REACH) as u64;
+            any |= distance;
             *narrow = distance as i32;
         }
+        self.constant = any == 0;
         within_reach(union)
     }
 
@@ -77,18 +75,23 @@ impl Narrow {
         close
     }
 
-    /// Takes distances divided by a factor above 1, if it divides them all, and they are close together then.
-    pub(super) fn take_divided(&mut self, values: &[i64], from: i64, by: &Exact) -> bool {
-        let factor = by.factor();
-        let (mut union, mut rest) = (0, 0);
-        for (narrow, value) in self.room(values.len(), factor).iter_mut().zip(values) {
-            let distance = value.wrapping_sub(from);
-            let quotient = by.quotient(distance);
-            union |= quotient.wrapping_add(REACH) as u64;
-            rest |= quotient.wrapping_mul(factor as i64) ^ distance;
-            *narrow = quotient as i32;
+    /// Takes distances divided by a factor, if it divides them all, and they are close together then.
+    pub(super) fn take_divided(&mut self, values: &[i64], from: i64, factor: u64) -> bool {
+        if factor > LARGEST_FACTOR {
+            return false;
         }
-        within_reach(union) & (rest == 0) & (factor <= 1 << 38)
+        // Integers below 2^51 and doubles turn into each other by adding `ROUND`. What larger ones turn into is no matter:
+        // quotients within reach are exact, and whether they are the right ones is told by what they give back.
+        let [steps, parts, round] = [factor as f64, 1.0 / factor as f64, ROUND].map(f64x2::splat);
+        let (from, bits) = (i64x2::splat(from), i64x2::splat(ROUND.to_bits() as i64));
+        let nearest = |values: i64x2| {
+            let distance = cast::<i64x2, f64x2>(values - from + bits) - round;
+            distance * parts + round
+        };
+        self.fit_each(values, ROUND, factor, nearest, |sum| {
+            let distance = (sum - round) * steps + round;
+            cast::<f64x2, i64x2>(distance) - bits + from
+        })
     }
 
     /// Takes the mantissas of doubles on a scale, divides their distances by the factor, and gives the first, if all are
@@ -116,86 +119,96 @@ impl Narrow {
 
     /// `nearest` makes the distance of a value, in the low bits and with `origin` added; `back` gives the value again.
     #[inline(always)]
-    fn fit_each(
+    fn fit_each<T: Pod, Pair: Pod>(
         &mut self,
-        values: &[f64],
+        values: &[T],
         origin: f64,
         factor: u64,
-        nearest: impl Fn(f64x2) -> f64x2,
-        back: impl Fn(f64x2) -> f64x2,
+        nearest: impl Fn(Pair) -> f64x2,
+        back: impl Fn(f64x2) -> Pair,
     ) -> bool {
         let out = self.room(values.len(), factor);
         let origin = u64x2::splat(origin.to_bits());
         let reach = u64x2::splat(REACH as u64);
-        let (mut union, mut differing) = (u64x2::splat(0), f64x2::splat(0.0));
-        let mut fit = |values: &[f64; 4]| -> [i32; 4] {
-            let pairs: [f64x2; 2] = cast(*values);
-            let distances = pairs.map(|pair| {
-                let sum = nearest(pair);
-                let distance = cast::<f64x2, u64x2>(sum) - origin;
-                union |= distance + reach;
-                differing |= back(sum) ^ pair;
-                distance
-            });
+        let [mut union, mut any, mut differing] = [u64x2::splat(0); 3];
+        let mut fit = |out: &mut [i32; 4], values: &[T; 4]| {
+            let [early, late]: [Pair; 2] = cast(*values);
+            let (early_sum, late_sum) = (nearest(early), nearest(late));
+            differing |= cast::<Pair, u64x2>(back(early_sum)) ^ cast::<Pair, u64x2>(early);
+            differing |= cast::<Pair, u64x2>(back(late_sum)) ^ cast::<Pair, u64x2>(late);
+            let early = cast::<f64x2, u64x2>(early_sum) - origin;
+            let late = cast::<f64x2, u64x2>(late_sum) - origin;
+            any = any | early | late;
+            union = union | (early + reach) | (late + reach);
             // The lower halves.
-            let [a, b] = distances.map(cast::<u64x2, u32x4>);
-            cast(a.unpack_lo(b).unpack_lo(a.unpack_hi(b)))
+            let (early, late): (u32x4, u32x4) = (cast(early), cast(late));
+            *out = cast(early.unpack_lo(late).unpack_lo(early.unpack_hi(late)));
         };
-        let (fours, rest) = values.as_chunks();
-        let (out, out_rest) = out.as_chunks_mut();
-        for (out, values) in out.iter_mut().zip(fours) {
-            *out = fit(values);
+        let fours = values.as_chunks().0.iter().zip(out.as_chunks_mut().0);
+        fours.for_each(|(values, out)| fit(out, values));
+        // What is left, together with some of those before it.
+        match (values.last_chunk(), out.last_chunk_mut()) {
+            _ if values.len().is_multiple_of(4) => {}
+            (Some(values), Some(out)) => fit(out, values),
+            _ => {
+                let (mut few, mut distances) = ([values[0]; 4], [0; 4]);
+                few[..values.len()].copy_from_slice(values);
+                fit(&mut distances, &few);
+                out.copy_from_slice(&distances[..values.len()]);
+            }
         }
-        if let Some(last) = rest.last() {
-            let mut values = [*last; 4];
-            values.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-            let distances = fit(&values);
-            out_rest
-                .iter_mut()
-                .zip(distances)
-                .for_each(|(to, from)| *to = from);
-        }
-        let [union, differing] = [union, cast(differing)].map(u64x2::to_array);
-        within_reach(union[0] | union[1]) & (differing[0] | differing[1] == 0)
+        let [union, any, differing] = [union, any, differing].map(|lanes| {
+            let [a, b] = lanes.to_array();
+            a | b
+        });
+        self.constant = any == 0;
+        within_reach(union) & (differing == 0)
     }
 
     /// Whether all are the same.
     pub(super) fn is_constant(&self) -> bool {
-        let union = self
-            .distances()
-            .iter()
-            .fold(0, |union, distance| union | distance);
-        union == 0
+        self.constant
     }
 
     /// Writes what comes after the first: at least one distance beside it, and not all 0.
+    #[inline]
     pub(super) fn encode(&mut self, out: &mut Writer, choice: &mut Choice) {
-        let residuals = self.count - 1;
-        let known = choice.integers().filter(|known| suits(known.predictor));
-        let known = known.map(|known| known.predictor);
-        if known.is_none() && self.factor == 1 {
+        match choice.integers().map(|known| known.predictor) {
+            Some(known) if suits(known) => {
+                predict::residuals_narrow(&self.distances, self.count, known, &mut self.residuals);
+                let bits = self.write(out, known);
+                choice.judge(bits, self.count - 1);
+            }
+            _ => self.choose(out, choice),
+        }
+    }
+
+    #[inline(never)]
+    fn choose(&mut self, out: &mut Writer, choice: &mut Choice) {
+        if self.factor == 1 {
             self.factor = u64::from(divide(&mut self.distances[HISTORY..HISTORY + self.count]));
         }
-        let predictor = known.unwrap_or_else(|| predict::choose_narrow(self.distances()));
+        let distances = &self.distances[HISTORY..HISTORY + self.count];
+        let predictor = predict::choose_narrow(distances);
         predict::residuals_narrow(&self.distances, self.count, predictor, &mut self.residuals);
-        if known.is_none() {
-            let all = self.residuals.as_flattened();
-            let total = all.iter().map(|residual| u64::from(*residual)).sum();
-            let distances = &self.distances[HISTORY..HISTORY + self.count];
-            if let Some(table) = predict::rank(distances, total, &mut self.ranks) {
-                predict::head_of_ranks(out, &table, self.factor);
-                rice::encode(out, &self.ranks);
-                return;
-            }
+        let all = self.residuals.as_flattened();
+        let total = all.iter().map(|residual| u64::from(*residual)).sum();
+        if let Some(table) = predict::rank(distances, total, &mut self.ranks) {
+            predict::head_of_ranks(out, &table, self.factor);
+            rice::encode(out, &self.ranks);
+            return;
         }
+        let bits = self.write(out, predictor);
+        choice.keep(self.factor, predictor, bits, self.count - 1);
+    }
+
+    /// How many bits the residuals took.
+    #[inline(always)]
+    fn write(&self, out: &mut Writer, predictor: Predictor) -> usize {
         predict::head(out, predictor, self.factor);
         let before = out.bits();
-        rice::encode_narrow(out, &self.residuals, residuals);
-        let bits = out.bits() - before;
-        match known {
-            Some(_) => choice.judge(bits, residuals),
-            None => choice.keep(self.factor, predictor, bits, residuals),
-        }
+        rice::encode_narrow(out, &self.residuals, self.count - 1);
+        out.bits() - before
     }
 }
 

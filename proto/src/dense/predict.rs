@@ -221,6 +221,7 @@ fn from_mean<const SHIFT: u32>(distances: &[i64], out: &mut Vec<u64>) -> u64 {
 /// As [`residuals`], of `count` distances after `HISTORY` zeros, in blocks; what is left of the last is 0. There must be room
 /// for a block after the last distance. Each block looks at itself and the one before, so that nothing runs on and four
 /// are made at a time.
+#[inline(always)]
 pub(super) fn residuals_narrow(
     distances: &[i32],
     count: usize,
@@ -268,6 +269,7 @@ fn add(sums: &mut [i32], a: &[i32], b: &[i32]) {
 }
 
 /// What stands before residuals to a predictor.
+#[inline]
 pub(super) fn head(out: &mut Writer, predictor: Predictor, factor: u64) {
     put_kind(out, predictor.kind, factor);
     if predictor.kind == STEP {
@@ -282,6 +284,7 @@ pub(super) fn head_of_ranks(out: &mut Writer, table: &[i64], factor: u64) {
     table.iter().for_each(|value| out.number(zigzag(*value)));
 }
 
+#[inline]
 fn put_kind(out: &mut Writer, kind: u32, factor: u64) {
     out.put_few(u64::from(kind | u32::from(factor != 1) << 4), 5);
     if factor != 1 {

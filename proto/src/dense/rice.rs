@@ -102,7 +102,7 @@ pub(super) fn encode(out: &mut Writer, residuals: &[u64]) {
             out.put(u64::from(k), 6);
             k
         });
-        if union >> 31 == 0 {
+        if union >> 31 == 0 && k < 32 {
             let mut narrow = [0; BLOCK];
             narrow
                 .iter_mut()
@@ -138,38 +138,26 @@ pub(super) fn encode_narrow(out: &mut Writer, blocks: &[[u32; BLOCK]], count: us
             k
         });
         next = Some(parameter(u64::from(sum)));
-        put_block(out, block, here, union, k);
+        put_block(out, block, here, union, k & 31);
     }
 }
 
-/// The first `count` of a block.
+/// The first `count` of a block; those after them are 0. `k` is below 32.
 #[inline(always)]
 fn put_block(out: &mut Writer, block: &[u32; BLOCK], count: usize, union: u32, k: u32) {
-    let most = (union >> k.min(31)) + k.min(31) + 1;
-    let joined = if most <= JOINED_BITS / 4 {
+    let most = (union >> k) + k + 1;
+    // Those after the first `count` are 0, and have the shortest codes.
+    let less = (BLOCK - count) as u32 * (k + 1);
+    if most <= JOINED_BITS / 4 {
         let (codes, lengths) = lanes::join_fours(block, k);
-        let fours = count / 4;
-        out.put_joined(&codes[..fours], &lengths[..fours]);
-        fours * 4
+        out.put_joined(&codes, &lengths, less);
     } else if most <= ESCAPE.min(JOINED_BITS / 2) {
         let (codes, lengths) = lanes::join_pairs(block, k);
-        let pairs = count / 2;
-        out.put_joined(&codes[..pairs], &lengths[..pairs]);
-        pairs * 2
+        out.put_joined(&codes, &lengths, less);
     } else {
-        0
-    };
-    let rest = &block[joined..count];
-    if most <= JOINED_BITS / 4 {
-        let (mut code, mut length) = (0, 0);
-        for residual in rest {
-            length += residual >> k;
-            code |= u64::from((residual & ((1 << k) - 1)) << 1 | 1) << length;
-            length += 1 + k;
-        }
-        out.put_few(code, length);
-    } else {
-        rest.iter().for_each(|residual| put(out, u64::from(*residual), k));
+        block[..count]
+            .iter()
+            .for_each(|residual| put(out, u64::from(*residual), k));
     }
 }
 
