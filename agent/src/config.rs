@@ -23,8 +23,8 @@ pub use journal::{Journal, SyncAfter};
 pub use source::{
     AtEnd, Begin, ExecSource, FileSource, FlowControl, HttpSource, Mapping, ModbusDevice, ModbusOrder,
     ModbusRegister, ModbusSource, ModbusTable, ModbusType, MqttSource, MqttSubscription, Parity,
-    ReplaySource, ReplayTimes, SimulatedSource, SocketSource, Source, SourceKind, Speed, SysfsFile,
-    SysfsParse, SysfsPreset, SysfsSource, SystemGroup, SystemSource, Trace,
+    ReplaySource, ReplayTimes, SerialFormat, SerialSource, SimulatedSource, SocketSource, Source, SourceKind,
+    Speed, SysfsFile, SysfsParse, SysfsPreset, SysfsSource, SystemGroup, SystemSource, Trace,
 };
 pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 

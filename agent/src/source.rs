@@ -37,6 +37,7 @@
     feature = "source-modbus",
     feature = "source-mqtt",
     feature = "source-replay",
+    feature = "source-serial",
     feature = "source-simulated",
     feature = "source-socket",
     feature = "source-sysfs",
@@ -56,12 +57,13 @@ mod file;
     feature = "source-file",
     feature = "source-http",
     feature = "source-mqtt",
+    feature = "source-serial",
     feature = "source-socket"
 ))]
 mod foreign;
 #[cfg(feature = "source-http")]
 mod http;
-#[cfg(feature = "source-modbus")]
+#[cfg(any(feature = "source-modbus", feature = "source-serial"))]
 mod line;
 #[cfg(any(feature = "source-exec", feature = "source-file", feature = "source-socket"))]
 mod lines;
@@ -77,10 +79,17 @@ mod output;
 mod probe;
 #[cfg(feature = "source-replay")]
 mod replay;
-#[cfg(any(feature = "source-modbus", feature = "source-sysfs"))]
+#[cfg(any(
+    feature = "source-modbus",
+    feature = "source-serial",
+    feature = "source-sysfs"
+))]
+#[allow(dead_code, reason = "not every source uses all of it")]
 mod scale;
 #[allow(dead_code, reason = "not every build has a source that samples on a schedule")]
 mod schedule;
+#[cfg(feature = "source-serial")]
+mod serial;
 #[cfg(feature = "source-simulated")]
 mod simulated;
 #[cfg(feature = "source-socket")]
@@ -212,6 +221,7 @@ pub(crate) fn open(
         config::SourceKind::System(settings) => open_system(settings),
         config::SourceKind::Sysfs(settings) => open_sysfs(settings),
         config::SourceKind::Modbus(settings) => open_modbus(settings),
+        config::SourceKind::Serial(settings) => open_serial(settings),
         config::SourceKind::Replay(settings) => open_replay(settings),
         config::SourceKind::Simulated(settings) => open_simulated(settings, device),
         config::SourceKind::Mqtt(settings) => open_mqtt(settings),
@@ -277,6 +287,16 @@ fn open_modbus(settings: &config::ModbusSource) -> Opening {
 
 #[cfg(not(feature = "source-modbus"))]
 fn open_modbus(_: &config::ModbusSource) -> Opening {
+    None
+}
+
+#[cfg(feature = "source-serial")]
+fn open_serial(settings: &config::SerialSource) -> Opening {
+    Some(serial::Serial::open(settings).map(|source| Box::new(source) as _))
+}
+
+#[cfg(not(feature = "source-serial"))]
+fn open_serial(_: &config::SerialSource) -> Opening {
     None
 }
 

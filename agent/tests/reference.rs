@@ -2,8 +2,8 @@
 
 use headwater_agent::config::{
     CommandName, Config, ENVIRONMENT_PREFIX, ExecSource, FileSource, HttpSource, Mapping, ModbusDevice,
-    ModbusRegister, ModbusSource, MqttSource, MqttSubscription, ReplaySource, SimulatedSource, SocketSource,
-    SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
+    ModbusRegister, ModbusSource, MqttSource, MqttSubscription, ReplaySource, SerialSource, SimulatedSource,
+    SocketSource, SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -56,6 +56,7 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         SourceKind::Socket(socket),
         SourceKind::Exec(exec),
         SourceKind::File(file),
+        SourceKind::Serial(serial),
         SourceKind::Replay(replay),
         SourceKind::Simulated(simulated),
     ] = &kinds[..]
@@ -148,6 +149,12 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         ..file.clone()
     };
     assert_eq!(shown, FileSource::default());
+    let shown = SerialSource {
+        path: String::new(),
+        map: Default::default(),
+        ..serial.clone()
+    };
+    assert_eq!(shown, SerialSource::default());
     assert_eq!(replay.units["cabinet_temp_c"], "Cel");
     let shown = ReplaySource {
         trace: Trace::default(),

@@ -6,6 +6,7 @@
 //! - [`protobuf`]: the open encoding, which Kafka records and dashboards see.
 //! - [`frame`]: what an MQTT data payload holds: envelope, header, body (protobuf or postcard, compressed or not).
 //! - [`series`]: series sets, which name the columns of a frame.
+//! - [`serial`]: what a microcontroller sends over a serial line.
 //! - [`shard`], [`topic`], [`name`]: where a device's messages go, and what it may be called.
 //! - [`pb`]: the messages generated from `proto/headwater/v1/*.proto`.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
@@ -21,6 +22,7 @@ pub mod model;
 pub mod name;
 pub mod protobuf;
 pub mod series;
+pub mod serial;
 pub mod shard;
 pub mod topic;
 mod varint;

@@ -7,6 +7,7 @@ mod line;
 mod modbus;
 mod mqtt;
 mod replay;
+mod serial;
 mod simulated;
 mod socket;
 mod sysfs;
@@ -29,6 +30,7 @@ pub use line::{FlowControl, Parity};
 pub use modbus::{ModbusDevice, ModbusOrder, ModbusRegister, ModbusSource, ModbusTable, ModbusType};
 pub use mqtt::{MqttSource, MqttSubscription};
 pub use replay::{AtEnd, ReplaySource, ReplayTimes, Speed, Trace};
+pub use serial::{SerialFormat, SerialSource};
 pub use simulated::SimulatedSource;
 pub use socket::SocketSource;
 pub use sysfs::{SysfsFile, SysfsParse, SysfsPreset, SysfsSource};
@@ -58,6 +60,8 @@ pub enum SourceKind {
     System(SystemSource),
     /// Devices that answer Modbus.
     Modbus(ModbusSource),
+    /// A serial line on which somebody sends readings.
+    Serial(SerialSource),
     /// A recorded trace.
     Replay(ReplaySource),
     /// Sensors that the kernel shows as files.
@@ -83,6 +87,7 @@ impl SourceKind {
             Self::System(_) => "system",
             Self::Sysfs(_) => "sysfs",
             Self::Modbus(_) => "modbus",
+            Self::Serial(_) => "serial",
             Self::Replay(_) => "replay",
             Self::Simulated(_) => "simulated",
             Self::Mqtt(_) => "mqtt",

@@ -68,7 +68,6 @@ impl Decimal {
     }
 
     /// Divided by 10^`digits`.
-    #[cfg(feature = "source-sysfs")]
     pub(crate) const fn shifted(self, digits: u32) -> Self {
         Self {
             mantissa: self.mantissa,
@@ -154,7 +153,6 @@ impl Scale {
     }
 
     /// raw / 10^`digits`.
-    #[cfg(feature = "source-sysfs")]
     pub(crate) fn milli(digits: u32) -> Self {
         Self::new(Decimal::ZERO, Decimal::ONE.shifted(digits), Decimal::ZERO)
     }
@@ -192,7 +190,6 @@ impl Scale {
 
 /// The double nearest to the shortest decimal that a single-precision figure is written as: 41.27 for 41.27, where widening
 /// gives 41.27000045776367. Narrowed again it is the same single.
-#[cfg(any(test, feature = "source-modbus"))]
 pub(crate) fn widened(value: f32) -> f64 {
     read(format_args!("{value}"))
         .filter(|wide| value.is_finite() && *wide as f32 == value)
