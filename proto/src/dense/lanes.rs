@@ -15,12 +15,25 @@ const LOW: f64 = 4_503_599_627_370_496.0;
 /// Four values from this place on.
 #[inline(always)]
 fn load(window: &[i32; 2 * BLOCK], at: usize) -> i32x4 {
-    i32x4::new([window[at], window[at + 1], window[at + 2], window[at + 3]])
+    let mut four = [0; 4];
+    four.copy_from_slice(&window[at..at + 4]);
+    i32x4::new(four)
 }
 
 #[inline(always)]
 fn zigzag(value: i32x4) -> u32x4 {
     cast((value + value) ^ (value >> 31u32))
+}
+
+/// Makes all after the first `count` 0.
+pub(super) fn keep(block: &mut [u32; BLOCK], count: usize) {
+    let places = i32x4::new([0, 1, 2, 3]);
+    let [a, b, c, d]: [u32x4; 4] = cast(*block);
+    let kept = |residuals: u32x4, from: i32| {
+        let kept = places.simd_lt(i32x4::splat(count as i32 - from));
+        residuals & cast::<i32x4, u32x4>(kept)
+    };
+    *block = cast([kept(a, 0), kept(b, 4), kept(c, 8), kept(d, 12)]);
 }
 
 /// How many residuals are 0.

@@ -255,9 +255,7 @@ pub(super) fn residuals_narrow(
         _ => blocks.for_each(|(out, window)| sums.means::<4>(window, out)),
     }
     if let (Some(last), left @ 1..) = (out.last_mut(), (count - 1) % HISTORY) {
-        for (at, residual) in last.iter_mut().enumerate() {
-            *residual = if at < left { *residual } else { 0 };
-        }
+        lanes::keep(last, left);
     }
 }
 
