@@ -60,12 +60,14 @@ mod file;
     feature = "source-serial",
     feature = "source-socket"
 ))]
+#[allow(dead_code, reason = "a build with few of these sources does not use all of it")]
 mod foreign;
 #[cfg(feature = "source-http")]
 mod http;
 #[cfg(any(feature = "source-modbus", feature = "source-serial"))]
 mod line;
 #[cfg(any(feature = "source-exec", feature = "source-file", feature = "source-socket"))]
+#[allow(dead_code, reason = "not every source of lines has a last one without an end")]
 mod lines;
 #[cfg(any(feature = "source-http", feature = "source-socket"))]
 mod listen;

@@ -67,7 +67,6 @@ impl Lines {
     }
 
     /// Leaves out what comes up to the next line's beginning.
-    #[cfg(feature = "source-file")]
     pub(crate) fn skip(&mut self) {
         self.waiting.clear();
         self.given = 0;
