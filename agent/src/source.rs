@@ -60,7 +60,10 @@ mod file;
     feature = "source-serial",
     feature = "source-socket"
 ))]
-#[allow(dead_code, reason = "a build with few of these sources does not use all of it")]
+#[allow(
+    dead_code,
+    reason = "a build with few of these sources does not use all of it"
+)]
 mod foreign;
 #[cfg(feature = "source-http")]
 mod http;

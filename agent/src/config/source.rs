@@ -45,8 +45,8 @@ pub struct Source {
     /// What logs, figures and commands call it: 1 to 64 of `A-Z a-z 0-9 . _ : -`, unique. `None`: its type, or `type-2`, `type-3`, …
     /// where there are several; see [`Source::names`].
     pub name: Option<String>,
-    /// The most readings a second, on average over ten seconds; beyond it a source that asks waits, and what others push is dropped
-    /// and counted. `None`: 1,000 for those that are handed readings, no bound for those that ask. At least 1.
+    /// The most readings a second, on average over ten seconds; beyond it a source that asks waits, who can be slowed
+    /// down is, and what is pushed (MQTT, UDP) is dropped and counted. `None`: 1,000 for those that are handed readings, no bound for those that ask. At least 1.
     pub rate: Option<u32>,
     /// The rest, by type.
     pub kind: SourceKind,

@@ -108,6 +108,12 @@ impl Output {
         self.meter.reported(Instant::now(), error, Some(news));
     }
 
+    /// Counts readings that the source itself has dropped since it is handed more than its share.
+    #[cfg(feature = "source-socket")]
+    pub(crate) fn dropped(&self, readings: u64) {
+        self.meter.dropped(readings);
+    }
+
     /// Tells that the source is alive though it has nothing to hand over: it listens.
     #[allow(dead_code, reason = "not every build has a source that listens")]
     pub(crate) fn alive(&self) {

@@ -1,7 +1,7 @@
 //! A port for local programs: lines over TCP, datagrams over UDP.
 //!
 //! Who writes too much over TCP is slowed down: nothing is read while the source's share is used up, and the network pushes
-//! back. A datagram cannot be pushed back: while the share is used up they are thrown away unread, counted, and reported.
+//! back. A datagram cannot be pushed back: while the share is used up they are thrown away unread, and counted.
 
 mod tcp;
 mod udp;

@@ -179,10 +179,19 @@ async fn a_flood_of_datagrams_is_dropped_and_counted() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    probe.reports(1, "thrown away unread").await;
-    let stats = probe.output.meter().stats();
-    assert!(stats.readings >= 100 && stats.readings < 1_000, "{stats:?}");
-    assert!(stats.dropped_readings > 0, "{stats:?}");
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let stats = probe.output.meter().stats();
+        // Most of them; a few may still wait in the system's buffer, or be lost there.
+        if stats.dropped_readings > 1_000 {
+            assert!(stats.readings >= 100 && stats.readings < 1_000, "{stats:?}");
+            return;
+        }
+        assert!(tokio::time::Instant::now() < until, "{stats:?}");
+        probe.drain();
+        let _ = socket.send(b"n 0").await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

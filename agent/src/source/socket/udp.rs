@@ -12,7 +12,8 @@ use crate::error::SourceError;
 /// How long datagrams are thrown away unread once the share is used up: what it grows by meanwhile is worth reading again.
 const DEAF: Duration = Duration::from_millis(100);
 
-/// Receives datagrams for ever. One at a time: the rest of a flood waits in the system's buffer, and beyond it is lost there.
+/// Receives datagrams for ever. One at a time: the rest of a flood waits in the system's buffer, and beyond it is lost there. What is
+/// thrown away unread counts as one reading dropped each.
 pub(super) async fn receive(
     socket: &UdpSocket,
     foreign: &Foreign,
@@ -29,12 +30,7 @@ pub(super) async fn receive(
             biased;
             () = sleep_until(until), if deaf_until.is_some() => {
                 deaf_until = None;
-                if thrown_away > 0 {
-                    output.report(&format_args!(
-                        "{thrown_away} datagram(s) thrown away unread: more than this source's rate"
-                    ));
-                    thrown_away = 0;
-                }
+                output.dropped(std::mem::take(&mut thrown_away));
                 continue;
             }
             received = socket.recv_from(&mut datagram) => received,
