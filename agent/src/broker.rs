@@ -59,7 +59,7 @@ impl Broker {
                 "asks for TLS, which this build leaves out; build with the feature `tls`",
             ));
         }
-        if websocket {
+        if websocket && !cfg!(feature = "websocket") {
             return Err(wrong(
                 "asks for WebSocket, which this build leaves out; build with the feature `websocket`, or use mqtt:// or mqtts://",
             ));
@@ -135,6 +135,10 @@ mod tests {
             ("mqtt://[fe80::1]", "mqtt://[fe80::1]:1883"),
             #[cfg(feature = "tls")]
             ("mqtts://broker", "mqtts://broker:8883"),
+            #[cfg(feature = "websocket")]
+            ("ws://broker", "ws://broker:80/mqtt"),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            ("wss://broker/a/b", "wss://broker:443/a/b"),
         ] {
             assert_eq!(Broker::parse(address).unwrap().to_string(), shown, "{address}");
         }
@@ -147,6 +151,7 @@ mod tests {
             ("http://broker", "unknown scheme"),
             #[cfg(not(feature = "tls"))]
             ("mqtts://broker", "feature `tls`"),
+            #[cfg(not(feature = "websocket"))]
             ("ws://broker", "feature `websocket`"),
             ("mqtt://", "names no host"),
             ("mqtt://broker:0", "port"),

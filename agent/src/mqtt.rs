@@ -13,6 +13,8 @@ pub(crate) mod socket;
 #[cfg(feature = "tls")]
 mod tls;
 pub(crate) mod traffic;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 pub(crate) use connection::Connection;
 pub(crate) use packet::Version;

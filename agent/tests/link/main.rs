@@ -17,3 +17,5 @@ mod reload;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "websocket")]
+mod websocket;
