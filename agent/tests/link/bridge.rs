@@ -1,7 +1,7 @@
 //! A small relay of the tests' own, scripted: it takes batches in order, keeps what it took, and acknowledges, unless it is
 //! told to lose, to be silent or to forget.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -114,6 +114,17 @@ impl Bridge {
                 }
             }
             out
+        })
+    }
+
+    /// The metrics of which readings were taken.
+    pub(crate) fn metrics(&self) -> BTreeSet<String> {
+        self.state(|state| {
+            let bodies = state.taken.iter().filter_map(|(.., body)| match body {
+                Body::Readings(readings) => Some(&readings.columns),
+                Body::Loss(_) => None,
+            });
+            bodies.flatten().map(|column| column.metric.clone()).collect()
         })
     }
 

@@ -7,6 +7,7 @@
 mod authority;
 mod bridge;
 mod commands;
+mod handed_in;
 mod library;
 mod mosquitto;
 mod network;
