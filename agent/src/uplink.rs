@@ -233,6 +233,12 @@ impl Uplink {
             };
             self.streams.push(stream);
         }
+        // The journal too may begin a new stream, when flash holds the old one up.
+        if let Some((_, earlier)) = self.streams.split_last_mut() {
+            earlier
+                .iter_mut()
+                .for_each(|stream| stream.mark_backlog(u64::MAX));
+        }
         match extents
             .last()
             .is_some_and(|current| current.last >= current.first)
@@ -307,10 +313,9 @@ impl Uplink {
                 .find(|stream| stream.id() == current.stream);
             match (self.mode, found) {
                 (config::Drain::InOrder, Some(stream)) => stream.mark_backlog(current.last),
-                (config::Drain::LiveFirst, Some(stream))
+                (config::Drain::LiveFirst, Some(_))
                     if self.sealed.len() < SEALED_MAX && extents.len() < STREAMS_MAX =>
                 {
-                    stream.mark_backlog(u64::MAX);
                     self.sealed.push(current.stream);
                     self.counters.sealed += 1;
                     journal.open_stream(self.random.draw());

@@ -5,7 +5,17 @@ import { toml } from "./toml.js";
 /** `headwater-agent run` that replays a trace once, at its own times. `name`: what its files are called. */
 export function startAgent(
   site,
-  { device, name = device, mosquitto, trace, speed = "max", batch = {}, uplink = {}, source = {} },
+  {
+    device,
+    name = device,
+    mosquitto,
+    trace,
+    speed = "max",
+    batch = {},
+    uplink = {},
+    source = {},
+    settings: more = {},
+  },
 ) {
   const settings = {
     device,
@@ -16,6 +26,7 @@ export function startAgent(
       backoff: { min: "50ms", max: "500ms" },
       ...uplink,
     },
+    ...more,
     source: [{ type: "replay", path: trace.path, speed, at_end: "stop", times: "original", ...source }],
   };
   const config = site.write(`agent-${name}.toml`, toml(settings));
