@@ -184,7 +184,8 @@ impl Pipeline {
 
     /// Seconds since the Unix epoch, where the clock is known to be right.
     fn wall(&self) -> Option<i64> {
-        Some(self.clock.now_us() / 1_000_000)
+        let synchronised = self.clock.is_synchronised();
+        synchronised.then(|| self.clock.now_us() / 1_000_000)
     }
 
     /// Bytes that passed the link since the start, and those of a backlog among them.

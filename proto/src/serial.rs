@@ -325,8 +325,9 @@ impl<'a> Message<'a> {
         let mut readings = Vec::new();
         while !rest.is_empty() {
             let number = readings.len() + 1;
-            let (reading, after) = postcard::take_from_bytes::<Reading<'_>>(rest)
-                .map_err(|error| malformed(format!("reading {number} of a serial frame"), format!("{error}")))?;
+            let (reading, after) = postcard::take_from_bytes::<Reading<'_>>(rest).map_err(|error| {
+                malformed(format!("reading {number} of a serial frame"), format!("{error}"))
+            })?;
             rest = after;
             readings.push(reading);
         }
