@@ -68,6 +68,7 @@ mod foreign;
 #[cfg(feature = "source-http")]
 mod http;
 #[cfg(any(feature = "source-modbus", feature = "source-serial"))]
+#[allow(dead_code, reason = "not every source uses all of it")]
 mod line;
 #[cfg(any(feature = "source-exec", feature = "source-file", feature = "source-socket"))]
 #[allow(dead_code, reason = "not every source of lines has a last one without an end")]

@@ -62,7 +62,8 @@ pub struct Full;
 /// frame.decimal("tank.temperature", "Cel", 2150, 2)?;
 /// frame.bool("tank.pump", "", true)?;
 /// let bytes = frame.finish(); // to the UART
-/// # assert_eq!(bytes.len(), 55);
+/// # assert_eq!(bytes[0], 0);
+/// # assert_eq!(bytes.iter().filter(|byte| **byte == 0).count(), 2);
 /// # Ok::<(), headwater_proto::serial::Full>(())
 /// ```
 #[derive(Clone, Debug)]
