@@ -7,7 +7,7 @@ use std::time::Instant;
 use headwater_proto::Limits;
 
 use crate::batcher::Batcher;
-use crate::clock::Clock;
+use crate::clock::{Clock, Known};
 use crate::control::{Controller, FileSettings, Sources};
 use crate::handle::Inbox;
 use crate::journal::{Flash, Journal, Memory};
@@ -84,14 +84,15 @@ impl Agent {
             self.sources.len(),
             self.setup.address.brokers[0]
         );
-        let clock = Clock::default();
+        let state = self.setup.config.state_dir.clone().map(State::new);
+        let mut known = state.clone().map(Known::open);
+        let clock = Clock::open(&self.setup.config.clock, known.as_ref().and_then(Known::time_us));
         let (output, samples) = Output::new(clock.clone());
         let thinning = output.thinning().clone();
         let mut sources = Sources::new(output.clone(), self.handle.clone());
         sources.start(self.sources);
         let config = &self.setup.config;
         let limits = Limits::default();
-        let state = config.state_dir.clone().map(State::new);
         let journal = journal(stream, &config.journal, state.as_ref(), clock.clone())?;
         let now = Instant::now();
         let about = self.setup.about();
@@ -106,14 +107,16 @@ impl Agent {
             uplink,
             samples,
             orders: self.inbox.orders,
-            link: Link::new(self.setup.address.clone(), backoff, clock),
+            link: Link::new(self.setup.address.clone(), backoff, clock.clone()),
             handle: self.handle.clone(),
-            clock: output.clock().clone(),
             meter,
             thinning,
             replies: Replies::default(),
             flushes: Vec::new(),
             said: Vec::new(),
+            clock: clock.clone(),
+            look_at: Instant::now(),
+            hold: config.clock.hold,
             stop_timeout: config.uplink.stop_timeout,
             sampled: 0,
         };
@@ -122,10 +125,18 @@ impl Agent {
         let mut controller = std::pin::pin!(controller.run(shutdown));
         let mut pipeline = std::pin::pin!(pipeline.run());
         // Sources end with the controller, so it is dropped with the pipeline should that fail.
-        tokio::select! {
-            result = &mut pipeline => result,
-            () = &mut controller => pipeline.await,
+        let result = {
+            let mut keeper = std::pin::pin!(keep_time(clock.clone(), known.clone()));
+            tokio::select! {
+                result = &mut pipeline => result,
+                () = &mut controller => pipeline.await,
+                () = &mut keeper => unreachable!("the time is kept for ever"),
+            }
+        };
+        if let Some(known) = &mut known {
+            known.save(&clock, 0).await;
         }
+        result
     }
 }
 
@@ -142,4 +153,16 @@ fn journal(
     };
     let wall_time = Box::new(move || clock.is_synchronised().then(|| clock.now_us()));
     Ok(Box::new(Flash::open(stream, settings, state, wall_time)?))
+}
+
+/// Looks after the clock's hardware, and keeps the last time known; for ever.
+async fn keep_time(clock: Clock, known: Option<Known>) {
+    let keeping = async {
+        match known {
+            Some(known) => known.keep(clock.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::join!(clock.clone().watch(), keeping);
+    std::future::pending().await
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use headwater_proto::{Clock, Column, Limits, Readings, Series, SeriesSet, Value, ValueType, Values, name};
 
+use crate::clock::Correction;
 use crate::config;
 use crate::source::{Metric, Sample};
 
@@ -111,6 +112,12 @@ impl Batcher {
             self.readings += taken;
         }
         taken
+    }
+
+    /// Puts the times of the open batch right.
+    pub(crate) fn correct(&mut self, correction: &Correction) {
+        let times = self.columns.iter_mut().flat_map(|column| &mut column.times);
+        times.for_each(|time_us| *time_us = correction.apply(*time_us));
     }
 
     /// Readings in the open batch.

@@ -1,6 +1,7 @@
 //! The agent's settings. `deploy/agent.toml` is the annotated reference; a test keeps it equal to the defaults here.
 
 mod broker;
+mod clock;
 mod control;
 mod flow;
 mod health;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use crate::Error;
 
 pub use broker::{Brokers, Protocol, Tls};
+pub use clock::{Clock, Trust};
 pub use control::{CommandName, Control};
 pub use flow::{DataBudget, Drain};
 pub use health::Health;
@@ -53,6 +55,8 @@ pub struct Config {
     pub health: Health,
     /// Commands from the relay, and what shows this agent's state.
     pub control: Control,
+    /// When this machine's clock is taken to be right.
+    pub clock: Clock,
     /// Where readings come from; at least one.
     #[serde(rename = "source")]
     pub sources: Vec<Source>,

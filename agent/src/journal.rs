@@ -93,7 +93,6 @@ impl Entry {
     }
 
     /// The same, with times that were made by a clock not known to be right.
-    #[allow(dead_code, reason = "the clock's corrections build on it")]
     pub(crate) fn made_with(mut self, epoch: Option<ClockEpoch>) -> Self {
         if let Self::Batch { clock, .. } = &mut self {
             *clock = epoch;
@@ -120,6 +119,16 @@ pub(crate) struct Record {
     pub(crate) content: Content,
 }
 
+impl Record {
+    /// What its times were made with; `None`: they are final.
+    pub(crate) fn clock(&self) -> Option<ClockEpoch> {
+        match &self.content {
+            Content::Batch { clock, .. } => *clock,
+            Content::Loss(_) => None,
+        }
+    }
+}
+
 /// What a record holds.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
@@ -127,7 +136,6 @@ pub(crate) enum Content {
         sealed: Arc<Sealed>,
         series: Arc<SeriesSet>,
         /// `None`: its times are final.
-        #[allow(dead_code, reason = "the clock's corrections build on it")]
         clock: Option<ClockEpoch>,
     },
     Loss(Loss),

@@ -46,5 +46,5 @@ pub use agent::Agent;
 pub use config::Config;
 pub use error::Error;
 pub use handle::AgentHandle;
-pub use stats::{AgentStats, JournalFault, JournalMode, SourceState, SourceStats};
+pub use stats::{AgentStats, ClockState, JournalFault, JournalMode, SourceState, SourceStats};
 pub use status::Status;

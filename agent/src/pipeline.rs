@@ -56,7 +56,6 @@ pub(crate) struct Pipeline {
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) link: Link,
     pub(crate) handle: AgentHandle,
-    pub(crate) clock: Clock,
     pub(crate) meter: Meter,
     pub(crate) thinning: Thinning,
     pub(crate) replies: Replies,
@@ -64,6 +63,11 @@ pub(crate) struct Pipeline {
     pub(crate) flushes: Vec<(u64, u64, oneshot::Sender<()>)>,
     /// Who waits until the broker has all replies.
     pub(crate) said: Vec<oneshot::Sender<()>>,
+    pub(crate) clock: Clock,
+    /// When to look at the clock.
+    pub(crate) look_at: Instant,
+    /// How long batches are held back whose times are not known to be right.
+    pub(crate) hold: Duration,
     /// How long a stop waits for acknowledgements.
     pub(crate) stop_timeout: Duration,
     pub(crate) sampled: u64,
@@ -140,6 +144,7 @@ impl Pipeline {
         self.batcher.reload(setup.config.batch.clone());
         self.sealer = Sealer::new(&setup.config.uplink, self.limits.clone());
         self.stop_timeout = setup.config.uplink.stop_timeout;
+        self.hold = setup.config.clock.hold;
         self.uplink.reload(now, &setup.config.uplink, setup.about());
         self.meter.reload(setup.config.uplink.data_budget.as_ref(), now);
         let backoff = Backoff::new(setup.config.uplink.backoff);
@@ -156,6 +161,9 @@ impl Pipeline {
     /// Does all that is due, and says when more will be.
     fn step(&mut self) -> Result<Option<Instant>, Error> {
         let now = Instant::now();
+        if now >= self.look_at {
+            self.look(now);
+        }
         if self.batcher.is_due(now) {
             self.close();
         }
@@ -168,6 +176,7 @@ impl Pipeline {
         let allowance = self.meter.look(now, self.wall(), link, backlog);
         self.uplink.allow(now, allowance);
         self.uplink.tick(now, &*self.journal);
+        self.uplink.clock(self.clock.standing(), self.hold);
         self.pump(now);
         self.answer();
         self.link.tick(now);
@@ -178,6 +187,7 @@ impl Pipeline {
             self.link.deadline(),
             self.journal.deadline(),
             self.meter.deadline(),
+            Some(self.look_at),
         ];
         Ok(deadlines.into_iter().flatten().min())
     }
@@ -199,10 +209,35 @@ impl Pipeline {
         self.sampled += self.batcher.push(Instant::now(), sample) as u64;
     }
 
+    /// Looks at the clock. What was stamped by the old time is in the open batch by the time the new one is told, and is put right there.
+    fn look(&mut self, now: Instant) {
+        let mut before = Vec::new();
+        let samples = &mut self.samples;
+        let correction = self.clock.look(|| {
+            while let Ok(sample) = samples.try_recv() {
+                before.push(sample);
+            }
+        });
+        for sample in before {
+            self.take(sample);
+        }
+        match correction {
+            Some(correction) if correction.became_known => self.batcher.correct(&correction),
+            // The clock was known, and is another now.
+            Some(_) => self.close(),
+            None => {}
+        }
+        self.look_at = now + self.clock.pace();
+    }
+
     fn close(&mut self) {
-        if let Some(closed) = self.batcher.close() {
+        if let Some(mut closed) = self.batcher.close() {
+            let epoch = self.clock.epoch();
+            if epoch.is_some() {
+                closed.readings.clock = headwater_proto::Clock::Uncertain;
+            }
             for entry in self.sealer.seal(closed) {
-                self.journal.append(entry);
+                self.journal.append(entry.made_with(epoch));
             }
         }
     }
@@ -294,6 +329,7 @@ impl Pipeline {
             budget: self.meter.stats(),
             sealed_streams: counters.sealed,
             other_boxes: self.uplink.other_boxes(Instant::now()) as u64,
+            clock: self.clock.stats(),
             ..AgentStats::default()
         });
     }
@@ -304,6 +340,8 @@ impl Pipeline {
             self.take(sample);
         }
         self.close();
+        // Better flagged than not at all.
+        self.hold = Duration::ZERO;
         let until = Instant::now() + self.stop_timeout;
         let woken = self.journal.woken();
         // Nothing is waited for where there is no connection: a broker that is away must not delay a shutdown.

@@ -1,8 +1,9 @@
 //! Closed batches become journal entries: encoded, and split where a frame would pass a limit.
 
-use headwater_proto::{Body, Column, Error, Limits, LossReason, Readings, Values, frame};
+use headwater_proto::{Body, Clock, Column, Error, Limits, LossReason, Readings, SeriesSet, Values, frame};
 
 use crate::batcher::Closed;
+use crate::clock::Correction;
 use crate::config;
 use crate::journal::Entry;
 
@@ -66,6 +67,42 @@ impl Sealer {
             });
         }
         entries
+    }
+}
+
+/// A batch with its times put right, encoded as it was; `None` if it is none, or cannot be decoded or encoded again, which is logged.
+pub(crate) fn correct(
+    sealed: &frame::Sealed,
+    series: &SeriesSet,
+    correction: &Correction,
+    limits: &Limits,
+) -> Option<frame::Sealed> {
+    let bytes = sealed.frame(1, 1);
+    let corrected = frame::Frame::parse(&bytes, limits)
+        .and_then(|frame| frame.body(Some(series), limits))
+        .and_then(|body| {
+            let Body::Readings(mut readings) = body else {
+                return Ok(None);
+            };
+            readings.clock = Clock::Synchronised;
+            let times = readings.times.iter_mut().flatten();
+            times.for_each(|time_us| *time_us = correction.apply(*time_us));
+            let encoding = match (sealed.envelope >> 2) & 3 {
+                postcard if postcard == frame::Encoding::Postcard as u8 => frame::Encoding::Postcard,
+                _ => frame::Encoding::Protobuf,
+            };
+            let compression = match sealed.envelope & 3 {
+                0 => frame::Compression::None,
+                _ => frame::Compression::Deflate,
+            };
+            frame::seal(&Body::Readings(readings), series, encoding, compression, limits).map(Some)
+        });
+    match corrected {
+        Ok(corrected) => corrected,
+        Err(error) => {
+            log::error!("the times of a batch cannot be put right: {error}; it goes out flagged");
+            None
+        }
     }
 }
 

@@ -111,10 +111,29 @@ pub enum JournalFault {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ClockStats {
-    /// Whether it is known to be synchronised.
+    /// Whether the time is known to be right, so that readings are not flagged.
     pub synchronised: bool,
+    /// What tells that it is.
+    pub state: ClockState,
     /// By how much readings were last corrected, microseconds; 0: never.
     pub offset_us: i64,
+}
+
+/// What tells that the time is right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockState {
+    /// Nothing: readings are flagged.
+    #[default]
+    Unknown,
+    /// A time daemon.
+    Synchronised,
+    /// Hardware that keeps the time while the machine is off.
+    Hardware,
+    /// The settings.
+    Trusted,
+    /// It was known; by now nobody vouches for it, and it goes on at the rate that it had.
+    Holdover,
 }
 
 /// Figures of the monthly data budget.

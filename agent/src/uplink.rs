@@ -54,6 +54,7 @@ use std::time::{Duration, Instant};
 use headwater_proto::topic::Kind;
 use headwater_proto::{SeriesSet, pb};
 
+use crate::clock::{Standing, Verdict};
 use crate::config;
 use crate::journal::{Extent, Forgotten, Journal, Read};
 
@@ -151,6 +152,11 @@ pub(crate) struct Uplink {
     /// When other boxes under this name were last spoken of, when they were last logged, and how many they are.
     others: Option<(Instant, Instant, usize)>,
     random: Random,
+    standing: Standing,
+    /// How long batches are held back whose times may yet become known.
+    hold: Duration,
+    /// When the relay first answered.
+    answered: Option<Instant>,
     counters: Counters,
 }
 
@@ -193,6 +199,9 @@ impl Uplink {
             looked: None,
             others: None,
             random,
+            standing: Standing::default(),
+            hold: Duration::ZERO,
+            answered: None,
             counters: Counters::default(),
         };
         uplink.follow(now, journal);
@@ -390,6 +399,16 @@ impl Uplink {
         }
     }
 
+    /// How the clock stands: what was stamped before the time was known is corrected, or held back for `hold` after the relay's first
+    /// answer, in the hope that it becomes known.
+    pub(crate) fn clock(&mut self, standing: Standing, hold: Duration) {
+        (self.standing, self.hold) = (standing, hold);
+    }
+
+    fn holds_back(&self, now: Instant) -> bool {
+        self.answered.is_none_or(|answered| now < answered + self.hold)
+    }
+
     /// The next message to publish; `None` while there is none, or the window is closed.
     pub(crate) fn next(&mut self, now: Instant, journal: &mut dyn Journal) -> Option<Publication> {
         self.held_back = None;
@@ -448,8 +467,14 @@ impl Uplink {
                 Read::Loading => return None,
                 Read::None => continue,
             };
+            let correction = match self.standing.judge(record.clock()) {
+                Verdict::Correct(correction) => Some(correction),
+                Verdict::Wait if self.holds_back(now) => continue,
+                Verdict::Wait | Verdict::Final => None,
+            };
+            let stream = &self.streams[at];
             let backlog = stream.is_backlog(record.seq);
-            let (payload, set) = data(&record, stream.short())?;
+            let (payload, set) = data(&record, stream.short(), correction.as_ref())?;
             let room = batches < most && bytes + payload.len() as u64 <= share.1;
             if batches > 0 && !room {
                 return None;

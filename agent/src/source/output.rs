@@ -75,6 +75,7 @@ impl Output {
             }))
         });
         Self {
+            clock: self.clock.another(),
             share,
             ..self.clone()
         }
@@ -126,6 +127,7 @@ impl Output {
     /// are not pushed to, which wait instead.
     pub(crate) async fn send(&self, mut sample: Sample) -> usize {
         let now = Instant::now();
+        let told = self.clock.told();
         self.meter.alive(now);
         if sample.readings.is_empty() {
             return 0;
@@ -137,11 +139,17 @@ impl Output {
         if sample.readings.is_empty() {
             return dropped;
         }
-        self.meter.sampled(&sample);
-        if self.samples.send(sample).await.is_err() {
+        let Ok(place) = self.samples.reserve().await else {
             // The agent has stopped listening, and drops this task next.
-            std::future::pending::<()>().await;
-        }
+            return std::future::pending().await;
+        };
+        self.clock.hand_over(told, |correction| {
+            if let Some(correction) = correction {
+                sample.time_us = correction.apply(sample.time_us);
+            }
+            self.meter.sampled(&sample);
+            place.send(sample);
+        });
         dropped
     }
 

@@ -37,6 +37,7 @@ impl Uplink {
         if answers_hello && !ack.want_hello {
             journal.told();
             self.link = Link::Up { session: current };
+            self.answered.get_or_insert(now);
             let waiting = journal.waiting().batches;
             log::info!("the relay has answered; {waiting} batches wait");
         }

@@ -6,7 +6,9 @@ use headwater_proto::frame::{self, Compression, Encoding};
 use headwater_proto::topic::Kind;
 use headwater_proto::{Body, Limits, SeriesSet};
 
+use crate::clock::Correction;
 use crate::journal::{Content, Record};
+use crate::sealer::correct;
 
 /// A message to publish.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,10 +36,18 @@ impl Publication {
     }
 }
 
-/// A record as the payload of a data message, and the set it needs. `None` only if it cannot be encoded, which is logged.
-pub(super) fn data(record: &Record, short: u32) -> Option<(Vec<u8>, Option<Arc<SeriesSet>>)> {
+/// A record as the payload of a data message, its times corrected, and the set it needs. `None` only if it cannot be encoded, which is
+/// logged.
+pub(super) fn data(
+    record: &Record,
+    short: u32,
+    correction: Option<&Correction>,
+) -> Option<(Vec<u8>, Option<Arc<SeriesSet>>)> {
     match &record.content {
         Content::Batch { sealed, series, .. } => {
+            let corrected =
+                correction.and_then(|correction| correct(sealed, series, correction, &Limits::default()));
+            let sealed = corrected.as_ref().unwrap_or(sealed);
             Some((sealed.frame(short, record.seq), Some(series.clone())))
         }
         Content::Loss(loss) => {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headwater_agent::config::{
-    Backoff, Batch, ReplaySource, SimulatedSource, SourceKind, SystemSource, Trace, Uplink,
+    Backoff, Batch, Clock, ReplaySource, SimulatedSource, SourceKind, SystemSource, Trace, Trust, Uplink,
 };
 use headwater_agent::{Agent, AgentHandle, Config};
 use serde::Serialize;
@@ -91,6 +91,11 @@ pub async fn start(
                 },
                 stop_timeout: Duration::from_secs(1),
                 ..Uplink::default()
+            },
+            // All of this runs on one machine: its clock is as right as any.
+            clock: Clock {
+                trust: Trust::Always,
+                ..Clock::default()
             },
             sources: vec![source(kind, number).into()],
             ..Config::default()
