@@ -28,7 +28,11 @@
 
 mod chain;
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod damage;
 mod disk;
 mod flash;
 mod format;

@@ -4,7 +4,6 @@
 //! power cut may keep any part of it, in any order, in pieces of a sector.
 
 #[cfg(test)]
-#[allow(dead_code, reason = "for tests to come")]
 pub(super) mod model;
 pub(crate) mod real;
 

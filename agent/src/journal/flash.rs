@@ -469,7 +469,13 @@ impl Journal for Flash {
         if kept {
             known.unload(|record| record.seq >= seq);
             known.loading = None;
-            self.port.ask(Request::GiveUp { stream, seq, reason });
+            let sent = known.sent;
+            self.port.ask(Request::GiveUp {
+                stream,
+                seq,
+                reason,
+                sent,
+            });
         }
         in_memory || kept
     }

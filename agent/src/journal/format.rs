@@ -60,7 +60,9 @@ pub(super) struct Ledger {
 pub(super) struct Batch {
     pub(super) stream: u64,
     pub(super) seq: u64,
-    /// Readings of the stream before it.
+    /// Whether everything of the stream before it is acknowledged.
+    pub(super) first: bool,
+    /// Readings of the stream that were written before it.
     pub(super) before: u64,
     pub(super) readings: u64,
     pub(super) oldest_us: i64,
@@ -74,7 +76,9 @@ pub(super) struct LossItem {
     pub(super) stream: u64,
     pub(super) seq: u64,
     pub(super) through: u64,
-    /// Readings of the stream before it.
+    /// Whether everything of the stream before it is acknowledged.
+    pub(super) first: bool,
+    /// Readings of the stream that were written before it.
     pub(super) before: u64,
     pub(super) readings: u64,
     pub(super) reason: LossReason,
@@ -142,7 +146,7 @@ fn content(item: &Item) -> (Kind, Vec<u8>) {
             for value in [batch.seq, batch.before, batch.readings, zigzag(batch.oldest_us)] {
                 number(&mut out, value);
             }
-            out.push(u8::from(batch.clock.is_some()));
+            out.push(u8::from(batch.clock.is_some()) | u8::from(batch.first) << 1);
             if let Some(clock) = batch.clock {
                 out.extend(clock.boot.to_le_bytes());
                 number(&mut out, zigzag(clock.offset_us));
@@ -157,11 +161,23 @@ fn content(item: &Item) -> (Kind, Vec<u8>) {
             for value in [loss.seq, loss.through, loss.before, loss.readings] {
                 number(&mut out, value);
             }
-            out.push(reason_code(loss.reason));
+            out.extend([reason_code(loss.reason), u8::from(loss.first)]);
             Kind::Loss
         }
     };
     (kind, out)
+}
+
+/// Appends a ledger as a program of the next version begins a segment with.
+#[cfg(test)]
+pub(super) fn put_newer(out: &mut Vec<u8>, segment: u64) {
+    let mut content = Vec::new();
+    number(&mut content, VERSION + 1);
+    content.extend([1, 2, 3]);
+    number(out, content.len() as u64 + 1);
+    out.extend(checksum(segment, 0, Kind::Ledger as u8, &content).to_le_bytes());
+    out.push(Kind::Ledger as u8);
+    out.extend(content);
 }
 
 /// What stands at an offset of a segment.
@@ -226,25 +242,33 @@ fn item(kind: u8, content: &[u8]) -> Option<Item> {
             let message = pb::SeriesSet::decode(std::mem::take(&mut reader.0)).ok()?;
             Item::Series(SeriesSet::from_pb(message, &Limits::default()).ok()?)
         }
-        kind if kind == Kind::Batch as u8 => Item::Batch(Batch {
-            stream: u64::from_le_bytes(reader.array()?),
-            seq: reader.number()?,
-            before: reader.number()?,
-            readings: reader.number()?,
-            oldest_us: unzigzag(reader.number()?),
-            clock: match reader.byte()? {
+        kind if kind == Kind::Batch as u8 => {
+            let stream = u64::from_le_bytes(reader.array()?);
+            let (seq, before, readings) = (reader.number()?, reader.number()?, reader.number()?);
+            let oldest_us = unzigzag(reader.number()?);
+            let flags = reader.byte()?;
+            let clock = match flags & 1 {
                 0 => None,
                 _ => Some(ClockEpoch {
                     boot: u128::from_le_bytes(reader.array()?),
                     offset_us: unzigzag(reader.number()?),
                 }),
-            },
-            sealed: Arc::new(Sealed {
-                envelope: reader.byte()?,
-                series_set: u32::from_le_bytes(reader.array()?),
-                body: std::mem::take(&mut reader.0).to_vec(),
-            }),
-        }),
+            };
+            Item::Batch(Batch {
+                stream,
+                seq,
+                first: flags & 2 != 0,
+                before,
+                readings,
+                oldest_us,
+                clock,
+                sealed: Arc::new(Sealed {
+                    envelope: reader.byte()?,
+                    series_set: u32::from_le_bytes(reader.array()?),
+                    body: std::mem::take(&mut reader.0).to_vec(),
+                }),
+            })
+        }
         kind if kind == Kind::Loss as u8 => Item::Loss(LossItem {
             stream: u64::from_le_bytes(reader.array()?),
             seq: reader.number()?,
@@ -252,6 +276,7 @@ fn item(kind: u8, content: &[u8]) -> Option<Item> {
             before: reader.number()?,
             readings: reader.number()?,
             reason: reason(reader.byte()?)?,
+            first: reader.byte()? != 0,
         }),
         _ => return None,
     };
@@ -336,6 +361,7 @@ mod tests {
             Item::Batch(Batch {
                 stream: u64::MAX,
                 seq: 1 << 40,
+                first: true,
                 before: 77,
                 readings: 5,
                 oldest_us: -3,
@@ -353,6 +379,7 @@ mod tests {
                 stream: 1,
                 seq: 2,
                 through: 9,
+                first: false,
                 before: 3,
                 readings: 4,
                 reason: LossReason::Retention,

@@ -45,6 +45,8 @@ pub(super) enum Request {
         stream: u64,
         seq: u64,
         reason: LossReason,
+        /// What was sent of the stream.
+        sent: u64,
     },
     Told,
     /// The current stream ends.
@@ -236,7 +238,13 @@ impl<D: Disk> Keeper<D> {
                 let forgotten = store.forget(stream, through)?;
                 Ok(Answer::Forgotten(forgotten))
             }),
-            Request::GiveUp { stream, seq, reason } => self.attempt(now, Asked::Other, |store| {
+            Request::GiveUp {
+                stream,
+                seq,
+                reason,
+                sent,
+            } => self.attempt(now, Asked::Other, |store| {
+                store.sent(stream, sent);
                 store.give_up(stream, seq, reason)?;
                 Ok(Answer::Done)
             }),
@@ -296,6 +304,8 @@ impl<D: Disk> Keeper<D> {
 
     fn failed(&mut self, now: Instant, asked: Asked, error: &io::Error) -> Response {
         let fault = fault(error);
+        #[cfg(test)]
+        eprintln!("failed {asked:?}: {error}");
         if self.state.fault.or(self.told) != Some(fault) {
             log::error!(
                 "the journal in {} cannot be written: {error}; what comes now is held in memory, up to `journal.memory`, until it can: {}",
@@ -312,7 +322,11 @@ impl<D: Disk> Keeper<D> {
         self.again = now + self.wait;
         self.wait = (self.wait * 2).min(AGAIN.1);
         // What cannot be written may still be read.
-        if matches!(fault, JournalFault::Full | JournalFault::ReadOnly) && self.open().is_err() {
+        let may_be_read = matches!(
+            fault,
+            JournalFault::Full | JournalFault::ReadOnly | JournalFault::Missing
+        );
+        if may_be_read && self.open().is_err() {
             self.store = None;
         }
         self.look();

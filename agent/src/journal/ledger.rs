@@ -102,6 +102,13 @@ impl Stream {
         self.gone.clear();
     }
 
+    /// The next record is `seq`, in a segment; everything before it is acknowledged.
+    pub(super) fn begin_at(&mut self, seq: u64, segment: u64) {
+        self.last = seq - 1;
+        self.drain();
+        (self.home, self.end) = (segment, segment);
+    }
+
     /// Takes note of numbers that were given up; they overlap nothing in [`Stream::gone`].
     pub(super) fn give_up(&mut self, gone: Gone) {
         let at = self.gone.partition_point(|other| other.seq < gone.seq);

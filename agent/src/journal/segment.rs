@@ -27,7 +27,9 @@ pub(super) struct Entry {
     pub(super) stream: u64,
     pub(super) seq: u64,
     pub(super) through: u64,
-    /// Readings of the stream before it.
+    /// Whether everything of the stream before it is acknowledged.
+    pub(super) first: bool,
+    /// Readings of the stream that were written before it.
     pub(super) before: u64,
     pub(super) readings: u64,
     /// Encoded bytes; 0 for a loss.
@@ -100,6 +102,7 @@ impl Segment {
                 stream: batch.stream,
                 seq: batch.seq,
                 through: batch.seq,
+                first: batch.first,
                 before: batch.before,
                 readings: batch.readings,
                 bytes: batch.sealed.body.len() as u32,
@@ -113,6 +116,7 @@ impl Segment {
                 stream: loss.stream,
                 seq: loss.seq,
                 through: loss.through.max(loss.seq),
+                first: loss.first,
                 before: loss.before,
                 readings: loss.readings,
                 bytes: 0,

@@ -228,6 +228,10 @@ impl<D: Disk> Store<D> {
             if entry.seq <= stream.last {
                 continue;
             }
+            if entry.first {
+                stream.readings = stream.readings.max(entry.before);
+                stream.begin_at(entry.seq, id);
+            }
             stream.extend(id, entry.through, entry.before.saturating_add(entry.readings));
             stream.bytes += u64::from(entry.bytes);
             if entry.loss.is_some() {
@@ -459,7 +463,10 @@ impl<D: Disk> Store<D> {
     fn item(&self, unwritten: &Unwritten) -> io::Result<Item> {
         let Unwritten { stream, record, .. } = unwritten;
         let known = self.streams.iter().find(|known| known.id == *stream);
-        let Some(known) = known.filter(|known| known.last + 1 == record.seq) else {
+        // What was acknowledged before it had to be written left a gap, which is no hole: nothing before it waits.
+        let follows =
+            |known: &&Stream| known.last + 1 == record.seq || known.last < record.seq && known.is_drained();
+        let Some(known) = known.filter(follows) else {
             return Err(io::Error::other(format!(
                 "record {} of stream {stream:016x} does not follow what is written",
                 record.seq
@@ -469,6 +476,7 @@ impl<D: Disk> Store<D> {
             Content::Batch { sealed, clock, .. } => Item::Batch(Batch {
                 stream: *stream,
                 seq: record.seq,
+                first: known.is_drained(),
                 before: known.readings,
                 readings: unwritten.readings,
                 oldest_us: unwritten.oldest_us,
@@ -479,6 +487,7 @@ impl<D: Disk> Store<D> {
                 stream: *stream,
                 seq: record.seq,
                 through: record.through,
+                first: known.is_drained(),
                 before: known.readings,
                 readings: loss.readings,
                 reason: loss.reason,
@@ -494,8 +503,7 @@ impl<D: Disk> Store<D> {
             return;
         };
         if stream.is_drained() {
-            stream.drain();
-            stream.home = segment;
+            stream.begin_at(record.seq, segment);
             self.reading.remove(&id);
             self.acking.remove(&id);
         }

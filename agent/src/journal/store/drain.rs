@@ -25,8 +25,20 @@ impl<D: Disk> Store<D> {
             _ => stream.front(),
         };
         while place.seq < seq {
-            if self.step(&stream, &mut place)?.is_none() {
+            let Some(step) = self.step(&stream, &mut place)? else {
                 return Ok(records);
+            };
+            if step.through >= seq {
+                // A part of it was sent when it was several; the rest tells of them all.
+                records.push(Record {
+                    seq,
+                    through: step.through,
+                    content: Content::Loss(Loss {
+                        through: step.through,
+                        readings: step.after - step.before,
+                        reason: reason(&step.what),
+                    }),
+                });
             }
         }
         let mut bytes = 0;
@@ -168,8 +180,11 @@ impl<D: Disk> Store<D> {
 
     /// Puts a loss record in the place of one record.
     fn lose(&mut self, id: u64, step: &Step, reason: LossReason) {
-        let sent = self.sent.get(&id).is_some_and(|sent| step.seq <= *sent);
+        let sent = self.sent.get(&id).copied().unwrap_or(0);
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) {
+            for gone in &mut stream.gone {
+                gone.sent |= gone.seq <= sent;
+            }
             stream.uncount(step);
             stream.give_up(Gone {
                 seq: step.seq,
@@ -177,7 +192,7 @@ impl<D: Disk> Store<D> {
                 before: step.before,
                 readings: step.after - step.before,
                 reason,
-                sent,
+                sent: step.seq <= sent,
             });
             self.dirty.insert(id);
         }
