@@ -1,9 +1,9 @@
 //! `headwater-bench agent`: memory and CPU time of the agent as a process, beside Telegraf doing the same job in the same run, and
 //! with a backlog draining.
 
-mod acknowledger;
-mod broker;
-mod process;
+pub(crate) mod acknowledger;
+pub(crate) mod broker;
+pub(crate) mod process;
 
 use std::fs;
 use std::io::Write;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use headwater_bench::{agent, table, trace};
+use headwater_bench::{agent, link, table, trace};
 
 /// Measurements beside named peers. For readings per second: cargo bench -p headwater-bench.
 #[derive(Parser)]
@@ -26,6 +26,24 @@ enum Command {
         #[arg(long)]
         rows: Vec<usize>,
         /// Fail if a promise about sizes is not kept.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Bytes per reading at the broker's socket: MQTT 5 and 3.1.1, with TLS and without.
+    Link {
+        /// The agent's program.
+        #[arg(long, default_value = "target/release/headwater-agent")]
+        agent: PathBuf,
+        /// A trace of 8 metrics at 1 Hz.
+        #[arg(long, default_value = "bench/data/sensors-1hz.csv")]
+        trace: PathBuf,
+        /// Batches of 10 s that are counted.
+        #[arg(long, default_value_t = 120)]
+        batches: u64,
+        /// How many times faster than its own speed the trace is replayed.
+        #[arg(long, default_value_t = 60.0)]
+        speed: f64,
+        /// Fail if a promise is not kept.
         #[arg(long)]
         check: bool,
     },
@@ -52,6 +70,21 @@ enum Command {
 fn main() -> Result<ExitCode> {
     let (shortfalls, check) = match Arguments::parse().command {
         Command::Encode { files, rows, check } => (encode(files, rows)?, check),
+        Command::Link {
+            agent,
+            trace,
+            batches,
+            speed,
+            check,
+        } => {
+            let plan = link::Plan {
+                agent,
+                trace,
+                batches,
+                speed,
+            };
+            (link::run(&plan)?, check)
+        }
         Command::Agent {
             agent,
             telegraf,

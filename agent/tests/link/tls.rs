@@ -13,6 +13,18 @@ use crate::library::{Running, config};
 use crate::mosquitto::{Mosquitto, free_port};
 use crate::proxy::Proxy;
 
+/// What `openssl x509 -req` makes where it is given no extension.
+const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBGzCBwwIUUJUn8G/4YFRZWtopO1ZGrpoCDT8wCgYIKoZIzj0EAwIwEjEQMA4G
+A1UEAwwHZGV2aWNlczAeFw0yNjExMjIwNzExMjZaFw0yODExMjEwNzExMjZaMBAx
+DjAMBgNVBAMMBWd3LTAxMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE2nMo4get
+AfYZY8vuj2FlrRj3DeyJp58WMHQoDZ0SJvt7FBGqLdrtB/cSMiFg+vCPcRztsMx3
+qenwFoDCfPZ6sTAKBggqhkjOPQQDAgNHADBEAiApJDF8d4uHrLjFXY/P13nW1Lm1
+QYWU7CuJBGBcyXXqrwIgNVEm6RqXC9auhqZbgafvPRbMcUJrsvAojnIqm+TO0uA=
+-----END CERTIFICATE-----
+";
+
 /// A broker with a plain listener for the relay, and one for TLS.
 struct World {
     folder: TempDir,
@@ -211,8 +223,17 @@ async fn what_is_wrong_with_the_agents_own_certificate_is_said_with_what_to_do()
         to_days: -10,
     };
     let expired = world.authority.issue("gw-04", &expired);
-    let says: [Says<'_>; 6] = [
+    let version_1 = world.folder.path().join("version-1.pem");
+    std::fs::write(&version_1, VERSION_1).unwrap();
+    let says: [Says<'_>; 7] = [
         (&|_| {}, &["certificate", "uplink.tls.cert_file"]),
+        (
+            &|tls| {
+                with(tls, &own);
+                tls.cert_file = Some(version_1.clone());
+            },
+            &["version-1.pem", "version 3", "-extfile"],
+        ),
         (
             &|tls| {
                 with(tls, &own);

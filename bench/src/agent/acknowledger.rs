@@ -13,9 +13,16 @@ use headwater_proto::{Body, Limits, SeriesSet, pb};
 use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 
 /// A running acknowledger; it ends when this is dropped.
-pub(super) struct Acknowledger {
+pub(crate) struct Acknowledger {
     client: Client,
-    readings: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What was acknowledged.
+#[derive(Debug, Default)]
+struct Counts {
+    readings: AtomicU64,
+    frame_bytes: AtomicU64,
 }
 
 impl Drop for Acknowledger {
@@ -34,14 +41,14 @@ struct Streams {
 
 impl Acknowledger {
     /// Connects to the broker at `port`.
-    pub(super) fn start(port: u16) -> Result<Self> {
+    pub(crate) fn start(port: u16) -> Result<Self> {
         let mut options = MqttOptions::new("headwater-bench", "127.0.0.1", port);
         options
             .set_max_packet_size(1 << 24, 1 << 24)
             .set_keep_alive(Duration::from_secs(30));
         let (client, mut connection) = Client::new(options, 10_000);
-        let readings = Arc::new(AtomicU64::new(0));
-        let (publisher, counted) = (client.clone(), readings.clone());
+        let counts = Arc::new(Counts::default());
+        let (publisher, counted) = (client.clone(), counts.clone());
         thread::Builder::new()
             .name("acknowledger".into())
             .spawn(move || {
@@ -73,17 +80,22 @@ impl Acknowledger {
                 }
             })
             .context("no thread")?;
-        Ok(Self { client, readings })
+        Ok(Self { client, counts })
     }
 
     /// Readings that it has acknowledged.
-    pub(super) fn readings(&self) -> u64 {
-        self.readings.load(Ordering::Relaxed)
+    pub(crate) fn readings(&self) -> u64 {
+        self.counts.readings.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the frames that it was sent.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        self.counts.frame_bytes.load(Ordering::Relaxed)
     }
 }
 
 impl Streams {
-    fn receive(&mut self, device: &str, kind: Kind, payload: &[u8], readings: &AtomicU64) -> Option<pb::Ack> {
+    fn receive(&mut self, device: &str, kind: Kind, payload: &[u8], counts: &Counts) -> Option<pb::Ack> {
         match kind {
             Kind::Hello => {
                 let hello: pb::Hello = open_control("hello", payload).ok()?;
@@ -106,6 +118,9 @@ impl Streams {
                 None
             }
             Kind::Data => {
+                counts
+                    .frame_bytes
+                    .fetch_add(payload.len() as u64, Ordering::Relaxed);
                 let limits = Limits::default();
                 let frame = Frame::parse(payload, &limits).ok()?;
                 let Some(&stream) = self.ids.get(&(device.to_string(), frame.short)) else {
@@ -124,7 +139,7 @@ impl Streams {
                     {
                         Body::Readings(body) => {
                             *position = frame.seq;
-                            readings.fetch_add(body.len() as u64, Ordering::Relaxed);
+                            counts.readings.fetch_add(body.len() as u64, Ordering::Relaxed);
                         }
                         Body::Loss(loss) => *position = loss.through,
                     }

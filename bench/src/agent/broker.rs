@@ -11,18 +11,18 @@ use anyhow::{Context, Result, ensure};
 use super::process::Process;
 
 /// A running broker.
-pub(super) struct Broker {
+pub(crate) struct Broker {
     /// Without TLS.
-    pub(super) port: u16,
-    pub(super) tls_port: u16,
+    pub(crate) port: u16,
+    pub(crate) tls_port: u16,
     /// The certificate that signed the broker's.
-    pub(super) ca: PathBuf,
+    pub(crate) ca: PathBuf,
     _process: Option<Process>,
 }
 
 impl Broker {
     /// Starts Mosquitto with its files in `work`.
-    pub(super) fn start(work: &Path) -> Result<Self> {
+    pub(crate) fn start(work: &Path) -> Result<Self> {
         let (ca, certificate, key) = certificates(work)?;
         let (port, tls_port) = (free_port()?, free_port()?);
         let config = format!(
@@ -56,7 +56,7 @@ impl Broker {
     }
 
     /// A broker that is not there.
-    pub(super) fn absent() -> Result<Self> {
+    pub(crate) fn absent() -> Result<Self> {
         Ok(Self {
             port: free_port()?,
             tls_port: free_port()?,

@@ -9,17 +9,17 @@ use anyhow::{Context, Result, bail};
 
 /// What a process uses.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// Resident memory now.
-    pub(super) rss_kib: u64,
+    pub(crate) rss_kib: u64,
     /// The most it ever was.
-    pub(super) peak_kib: u64,
+    pub(crate) peak_kib: u64,
     /// CPU time a minute, user and system, all threads.
-    pub(super) cpu_ms_per_minute: f64,
+    pub(crate) cpu_ms_per_minute: f64,
 }
 
 /// A running process; it ends when this is dropped.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     begun: Instant,
@@ -34,7 +34,7 @@ impl Drop for Process {
 
 impl Process {
     /// Starts a program; what it prints goes to `log`.
-    pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::create(log)?;
         let child = command
             .stdin(Stdio::null())
@@ -50,12 +50,12 @@ impl Process {
     }
 
     /// Where its output is.
-    pub(super) fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
     /// Lets it settle, then watches it: memory at the end, CPU time of the watched part alone.
-    pub(super) fn watch(&self, settle: Duration, watch: Duration) -> Result<Usage> {
+    pub(crate) fn watch(&self, settle: Duration, watch: Duration) -> Result<Usage> {
         std::thread::sleep(settle);
         let before = self.cpu()?;
         let begun = Instant::now();
@@ -68,7 +68,7 @@ impl Process {
     }
 
     /// What it uses now; CPU time since its start.
-    pub(super) fn usage(&self) -> Result<Usage> {
+    pub(crate) fn usage(&self) -> Result<Usage> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).unwrap_or_default();
         let kib = |key: &str| {
@@ -87,7 +87,7 @@ impl Process {
     }
 
     /// Ends it as an operator would, and returns what it used.
-    pub(super) fn stop(mut self) -> Result<Usage> {
+    pub(crate) fn stop(mut self) -> Result<Usage> {
         let usage = self.usage()?;
         let ended = Command::new("kill").arg(self.child.id().to_string()).status()?;
         if !ended.success() {

@@ -26,6 +26,8 @@ pub(super) enum Error {
     KeyMismatch { cert_file: PathBuf, key_file: PathBuf },
     #[error("the key in {} cannot be used: {why}", path.display())]
     Key { path: PathBuf, why: String },
+    #[error("the certificate in {} cannot be used: {why:?}; it has to be X.509 of version 3 (openssl x509 -req makes one if it is given an -extfile)", path.display())]
+    Unusable { path: PathBuf, why: CertificateError },
     #[error("this agent's certificate in {} {}; renew it: the file is read again at the next attempt", path.display(), dates(why))]
     Own { path: PathBuf, why: CertificateError },
     #[error("no certificate in {} can be an authority's; see uplink.tls.ca_file", .0.as_ref().map_or_else(|| "this system's store".into(), |path| path.display().to_string()))]

@@ -114,10 +114,9 @@ pub(super) fn identity(
             cert_file: cert_file.to_path_buf(),
             key_file: key_file.to_path_buf(),
         },
-        rustls::Error::InvalidCertificate(_) => Error::NotPem {
+        rustls::Error::InvalidCertificate(why) => Error::Unusable {
             path: cert_file.to_path_buf(),
-            what: "certificate",
-            why: "what is in it is no X.509 certificate".into(),
+            why,
         },
         other => Error::Key {
             path: key_file.to_path_buf(),
