@@ -8,6 +8,8 @@ mod exec;
 mod file;
 mod ledger;
 mod overrides;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 mod settings;
 mod socket;
 mod sources;
@@ -47,6 +49,8 @@ pub(crate) struct Controller {
     output: Output,
     health: Option<Health>,
     socket: Option<Socket>,
+    #[cfg(feature = "prometheus")]
+    prometheus: Option<prometheus::Port>,
     requests: mpsc::Receiver<Request>,
     /// Where the settings came from, if that was a file.
     file: Option<FileSettings>,
@@ -89,6 +93,8 @@ impl Controller {
             output,
             health: None,
             socket: None,
+            #[cfg(feature = "prometheus")]
+            prometheus: None,
             requests,
             file: None,
             trying: None,
@@ -174,6 +180,8 @@ impl Controller {
     /// The settings are those of `self.setup` from now on: what the controller itself does by them.
     fn in_force(&mut self) {
         self.show();
+        #[cfg(feature = "prometheus")]
+        self.open_prometheus();
         let config = &self.setup.config;
         let interval = config.health.interval;
         if self
@@ -196,6 +204,21 @@ impl Controller {
                     None
                 }
             });
+        }
+    }
+
+    /// Opens the port for Prometheus where the settings have it now.
+    #[cfg(feature = "prometheus")]
+    fn open_prometheus(&mut self) {
+        let address = self.setup.config.control.prometheus;
+        if self.prometheus.as_ref().map(prometheus::Port::address) == address {
+            return;
+        }
+        self.prometheus = None;
+        let Some(address) = address else { return };
+        match prometheus::Port::open(address, self.handle.clone()) {
+            Ok(port) => self.prometheus = Some(port),
+            Err(error) => log::error!("no figures for Prometheus at {address}: {error}"),
         }
     }
 

@@ -67,7 +67,7 @@ impl Health {
         sources: &[SourceStats],
         machine: &Machine,
     ) -> Vec<Reading> {
-        let mut readings = Vec::with_capacity(24);
+        let mut readings = Vec::with_capacity(26);
         let mut add = |name: &str, unit: &str, value: Value| {
             let known = self.metrics.iter().find(|metric| metric.name == name);
             let metric = match known {
@@ -93,7 +93,8 @@ impl Health {
         add("agent.waiting.age", "s", Value::I64(age_us / 1_000_000));
         add("agent.resent", "", count(stats.resent_batches));
         add("agent.reconnects", "", count(stats.reconnects));
-        add("agent.link.sent", "By", count(stats.sent_bytes));
+        add("agent.link.sent", "By", count(stats.link_sent_bytes));
+        add("agent.link.received", "By", count(stats.link_received_bytes));
         if stats.journal.mode != JournalMode::Memory {
             let in_memory = stats.journal.mode == JournalMode::Fallback;
             add("agent.journal.bytes", "By", count(stats.journal.flash_bytes));

@@ -17,6 +17,7 @@
 pub mod agent;
 mod batcher;
 mod broker;
+pub mod check;
 mod clock;
 pub mod config;
 mod control;

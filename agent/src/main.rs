@@ -2,6 +2,12 @@
 
 #[path = "main/arguments.rs"]
 mod arguments;
+#[path = "main/check.rs"]
+mod check;
+#[path = "main/init.rs"]
+mod init;
+#[path = "main/notify.rs"]
+mod notify;
 #[path = "main/run.rs"]
 mod run;
 #[path = "main/status.rs"]
@@ -21,6 +27,8 @@ fn main() -> ExitCode {
     };
     match call {
         Call::Run { config } => run::run(&config),
+        Call::Check { config } => check::check(&config),
+        Call::Init { output, force } => init::init(output.as_deref(), force),
         Call::Status { config, socket, json } => status::status(config.as_deref(), socket, json),
         Call::Help => {
             print!("{}", arguments::HELP);

@@ -9,7 +9,7 @@ use super::overrides::Overrides;
 use super::settings::{CONFIG_MAX, Loaded, Settings};
 use super::trial::{OVERRIDES, Trial};
 use super::{Controller, beside};
-use crate::state::State;
+use crate::state::{NoLock, State};
 use crate::{Config, Error};
 
 /// The file with the commands that were carried out.
@@ -43,6 +43,14 @@ impl Trying {
 }
 
 impl FileSettings {
+    /// Reads the settings, and leaves everything as it is.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn look(path: &Path) -> Result<Loaded, Error> {
+        Settings::new(path).load()
+    }
+
     /// Reads the settings. A trial that the last process did not end is rolled back first.
     ///
     /// # Errors
@@ -53,7 +61,13 @@ impl FileSettings {
         let mut owed = None;
         let mut ledger = Ledger::default();
         if let Some(state) = &state {
-            let recovered = Trial::found(state).and_then(|found| {
+            // Another agent's trial is its own business; that it holds the directory is told when this one takes it.
+            let lock = state.lock();
+            let found = match lock {
+                Err(NoLock::Held(_)) => Ok(None),
+                _ => Trial::found(state),
+            };
+            let recovered = found.and_then(|found| {
                 let Some(trial) = found else { return Ok(()) };
                 trial.roll_back(state)?;
                 let output = "rolled back: the agent ended before the relay had answered it; the settings before are in force";

@@ -9,14 +9,20 @@ pub(crate) const HELP: &str = "\
 The Headwater edge agent: sensor readings to the relay, none lost on the way.
 
 Usage: headwater-agent run --config FILE
+       headwater-agent check --config FILE
+       headwater-agent init [--output FILE] [--force]
        headwater-agent status [--json] [--socket PATH | --config FILE]
 
 Commands:
   run               samples, and sends until SIGTERM or SIGINT; SIGHUP reloads the settings
+  check             tries the settings: reads each source once, reaches each broker, looks at clock and disk
+  init              writes settings for this machine, with every key explained
   status            shows what a running agent does
 
 Options:
   --config FILE     the settings; deploy/agent.toml shows all of them with their defaults
+  --output FILE     where to; unset: standard output
+  --force           also over a file that is there
   --json            as one JSON document
   --socket PATH     the agent's status socket; unset: where its settings put it, or where systemd's unit does
   --help            this text
@@ -26,7 +32,7 @@ Environment:
   HEADWATER_AGENT_… overrides a key: HEADWATER_AGENT_UPLINK__BROKER is uplink.broker
   RUST_LOG          what is logged, to standard error: error, warn, info (default), debug
 
-Exit codes: 0 stopped as asked, or shown; 1 could not go on, or no agent answers; 2 wrong arguments or settings.
+Exit codes: 0 stopped as asked, shown, or all well; 1 could not go on, no agent answers, or a check failed; 2 wrong arguments or settings.
 ";
 
 /// What the arguments ask for.
@@ -34,6 +40,13 @@ Exit codes: 0 stopped as asked, or shown; 1 could not go on, or no agent answers
 pub(crate) enum Call {
     Run {
         config: PathBuf,
+    },
+    Check {
+        config: PathBuf,
+    },
+    Init {
+        output: Option<PathBuf>,
+        force: bool,
     },
     Status {
         config: Option<PathBuf>,
@@ -44,21 +57,39 @@ pub(crate) enum Call {
     Version,
 }
 
-const COMMANDS: [&str; 2] = ["run", "status"];
+const COMMANDS: [&str; 4] = ["run", "check", "init", "status"];
 
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut command: Option<String> = None;
-    let (mut config, mut socket) = (None, None);
-    let mut json = false;
+    let (mut config, mut socket, mut output) = (None, None, None);
+    let (mut json, mut force) = (false, false);
+    // What was given, for the commands that do not know it.
+    let mut given: Vec<&str> = Vec::new();
     while let Some(argument) = parser.next()? {
-        let for_status = command.as_deref().is_none_or(|command| command == "status");
         match argument {
             Long("help") | Short('h') => return Ok(Call::Help),
             Long("version") | Short('V') => return Ok(Call::Version),
-            Long("config") | Short('c') => config = Some(PathBuf::from(parser.value()?)),
-            Long("socket") if for_status => socket = Some(PathBuf::from(parser.value()?)),
-            Long("json") if for_status => json = true,
+            Long("config") | Short('c') => {
+                given.push("--config");
+                config = Some(PathBuf::from(parser.value()?));
+            }
+            Long("socket") => {
+                given.push("--socket");
+                socket = Some(PathBuf::from(parser.value()?));
+            }
+            Long("output") | Short('o') => {
+                given.push("--output");
+                output = Some(PathBuf::from(parser.value()?));
+            }
+            Long("json") => {
+                given.push("--json");
+                json = true;
+            }
+            Long("force") => {
+                given.push("--force");
+                force = true;
+            }
             Value(word) if command.is_none() => {
                 let word = word.to_string_lossy().into_owned();
                 if !COMMANDS.contains(&&*word) {
@@ -70,16 +101,23 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    match command.as_deref() {
-        Some("run") if socket.is_some() || json => {
-            Err("--socket and --json are for the command `status`".into())
-        }
-        Some("run") => match config {
-            Some(config) => Ok(Call::Run { config }),
-            None => Err("`run` needs --config FILE".into()),
-        },
-        Some(_) => Ok(Call::Status { config, socket, json }),
-        None => Err("there is no command".into()),
+    let Some(command) = command else {
+        return Err("there is no command".into());
+    };
+    let known: &[&str] = match &*command {
+        "init" => &["--output", "--force"],
+        "status" => &["--config", "--socket", "--json"],
+        _ => &["--config"],
+    };
+    if let Some(unknown) = given.iter().find(|option| !known.contains(option)) {
+        return Err(format!("`{command}` has no option {unknown}").into());
+    }
+    match (&*command, config) {
+        ("init", _) => Ok(Call::Init { output, force }),
+        ("status", config) => Ok(Call::Status { config, socket, json }),
+        ("check", Some(config)) => Ok(Call::Check { config }),
+        (_, Some(config)) => Ok(Call::Run { config }),
+        (command, None) => Err(format!("`{command}` needs --config FILE").into()),
     }
 }
 
@@ -116,7 +154,9 @@ mod tests {
             ("run --confg a", "--confg"),
             ("run --config", "--config"),
             ("run again --config a", "again"),
-            ("run --config a --json", "--json"),
+            ("run --config a --json", "`run` has no option --json"),
+            ("init --config a", "--config"),
+            ("check", "needs --config"),
             ("--socket s run --config a", "--socket"),
             ("status --socket", "--socket"),
         ] {

@@ -8,6 +8,8 @@ use anyhow::Context;
 use headwater_agent::{Agent, AgentHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::notify;
+
 pub(crate) fn run(config: &Path) -> ExitCode {
     // The library of the MQTT client logs as errors what is retried anyway.
     let filter = env_logger::Env::default().default_filter_or("info,rumqttc=off");
@@ -51,10 +53,12 @@ fn serve(agent: Agent, handle: &AgentHandle) -> anyhow::Result<()> {
                 _ = interrupt.recv() => "SIGINT",
             };
             log::info!("{name}: stopping");
+            notify::stopping();
         };
         tokio::select! {
             result = agent.run(shutdown) => Ok(result?),
             never = reload_on(SignalKind::hangup(), handle) => never,
+            () = notify::watch(handle) => Ok(()),
         }
     });
     // A name server that does not answer must not hold up the end.
@@ -68,7 +72,9 @@ async fn reload_on(kind: SignalKind, handle: &AgentHandle) -> anyhow::Result<()>
     loop {
         hangup.recv().await;
         log::info!("SIGHUP: reading the settings again");
+        notify::reloading(false);
         // The agent itself says how it went.
         let _ = handle.reload_file().await;
+        notify::reloading(true);
     }
 }

@@ -33,8 +33,8 @@ pub(crate) struct Options {
     pub(crate) keep_alive: Duration,
     /// From the start to the answered subscription.
     pub(crate) connect_timeout: Duration,
-    /// Topic and payload: QoS 1, retained.
-    pub(crate) will: (String, Vec<u8>),
+    /// Topic and payload: QoS 1, retained. `None`: no Last Will.
+    pub(crate) will: Option<(String, Vec<u8>)>,
     /// Subscribed to at QoS 1. Without the first the connection is of no use; a refusal of another is told.
     pub(crate) topics: Vec<String>,
 }
@@ -143,7 +143,10 @@ impl Session {
                 .as_ref()
                 .map(|(user, password)| (user.as_str(), password.as_str())),
             keep_alive: u16::try_from(options.keep_alive.as_secs()).unwrap_or(u16::MAX),
-            will: Some((&options.will.0, &options.will.1)),
+            will: options
+                .will
+                .as_ref()
+                .map(|(topic, payload)| (&**topic, &**payload)),
             incoming_max: INCOMING_MAX as u32,
         };
         packet::connect(&mut output, options.version, &connect);

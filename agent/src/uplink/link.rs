@@ -189,7 +189,7 @@ impl Link {
             credentials: self.address.credentials.clone(),
             keep_alive: self.address.keep_alive,
             connect_timeout: self.address.connect_timeout,
-            will: (topic(&self.address.device, will.kind), will.payload),
+            will: Some((topic(&self.address.device, will.kind), will.payload)),
             topics: vec![self.topics.ack.clone(), self.topics.command.clone()],
         };
         self.connection = Some(Connection::open(self.ways.clone(), broker.clone(), options));

@@ -15,6 +15,7 @@ mod operator;
 mod program;
 mod proxy;
 mod reload;
+mod service;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;

@@ -177,3 +177,45 @@ async fn health_travels_the_way_of_readings() {
     );
     agent.stop().await;
 }
+
+#[cfg(feature = "prometheus")]
+#[tokio::test]
+async fn prometheus_is_told_on_a_port_that_a_reload_opens_and_closes() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let agent = Running::start(config(&broker.address(), 100));
+    agent.all_acked(200).await;
+    let mut with = config(&broker.address(), 100);
+    with.control.prometheus = Some(address);
+    agent.handle.reload(with).await.unwrap();
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = get("/metrics").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("version=0.0.4"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("\nheadwater_agent_readings_acknowledged_total 200\n"),
+        "{answer}"
+    );
+    assert!(get("/").await.starts_with("HTTP/1.1 404"));
+    agent.handle.reload(config(&broker.address(), 100)).await.unwrap();
+    wait_for("the port is closed", || {
+        std::net::TcpStream::connect(address).is_err()
+    })
+    .await;
+    agent.stop().await;
+}

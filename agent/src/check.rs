@@ -1,0 +1,380 @@
+//! Tries settings on the machine that they are for, before an agent runs by them or beside one that does: the settings themselves, each source
+//! read once, each broker, the clock, the disk.
+//!
+//! It disturbs nothing. To a broker it goes under a client id of its own, without a Last Will, and publishes nothing; so whether the relay
+//! answers is not tried, since a second hello under one name would look like a second box. A running agent tells that:
+//! `headwater-agent status`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use headwater_proto::topic::{Kind, topic};
+use headwater_proto::{Value, name};
+use rustix::fs::{statfs, statvfs};
+
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::control::FileSettings;
+use crate::mqtt::socket::Ways;
+use crate::mqtt::{Connection, Event, Options, Version};
+use crate::setup::Setup;
+use crate::source::{Cadence, Opened, Output, Sample};
+use crate::uplink::link::Address;
+use crate::{Config, config};
+
+/// How long opening a source may take.
+const OPENING: Duration = Duration::from_secs(10);
+/// How long a source that waits for others is listened to.
+const LISTENING: Duration = Duration::from_secs(2);
+/// The longest that is waited for a source's first readings.
+const READING: Duration = Duration::from_secs(20);
+/// Readings that are shown of a source.
+const SHOWN: usize = 6;
+
+/// What was found about one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What was found.
+    pub what: String,
+    /// What to do about it.
+    pub todo: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: impl Into<String>, what: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            ok: true,
+            what: what.into(),
+            todo: None,
+        }
+    }
+
+    fn failed(subject: impl Into<String>, what: impl Into<String>, todo: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            ok: false,
+            what: what.into(),
+            todo: Some(todo.into()),
+        }
+    }
+}
+
+/// Tries the settings in a file.
+pub async fn check(path: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let settings = match FileSettings::look(path) {
+        Ok(settings) => settings,
+        Err(error) => {
+            let todo = "put it right; deploy/agent.toml shows every key with its default";
+            return vec![Finding::failed("configuration", error.to_string(), todo)];
+        }
+    };
+    let setup = match Setup::new(settings.config) {
+        Ok(setup) => setup,
+        Err(error) => {
+            let todo = "put it right; deploy/agent.toml shows every key with its default";
+            return vec![Finding::failed("configuration", error.to_string(), todo)];
+        }
+    };
+    let changed = match settings.overrides.list().len() {
+        0 => String::new(),
+        number => format!(", {number} key(s) changed by command"),
+    };
+    let what = format!("{}{changed}; hash {}", settings.origin, setup.config.hash());
+    findings.push(Finding::ok("configuration", what));
+    findings.push(Finding::ok("device", setup.device()));
+    findings.extend(sources(&setup.config, setup.device()).await);
+    for broker in &setup.address.brokers {
+        findings.push(reach(broker, &setup.address).await);
+    }
+    findings.push(clock());
+    findings.push(disk(&setup.config));
+    findings
+}
+
+/// Opens each source and waits for its first readings, all side by side.
+async fn sources(config: &Config, device: &str) -> Vec<Finding> {
+    let names = config::Source::names(&config.sources);
+    let mut tries = Vec::new();
+    for (source, name) in config.sources.iter().zip(names) {
+        let (source, device) = (source.clone(), device.to_string());
+        tries.push((name.clone(), tokio::spawn(try_source(source, name, device))));
+    }
+    let mut findings = Vec::new();
+    for (name, task) in tries {
+        findings.push(task.await.unwrap_or_else(|error| {
+            Finding::failed(
+                format!("source {name}"),
+                format!("it has failed beyond repair: {error}"),
+                "report this",
+            )
+        }));
+    }
+    findings
+}
+
+async fn try_source(settings: config::Source, name: String, device: String) -> Finding {
+    let subject = format!("source {name}");
+    let wanted = vec![settings];
+    let open = tokio::task::spawn_blocking(move || crate::source::open_all(&wanted, &device));
+    let opened = match tokio::time::timeout(OPENING, open).await {
+        Ok(Ok(Ok(mut opened))) => opened.pop(),
+        Ok(Ok(Err(error))) => {
+            return Finding::failed(subject, error.to_string(), "check its settings and its device");
+        }
+        Ok(Err(_)) => None,
+        Err(_) => {
+            let what = format!("it is not open after {OPENING:?}");
+            return Finding::failed(subject, what, "its device or file system hangs");
+        }
+    };
+    let Some(opened) = opened else {
+        return Finding::failed(subject, "it cannot be opened", "report this");
+    };
+    first_readings(subject, opened).await
+}
+
+async fn first_readings(subject: String, mut opened: Opened) -> Finding {
+    let (output, mut samples) = Output::new(Clock::default());
+    let cadence = opened.source.cadence();
+    let limit = match cadence {
+        Cadence::Every(interval) => (interval * 2 + Duration::from_secs(2)).min(READING),
+        Cadence::Own => READING.min(Duration::from_secs(5)),
+        Cadence::Fed | Cadence::Pushed => LISTENING,
+    };
+    let output = output.of(&opened);
+    let meter = opened.meter.clone();
+    let running = async {
+        tokio::select! {
+            sample = async {
+                loop {
+                    match samples.recv().await {
+                        Some(sample) if sample.readings.is_empty() => {}
+                        other => return other,
+                    }
+                }
+            } => Ok(sample),
+            ended = opened.source.run(&output) => ended.map(|()| None),
+        }
+    };
+    match tokio::time::timeout(limit, running).await {
+        Ok(Ok(Some(sample))) => Finding::ok(subject, shown(&sample)),
+        // It may have ended before what it gave was looked at.
+        Ok(Ok(None)) => match samples.try_recv() {
+            Ok(sample) => Finding::ok(subject, shown(&sample)),
+            Err(_) => Finding::failed(subject, "it has ended without a reading", "check its settings"),
+        },
+        Ok(Err(error)) => Finding::failed(subject, error.to_string(), "check its settings and its device"),
+        Err(_) => match (cadence, meter.stats().last_error) {
+            (_, Some(error)) => Finding::failed(subject, error, "check its settings and its device"),
+            (Cadence::Every(interval), None) if interval * 2 > limit => Finding::ok(
+                subject,
+                format!(
+                    "open; its interval of {interval:?} is longer than this check waits, so nothing was read"
+                ),
+            ),
+            (Cadence::Every(_), None) => Finding::failed(
+                subject,
+                format!("no reading within {limit:?}"),
+                "check its settings and its device",
+            ),
+            _ => Finding::ok(
+                subject,
+                format!("open; nothing came within {limit:?}, which is no fault of its"),
+            ),
+        },
+    }
+}
+
+fn shown(sample: &Sample) -> String {
+    let mut shown: Vec<String> = sample
+        .readings
+        .iter()
+        .take(SHOWN)
+        .map(|reading| {
+            let value = match &reading.value {
+                Value::F64(value) => value.to_string(),
+                Value::I64(value) => value.to_string(),
+                Value::Bool(value) => value.to_string(),
+                Value::String(value) => format!("{value:?}"),
+            };
+            let mut text = format!("{} = {value}", reading.metric.name);
+            if !reading.metric.unit.is_empty() {
+                text.push(' ');
+                text.push_str(&reading.metric.unit);
+            }
+            if reading.suspect {
+                text.push_str(" (not plausible)");
+            }
+            if let Err(error) = name::check_metric(&reading.metric.name) {
+                text.push_str(&format!(" (left out: {error})"));
+            }
+            text
+        })
+        .collect();
+    let more = sample.readings.len().saturating_sub(SHOWN);
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
+}
+
+/// Reaches a broker: name, TCP, TLS, CONNECT, the subscriptions that an agent needs.
+async fn reach(broker: &Broker, address: &Address) -> Finding {
+    let subject = format!("broker {broker}");
+    let mut version = match address.protocol {
+        config::Protocol::Auto | config::Protocol::V5 => Version::V5,
+        config::Protocol::V311 => Version::V311,
+    };
+    loop {
+        let options = Options {
+            version,
+            // Under the agent's own a broker would end the agent's connection.
+            client_id: format!("{}-check-{}", address.client_id, std::process::id()),
+            credentials: address.credentials.clone(),
+            keep_alive: address.keep_alive,
+            connect_timeout: address.connect_timeout,
+            will: None,
+            topics: vec![
+                topic(&address.device, Kind::Ack),
+                topic(&address.device, Kind::Command),
+            ],
+        };
+        let ways = Ways::new(&address.tls, Clock::default());
+        let mut connection = Connection::open(ways, broker.clone(), options);
+        let end = loop {
+            match connection.event().await {
+                Event::Open => {
+                    connection.disconnect();
+                    while !matches!(connection.event().await, Event::Closed(_)) {}
+                    let spoken = if version == Version::V5 {
+                        "MQTT 5"
+                    } else {
+                        "MQTT 3.1.1"
+                    };
+                    return Finding::ok(
+                        subject,
+                        format!("reached, credentials taken, subscriptions allowed ({spoken})"),
+                    );
+                }
+                Event::Closed(end) => break end,
+                _ => {}
+            }
+        };
+        let older = matches!(
+            end.cause,
+            crate::mqtt::Cause::Version | crate::mqtt::Cause::Unanswered
+        );
+        if older && version == Version::V5 && address.protocol == config::Protocol::Auto {
+            version = Version::V311;
+            continue;
+        }
+        let todo = "check the address, the network, the broker's log and its access rules";
+        return Finding::failed(subject, end.why, todo);
+    }
+}
+
+fn clock() -> Finding {
+    if Clock::default().is_synchronised() {
+        return Finding::ok("clock", format!("synchronised{}", by_whom()));
+    }
+    let todo =
+        "run systemd-timesyncd, chrony or ntpd; until then readings are kept, and corrected or flagged";
+    Finding::failed("clock", "not known to be synchronised", todo)
+}
+
+/// Which time service runs, as far as its files tell.
+fn by_whom() -> String {
+    let services = [
+        ("/run/systemd/timesync/synchronized", "systemd-timesyncd"),
+        ("/run/chrony/chronyd.pid", "chrony"),
+        ("/run/chronyd.pid", "chrony"),
+        ("/run/ntpd.pid", "ntpd"),
+        ("/run/gpsd.sock", "gpsd"),
+    ];
+    let running = services.iter().find(|(file, _)| Path::new(file).exists());
+    running.map_or(String::new(), |(_, service)| {
+        format!(", by {service} as it seems")
+    })
+}
+
+/// Whether the state directory can be written, and holds what the journal may take.
+fn disk(config: &Config) -> Finding {
+    let Some(dir) = &config.state_dir else {
+        let todo = "set state_dir, so that what waits outlives a restart";
+        return Finding::failed("disk", "there is no state_dir: everything is in memory", todo);
+    };
+    let subject = format!("disk {}", dir.display());
+    let todo = "make the directory, owned by the user that the agent runs as";
+    if let Err(error) = writable(dir) {
+        return Finding::failed(subject, format!("it cannot be written: {error}"), todo);
+    }
+    let figures = statvfs(dir).and_then(|space| Ok((space, statfs(dir)?)));
+    let (space, kind) = match figures {
+        Ok(figures) => figures,
+        Err(error) => {
+            return Finding::failed(
+                subject,
+                format!("its file system does not tell its size: {error}"),
+                todo,
+            );
+        }
+    };
+    // Its type is another on each machine; the numbers have 32 bits.
+    let kind = file_system(kind.f_type as u64 & 0xffff_ffff);
+    let free = space.f_bavail * space.f_frsize;
+    let held = held(&dir.join("journal"));
+    let bound = config.journal.max_bytes.as_u64();
+    let size = |bytes| headwater_config::ByteSize::b(bytes).to_string();
+    let what = format!("writable, {}, {} free", kind, size(free));
+    if matches!(kind, "tmpfs" | "ramfs") {
+        let todo = "put state_dir on flash: this is memory, and ends with a restart of the machine";
+        return Finding::failed(subject, what, todo);
+    }
+    if free + held < bound {
+        let what = format!("{what}, where journal.max_bytes is {}", size(bound));
+        return Finding::failed(subject, what, "make room, or set journal.max_bytes lower");
+    }
+    Finding::ok(subject, format!("{what}; the journal may take {}", size(bound)))
+}
+
+fn writable(dir: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let file = dir.join(format!("check-{}", std::process::id()));
+    let written = fs::write(&file, b"check").and_then(|()| fs::File::open(&file)?.sync_all());
+    fs::remove_file(&file)?;
+    written
+}
+
+/// Bytes of files in a folder.
+fn held(folder: &PathBuf) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some(entry.metadata().ok()?.len()))
+        .sum()
+}
+
+/// A file system by its number (statfs(2)).
+fn file_system(kind: u64) -> &'static str {
+    match kind {
+        0xef53 => "ext2/3/4",
+        0x0102_1994 => "tmpfs",
+        0x8584_58f6 => "ramfs",
+        0x9123_683e => "btrfs",
+        0xf2f5_2010 => "f2fs",
+        0x5846_5342 => "xfs",
+        0x794c_7630 => "overlayfs",
+        0x4d44 => "vfat",
+        0x2405_1905 => "ubifs",
+        0x72b6 => "jffs2",
+        0x6969 => "nfs",
+        0x2fc1_2fc1 => "zfs",
+        _ => "a file system of another kind",
+    }
+}
