@@ -317,6 +317,7 @@ impl Pipeline {
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
             thinning: self.thinning.factor(),
+            thinned_readings: self.thinning.left_out(),
             journal: JournalStats {
                 mode: figures.mode,
                 fault: figures.fault,

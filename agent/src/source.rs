@@ -105,6 +105,7 @@ mod supervisor;
 mod sysfs;
 #[cfg(feature = "source-system")]
 mod system;
+mod thinner;
 
 use std::future::Future;
 use std::pin::Pin;
