@@ -164,5 +164,5 @@ async fn keep_time(clock: Clock, known: Option<Known>) {
         }
     };
     tokio::join!(clock.clone().watch(), keeping);
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -331,7 +331,6 @@ impl Pipeline {
             sealed_streams: counters.sealed,
             other_boxes: self.uplink.other_boxes(Instant::now()) as u64,
             clock: self.clock.stats(),
-            ..AgentStats::default()
         });
     }
 
