@@ -120,10 +120,9 @@ impl Sensor {
                 fault,
             } => {
                 let value = number(token(&text(path)?, after)?, scale)?;
-                let suspect = match fault {
-                    Some(fault) => text(fault)?.trim() == "1",
-                    None => false,
-                };
+                let suspect = fault
+                    .as_ref()
+                    .is_some_and(|fault| text(fault).is_ok_and(|text| text.trim() == "1"));
                 Ok(Outcome { value, suspect })
             }
             Probe::Other { path, after, parse } => {
