@@ -150,7 +150,7 @@ scenario(
     const seen = check(telemetry, promised);
     console.log(
       `${KILLS} kills: ${seen.streams} streams, ${seen.batches} batches, ${seen.readings} readings in Kafka; ` +
-        `${unacknowledged} batches were on flash and not in Kafka when the agent was killed; lost 0, repeated 0`,
+        `${unacknowledged} times a batch was on flash and not in Kafka when the agent was killed; lost 0, repeated 0`,
     );
     assert.ok(unacknowledged > KILLS, "the kills came when something was at stake");
   },
