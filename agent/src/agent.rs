@@ -84,7 +84,9 @@ impl Agent {
             self.sources.len(),
             self.setup.address.brokers[0]
         );
-        let state = self.setup.config.state_dir.clone().map(State::new);
+        // One for all, so that it knows all that is written.
+        let state = self.file.as_ref().and_then(FileSettings::state);
+        let state = state.or_else(|| self.setup.config.state_dir.clone().map(State::new));
         let mut known = state.clone().map(Known::open);
         let clock = Clock::open(&self.setup.config.clock, known.as_ref().and_then(Known::time_us));
         let (output, samples) = Output::new(clock.clone());

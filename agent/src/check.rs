@@ -20,6 +20,7 @@ use crate::mqtt::socket::Ways;
 use crate::mqtt::{Connection, Event, Options, Version};
 use crate::setup::Setup;
 use crate::source::{Cadence, Opened, Output, Sample};
+use crate::stats::ClockState;
 use crate::uplink::link::Address;
 use crate::{Config, config};
 
@@ -90,10 +91,15 @@ pub async fn check(path: &Path) -> Vec<Finding> {
     findings.push(Finding::ok("configuration", what));
     findings.push(Finding::ok("device", setup.device()));
     findings.extend(sources(&setup.config, setup.device()).await);
+    let trusted = setup.config.clock.clone();
+    // It asks hardware.
+    let time = tokio::task::spawn_blocking(move || Clock::open(&trusted, None))
+        .await
+        .unwrap_or_default();
     for broker in &setup.address.brokers {
-        findings.push(reach(broker, &setup.address).await);
+        findings.push(reach(broker, &setup.address, &time).await);
     }
-    findings.push(clock());
+    findings.push(clock(&time));
     findings.push(disk(&setup.config));
     findings
 }
@@ -226,7 +232,7 @@ fn shown(sample: &Sample) -> String {
 }
 
 /// Reaches a broker: name, TCP, TLS, CONNECT, the subscriptions that an agent needs.
-async fn reach(broker: &Broker, address: &Address) -> Finding {
+async fn reach(broker: &Broker, address: &Address, clock: &Clock) -> Finding {
     let subject = format!("broker {broker}");
     let mut version = match address.protocol {
         config::Protocol::Auto | config::Protocol::V5 => Version::V5,
@@ -246,7 +252,7 @@ async fn reach(broker: &Broker, address: &Address) -> Finding {
                 topic(&address.device, Kind::Command),
             ],
         };
-        let ways = Ways::new(&address.tls, Clock::default());
+        let ways = Ways::new(&address.tls, clock.clone());
         let mut connection = Connection::open(ways, broker.clone(), options);
         let end = loop {
             match connection.event().await {
@@ -280,13 +286,20 @@ async fn reach(broker: &Broker, address: &Address) -> Finding {
     }
 }
 
-fn clock() -> Finding {
-    if Clock::default().is_synchronised() {
-        return Finding::ok("clock", format!("synchronised{}", by_whom()));
-    }
-    let todo =
-        "run systemd-timesyncd, chrony or ntpd; until then readings are kept, and corrected or flagged";
-    Finding::failed("clock", "not known to be synchronised", todo)
+/// Whether the clock is known to be right, and what tells that: as an agent judges it when it starts.
+fn clock(clock: &Clock) -> Finding {
+    let evidence = match clock.stats().state {
+        ClockState::Unknown => {
+            let todo = "run a time daemon, such as systemd-timesyncd or chrony; until the clock is known readings are flagged";
+            return Finding::failed("clock", "not known to be right", todo);
+        }
+        ClockState::Synchronised | ClockState::Holdover => {
+            format!("a time daemon vouches for it{}", by_whom())
+        }
+        ClockState::Hardware => "hardware keeps it while the machine is off".to_string(),
+        ClockState::Trusted => "clock.trust says that it is right".to_string(),
+    };
+    Finding::ok("clock", evidence)
 }
 
 /// Which time service runs, as far as its files tell.

@@ -61,6 +61,8 @@ pub(crate) struct Controller {
     work: JoinSet<(String, Outcome, bool)>,
     /// Payloads that were no command.
     garbage: u64,
+    /// What of the last reload has no effect before the next start.
+    postponed: Option<&'static str>,
     /// A command asked for a restart.
     restart: bool,
 }
@@ -101,6 +103,7 @@ impl Controller {
             commands,
             work: JoinSet::new(),
             garbage: 0,
+            postponed: None,
             restart: false,
         };
         controller.in_force();
@@ -168,6 +171,10 @@ impl Controller {
         let next = beside(|| Setup::new(config)).await?;
         self.setup.can_become(&next)?;
         self.sources.change(&next.config.sources).await?;
+        self.postponed = self.setup.postponed(&next);
+        if let Some(postponed) = self.postponed {
+            log::warn!("{postponed}");
+        }
         self.setup = next;
         self.in_force();
         let (done, reloaded) = tokio::sync::oneshot::channel();
@@ -219,6 +226,15 @@ impl Controller {
         match prometheus::Port::open(address, self.handle.clone()) {
             Ok(port) => self.prometheus = Some(port),
             Err(error) => log::error!("no figures for Prometheus at {address}: {error}"),
+        }
+    }
+
+    /// The settings in force, for a reply.
+    fn told(&self) -> String {
+        let hash = self.setup.config.hash();
+        match self.postponed {
+            Some(postponed) => format!("in force: {hash}; {postponed}"),
+            None => format!("in force: {hash}"),
         }
     }
 

@@ -1,6 +1,5 @@
 //! The agent's own figures as ordinary metrics `agent.*`: so a fleet's health travels the way of its readings, is kept as long and drawn by
-//! the same page. Counters are whole numbers and everything else decimals of few digits, which is what encodes small: at the default pace
-//! they cost some hundred bytes an hour.
+//! the same page. Counters are whole numbers and everything else decimals of few digits, which is what encodes small.
 
 use std::fs;
 use std::path::Path;

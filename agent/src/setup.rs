@@ -56,6 +56,19 @@ impl Setup {
         Ok(())
     }
 
+    /// What of `next` has no effect on an agent that runs by `self` until its next start.
+    pub(crate) fn postponed(&self, next: &Self) -> Option<&'static str> {
+        let journal = self.config.journal != next.config.journal;
+        let clock = (self.config.clock.trust, self.config.clock.wait)
+            != (next.config.clock.trust, next.config.clock.wait);
+        match (journal, clock) {
+            (true, true) => Some("settings of the journal and the clock take effect at the next start"),
+            (true, false) => Some("settings of the journal take effect at the next start"),
+            (false, true) => Some("settings of the clock take effect at the next start"),
+            (false, false) => None,
+        }
+    }
+
     /// What hello tells of this agent; the uplink draws the process' number.
     pub(crate) fn about(&self) -> pb::AgentInfo {
         pb::AgentInfo {

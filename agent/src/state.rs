@@ -114,14 +114,15 @@ impl State {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Removes file `name`, if it is there.
+    /// Removes file `name`, if it is there. When it returns it does not come back, also not after a power cut.
     ///
     /// # Errors
     /// What the system says.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.dir.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => File::open(&self.dir)?.sync_all(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{AgentStats, JournalMode, SourceState, SourceStats};
+use crate::stats::{AgentStats, ClockState, JournalMode, SourceState, SourceStats};
 
 /// An agent's state.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -149,10 +149,16 @@ impl Status {
         for source in &self.sources {
             lines.add("source", source_text(source, self.now_us));
         }
-        let clock = match (stats.clock.synchronised, stats.clock.offset_us) {
-            (true, 0) => "synchronised".to_string(),
-            (true, offset_us) => format!("synchronised; readings were corrected by {} ms", offset_us / 1000),
-            (false, _) => "not known to be synchronised".to_string(),
+        let evidence = match stats.clock.state {
+            ClockState::Unknown => "not known to be right; readings are flagged",
+            ClockState::Synchronised => "right, as a time daemon says",
+            ClockState::Hardware => "right, as hardware keeps it",
+            ClockState::Trusted => "right, as the settings say",
+            ClockState::Holdover => "was right, and nobody vouches for it now",
+        };
+        let clock = match stats.clock.offset_us {
+            0 => evidence.to_string(),
+            offset_us => format!("{evidence}; readings were corrected by {} ms", offset_us / 1000),
         };
         lines.add("clock", clock);
         let budget = &stats.budget;

@@ -43,6 +43,11 @@ impl Trying {
 }
 
 impl FileSettings {
+    /// The directory that keeps what commands change.
+    pub(crate) fn state(&self) -> Option<State> {
+        self.state.clone()
+    }
+
     /// Reads the settings, and leaves everything as it is.
     ///
     /// # Errors
@@ -188,7 +193,7 @@ impl Controller {
             }
         });
         match kept.await {
-            Ok(()) => Outcome::ok(format!("in force: {}", self.setup.config.hash())),
+            Ok(()) => Outcome::ok(self.told()),
             Err(error) => Outcome::failed(format!(
                 "in force until the next start only, it cannot be kept: {error}"
             )),
@@ -274,7 +279,7 @@ impl Controller {
         let outcome = if answered {
             let confirmed = beside(move || state.map_or(Ok(()), |state| trial.confirm(&state))).await;
             match confirmed {
-                Ok(()) => Outcome::ok(format!("in force: {}", self.setup.config.hash())),
+                Ok(()) => Outcome::ok(self.told()),
                 Err(error) => Outcome::failed(format!(
                     "in force until the next start, which rolls it back: the state directory cannot be written: {error}"
                 )),

@@ -270,9 +270,9 @@ fn exposition(status: &Status) -> String {
         &readings,
     );
     let failing = per_source(&|at| {
-        flag(!matches!(
+        flag(matches!(
             sources[at].state,
-            SourceState::Running | SourceState::Ended
+            SourceState::Failing | SourceState::Stalled
         ))
     });
     metric(

@@ -147,6 +147,7 @@ impl Link {
     /// next is made at once.
     pub(crate) fn reload(&mut self, now: Instant, address: Address, backoff: Backoff) -> bool {
         if self.address == address && self.connection.is_some() {
+            self.rotation.wait_by(backoff);
             return false;
         }
         self.end_look();

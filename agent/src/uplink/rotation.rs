@@ -63,6 +63,11 @@ impl Rotation {
         self.versions[self.current].0
     }
 
+    /// Other waiting times from the next on.
+    pub(crate) fn wait_by(&mut self, backoff: Backoff) {
+        self.backoff = backoff;
+    }
+
     /// The connection stands.
     pub(crate) fn opened(&mut self, now: Instant) {
         if self.current == 0 {

@@ -171,6 +171,23 @@ async fn what_is_no_command_is_counted_and_what_is_not_allowed_is_refused() {
 }
 
 #[tokio::test]
+async fn what_comes_too_late_is_refused_where_the_clock_is_known() {
+    let site = Site::start("[clock]\ntrust = 'always'\n").await;
+    let mut late = site.operator.command("restart", &[]);
+    late.expires_us -= 120_000_000;
+    site.operator.send(&late);
+    let reply = site.operator.reply(&late.id).await;
+    assert_eq!(reply.status(), ReplyStatus::Expired);
+    assert!(
+        reply.output.contains("nothing was done") && reply.replied_us > late.expires_us,
+        "{reply:?}"
+    );
+    let hellos = site.hellos();
+    assert_eq!(site.ask("ping", &[]).await.0, ReplyStatus::Ok);
+    assert_eq!(site.hellos(), hellos);
+}
+
+#[tokio::test]
 async fn flush_closes_the_open_batch_and_answers_when_it_is_acknowledged() {
     let site = Site::start("[batch]\nage = '1h'\n").await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -237,9 +254,13 @@ async fn set_changes_a_source_lasts_over_a_kill_and_is_taken_back() {
 async fn a_configuration_is_applied_when_the_relay_answers_and_lasts() {
     let mut site = Site::start("").await;
     assert_eq!(site.ask("set", &["batch.age", "3s"]).await.0, ReplyStatus::Ok);
-    let text = site.text("[batch]\nage = '2s'\n");
+    let text = site.text("[batch]\nage = '2s'\n[journal]\nsync_after = '10s'\n");
     let (status, output) = site.ask("config", &["apply", &text]).await;
     assert_eq!(status, ReplyStatus::Ok, "{output}");
+    assert!(
+        output.contains("journal take effect at the next start"),
+        "{output}"
+    );
     assert!(site.in_state("config.toml") && !site.in_state("trial"));
     let settings = site.status().await.settings;
     assert!(

@@ -164,7 +164,7 @@ async fn check_reads_each_source_and_reaches_the_broker_beside_a_running_agent()
     ] {
         assert!(line(&table, subject).contains(part), "{subject}, {part}: {table}");
     }
-    assert!(line(&table, "clock").contains("synchronised"));
+    assert!(line(&table, "clock").contains("right"), "{table}");
     let (hellos, online) =
         bridge.state(|state| (state.hellos.len(), state.statuses.last().unwrap().1.online));
     assert!(hellos == 1 && online, "the running agent was disturbed");
