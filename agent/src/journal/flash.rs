@@ -467,9 +467,10 @@ impl Journal for Flash {
         let in_memory = known.chain.give_up(seq, reason);
         let kept = (known.first..=known.kept).contains(&seq) || known.chain.is_pinned();
         if kept {
-            known.unload(|record| record.seq >= seq);
-            known.loading = None;
+            // Loss records before it that were never sent become one with it.
             let sent = known.sent;
+            known.unload(|record| record.seq >= seq || record.seq > sent);
+            known.loading = None;
             self.port.ask(Request::GiveUp {
                 stream,
                 seq,

@@ -60,8 +60,8 @@ pub(super) struct Ledger {
 pub(super) struct Batch {
     pub(super) stream: u64,
     pub(super) seq: u64,
-    /// Whether everything of the stream before it is acknowledged.
-    pub(super) first: bool,
+    /// The last number of the stream that was acknowledged when it was written.
+    pub(super) acked: u64,
     /// Readings of the stream that were written before it.
     pub(super) before: u64,
     pub(super) readings: u64,
@@ -76,8 +76,8 @@ pub(super) struct LossItem {
     pub(super) stream: u64,
     pub(super) seq: u64,
     pub(super) through: u64,
-    /// Whether everything of the stream before it is acknowledged.
-    pub(super) first: bool,
+    /// The last number of the stream that was acknowledged when it was written.
+    pub(super) acked: u64,
     /// Readings of the stream that were written before it.
     pub(super) before: u64,
     pub(super) readings: u64,
@@ -143,10 +143,16 @@ fn content(item: &Item) -> (Kind, Vec<u8>) {
         }
         Item::Batch(batch) => {
             out.extend(batch.stream.to_le_bytes());
-            for value in [batch.seq, batch.before, batch.readings, zigzag(batch.oldest_us)] {
+            for value in [
+                batch.seq,
+                batch.seq - batch.acked,
+                batch.before,
+                batch.readings,
+                zigzag(batch.oldest_us),
+            ] {
                 number(&mut out, value);
             }
-            out.push(u8::from(batch.clock.is_some()) | u8::from(batch.first) << 1);
+            out.push(u8::from(batch.clock.is_some()));
             if let Some(clock) = batch.clock {
                 out.extend(clock.boot.to_le_bytes());
                 number(&mut out, zigzag(clock.offset_us));
@@ -158,10 +164,16 @@ fn content(item: &Item) -> (Kind, Vec<u8>) {
         }
         Item::Loss(loss) => {
             out.extend(loss.stream.to_le_bytes());
-            for value in [loss.seq, loss.through, loss.before, loss.readings] {
+            for value in [
+                loss.seq,
+                loss.seq - loss.acked,
+                loss.through,
+                loss.before,
+                loss.readings,
+            ] {
                 number(&mut out, value);
             }
-            out.extend([reason_code(loss.reason), u8::from(loss.first)]);
+            out.push(reason_code(loss.reason));
             Kind::Loss
         }
     };
@@ -244,10 +256,11 @@ fn item(kind: u8, content: &[u8]) -> Option<Item> {
         }
         kind if kind == Kind::Batch as u8 => {
             let stream = u64::from_le_bytes(reader.array()?);
-            let (seq, before, readings) = (reader.number()?, reader.number()?, reader.number()?);
+            let seq = reader.number()?;
+            let acked = seq.checked_sub(reader.number()?)?;
+            let (before, readings) = (reader.number()?, reader.number()?);
             let oldest_us = unzigzag(reader.number()?);
-            let flags = reader.byte()?;
-            let clock = match flags & 1 {
+            let clock = match reader.byte()? {
                 0 => None,
                 _ => Some(ClockEpoch {
                     boot: u128::from_le_bytes(reader.array()?),
@@ -257,7 +270,7 @@ fn item(kind: u8, content: &[u8]) -> Option<Item> {
             Item::Batch(Batch {
                 stream,
                 seq,
-                first: flags & 2 != 0,
+                acked,
                 before,
                 readings,
                 oldest_us,
@@ -269,15 +282,19 @@ fn item(kind: u8, content: &[u8]) -> Option<Item> {
                 }),
             })
         }
-        kind if kind == Kind::Loss as u8 => Item::Loss(LossItem {
-            stream: u64::from_le_bytes(reader.array()?),
-            seq: reader.number()?,
-            through: reader.number()?,
-            before: reader.number()?,
-            readings: reader.number()?,
-            reason: reason(reader.byte()?)?,
-            first: reader.byte()? != 0,
-        }),
+        kind if kind == Kind::Loss as u8 => {
+            let stream = u64::from_le_bytes(reader.array()?);
+            let seq = reader.number()?;
+            Item::Loss(LossItem {
+                stream,
+                seq,
+                acked: seq.checked_sub(reader.number()?)?,
+                through: reader.number()?,
+                before: reader.number()?,
+                readings: reader.number()?,
+                reason: reason(reader.byte()?)?,
+            })
+        }
         _ => return None,
     };
     Some(item)
@@ -361,7 +378,7 @@ mod tests {
             Item::Batch(Batch {
                 stream: u64::MAX,
                 seq: 1 << 40,
-                first: true,
+                acked: 7,
                 before: 77,
                 readings: 5,
                 oldest_us: -3,
@@ -379,7 +396,7 @@ mod tests {
                 stream: 1,
                 seq: 2,
                 through: 9,
-                first: false,
+                acked: 1,
                 before: 3,
                 readings: 4,
                 reason: LossReason::Retention,

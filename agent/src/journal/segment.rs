@@ -27,8 +27,8 @@ pub(super) struct Entry {
     pub(super) stream: u64,
     pub(super) seq: u64,
     pub(super) through: u64,
-    /// Whether everything of the stream before it is acknowledged.
-    pub(super) first: bool,
+    /// The last number of the stream that was acknowledged when it was written.
+    pub(super) acked: u64,
     /// Readings of the stream that were written before it.
     pub(super) before: u64,
     pub(super) readings: u64,
@@ -102,7 +102,7 @@ impl Segment {
                 stream: batch.stream,
                 seq: batch.seq,
                 through: batch.seq,
-                first: batch.first,
+                acked: batch.acked,
                 before: batch.before,
                 readings: batch.readings,
                 bytes: batch.sealed.body.len() as u32,
@@ -116,7 +116,7 @@ impl Segment {
                 stream: loss.stream,
                 seq: loss.seq,
                 through: loss.through.max(loss.seq),
-                first: loss.first,
+                acked: loss.acked,
                 before: loss.before,
                 readings: loss.readings,
                 bytes: 0,

@@ -219,7 +219,7 @@ impl<D: Disk> Store<D> {
             };
             let known = self.streams.iter().position(|stream| stream.id == entry.stream);
             let known = known.unwrap_or_else(|| {
-                let mut stream = Stream::new(entry.stream, id, entry.seq - entry.seq.min(1));
+                let mut stream = Stream::new(entry.stream, id, entry.acked);
                 (stream.acked_readings, stream.readings) = (entry.before, entry.before);
                 self.streams.push(stream);
                 self.streams.len() - 1
@@ -228,9 +228,8 @@ impl<D: Disk> Store<D> {
             if entry.seq <= stream.last {
                 continue;
             }
-            if entry.first {
-                stream.readings = stream.readings.max(entry.before);
-                stream.begin_at(entry.seq, id);
+            if entry.acked > stream.last {
+                stream.begin_at(entry.acked + 1, id);
             }
             stream.extend(id, entry.through, entry.before.saturating_add(entry.readings));
             stream.bytes += u64::from(entry.bytes);
@@ -472,11 +471,16 @@ impl<D: Disk> Store<D> {
                 record.seq
             )));
         };
+        let acked = if known.is_drained() {
+            record.seq - 1
+        } else {
+            known.acked
+        };
         Ok(match &record.content {
             Content::Batch { sealed, clock, .. } => Item::Batch(Batch {
                 stream: *stream,
                 seq: record.seq,
-                first: known.is_drained(),
+                acked,
                 before: known.readings,
                 readings: unwritten.readings,
                 oldest_us: unwritten.oldest_us,
@@ -487,7 +491,7 @@ impl<D: Disk> Store<D> {
                 stream: *stream,
                 seq: record.seq,
                 through: record.through,
-                first: known.is_drained(),
+                acked,
                 before: known.readings,
                 readings: loss.readings,
                 reason: loss.reason,
