@@ -317,7 +317,6 @@ impl Pipeline {
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
             thinning: self.thinning.factor(),
-            thinned_readings: self.thinning.left_out(),
             journal: JournalStats {
                 mode: figures.mode,
                 fault: figures.fault,

@@ -105,7 +105,6 @@ mod supervisor;
 mod sysfs;
 #[cfg(feature = "source-system")]
 mod system;
-mod thinner;
 
 use std::future::Future;
 use std::pin::Pin;

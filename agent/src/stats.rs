@@ -42,8 +42,6 @@ pub struct AgentStats {
     pub ignored_acks: u64,
     /// Of so many intervals of a metric one reading is taken, to keep within the data budget; 1: all are.
     pub thinning: u32,
-    /// Readings that thinning has left out since the start. They are not among the sampled.
-    pub thinned_readings: u64,
     /// Backlogs that were sealed as streams of their own since the start.
     pub sealed_streams: u64,
     /// Other boxes that use this device's name, as the relay tells; each needs a name of its own.

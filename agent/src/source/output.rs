@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::allowance::Allowance;
-use super::thinner::Thinner;
 use super::{Cadence, Meter, Opened, Sample};
 use crate::clock::Clock;
 use crate::thinning::Thinning;
@@ -29,8 +28,6 @@ pub(crate) struct Output {
     meter: Meter,
     /// `None`: no bound.
     share: Option<Arc<Mutex<Share>>>,
-    /// `None`: what comes here is never thinned. The agent's own figures are not: they tell of it.
-    thinner: Option<Arc<Mutex<Thinner>>>,
 }
 
 /// What a source may hand over.
@@ -53,7 +50,6 @@ impl Output {
             thinning: Thinning::default(),
             meter: Meter::default(),
             share: None,
-            thinner: None,
         };
         (output, receiver)
     }
@@ -62,7 +58,6 @@ impl Output {
     pub(crate) fn of(&self, source: &Opened) -> Self {
         Self {
             meter: source.meter.clone(),
-            thinner: Some(Arc::default()),
             ..self.limited(source.settings.rate, source.source.cadence())
         }
     }
@@ -134,7 +129,6 @@ impl Output {
         let now = Instant::now();
         let told = self.clock.told();
         self.meter.alive(now);
-        self.thin(&mut sample);
         if sample.readings.is_empty() {
             return 0;
         }
@@ -157,14 +151,6 @@ impl Output {
             place.send(sample);
         });
         dropped
-    }
-
-    fn thin(&self, sample: &mut Sample) {
-        if let Some(thinner) = &self.thinner {
-            let mut thinner = thinner.lock().unwrap_or_else(PoisonError::into_inner);
-            let left_out = thinner.thin(self.thinning.factor(), &mut sample.readings);
-            self.thinning.leave_out(left_out);
-        }
     }
 
     /// How long until the share has room for so many readings at once; `None`: it never has.
@@ -201,35 +187,5 @@ impl Output {
             share.dropped_at = Some(now);
         }
         (dropped, Duration::ZERO)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::{Metric, Reading};
-    use headwater_proto::Value;
-
-    #[tokio::test]
-    async fn a_source_is_thinned_and_the_agents_own_figures_are_not() {
-        let (own, mut samples) = Output::new(Clock::default());
-        let source = Output {
-            thinner: Some(Arc::default()),
-            ..own.clone()
-        };
-        own.thinning().set(3);
-        let metric = Metric::new("a", "");
-        for output in [&source, &own] {
-            for time_us in 0..9 {
-                let readings = vec![Reading::new(metric.clone(), Value::I64(time_us))];
-                output.send(Sample { time_us, readings }).await;
-            }
-        }
-        let mut times = Vec::new();
-        while let Ok(sample) = samples.try_recv() {
-            times.push(sample.time_us);
-        }
-        assert_eq!(times, [0, 3, 6, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(own.thinning().left_out(), 6);
     }
 }
