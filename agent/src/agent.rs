@@ -90,6 +90,7 @@ impl Agent {
         let mut known = state.clone().map(Known::open);
         let clock = Clock::open(&self.setup.config.clock, known.as_ref().and_then(Known::time_us));
         let (output, samples) = Output::new(clock.clone());
+        output.set_rules(&self.setup.config.metrics);
         let thinning = output.thinning().clone();
         let mut sources = Sources::new(output.clone(), self.handle.clone());
         sources.start(self.sources);

@@ -232,6 +232,12 @@ impl Clock {
         self.told.load(Ordering::Relaxed)
     }
 
+    /// By how much the changes from number `from` up to `to` moved the time.
+    pub(crate) fn changed(&self, from: usize, to: usize) -> i64 {
+        let inner = self.lock();
+        inner.changes.iter().take(to).skip(from).sum()
+    }
+
     /// Its figures.
     pub(crate) fn stats(&self) -> ClockStats {
         let inner = self.lock();

@@ -6,6 +6,7 @@ mod control;
 mod flow;
 mod health;
 mod journal;
+mod metric;
 mod source;
 mod uplink;
 
@@ -22,6 +23,7 @@ pub use control::{CommandName, Control};
 pub use flow::{DataBudget, Drain};
 pub use health::Health;
 pub use journal::{Journal, SyncAfter};
+pub use metric::{Aggregate, Deadband, Implausible, Metric};
 pub use source::{
     AtEnd, Begin, ExecSource, FileSource, FlowControl, HttpSource, Mapping, ModbusDevice, ModbusOrder,
     ModbusRegister, ModbusSource, ModbusTable, ModbusType, MqttSource, MqttSubscription, Parity,
@@ -55,6 +57,9 @@ pub struct Config {
     pub health: Health,
     /// Commands from the relay, and what shows this agent's state.
     pub control: Control,
+    /// What is done to readings, metric by metric; the first that matches holds.
+    #[serde(rename = "metric")]
+    pub metrics: Vec<Metric>,
     /// When this machine's clock is taken to be right.
     pub clock: Clock,
     /// Where readings come from; at least one.
@@ -119,6 +124,7 @@ impl Config {
             return setting("source", "there is none; add a [[source]] table".into());
         }
         Source::check(&self.sources)?;
+        Metric::check(&self.metrics)?;
         if !(1..=100_000).contains(&self.batch.readings) {
             return setting(
                 "batch.readings",

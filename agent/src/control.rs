@@ -171,6 +171,9 @@ impl Controller {
         let next = beside(|| Setup::new(config)).await?;
         self.setup.can_become(&next)?;
         self.sources.change(&next.config.sources).await?;
+        if self.setup.config.metrics != next.config.metrics {
+            self.sources.rule(&next.config.metrics);
+        }
         self.postponed = self.setup.postponed(&next);
         if let Some(postponed) = self.postponed {
             log::warn!("{postponed}");

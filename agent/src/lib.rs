@@ -4,6 +4,7 @@
 //!
 //! - [`config`]: the settings.
 //! - `source`: where readings come from; one file per kind, each behind its cargo feature.
+//! - `rules`: what is done to readings on their way from there, metric by metric.
 //! - `batcher`, `sealer`: readings become batches, and batches become encoded entries no larger than a frame.
 //! - `journal`: where they wait until the relay has acknowledged them.
 //! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::link` is the connection there is.
@@ -30,6 +31,7 @@ mod mqtt;
 mod pipeline;
 mod process;
 mod replies;
+mod rules;
 mod sealer;
 mod setup;
 mod source;

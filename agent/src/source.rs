@@ -85,11 +85,6 @@ mod output;
 mod probe;
 #[cfg(feature = "source-replay")]
 mod replay;
-#[cfg(any(
-    feature = "source-modbus",
-    feature = "source-serial",
-    feature = "source-sysfs"
-))]
 #[allow(dead_code, reason = "not every source uses all of it")]
 mod scale;
 #[allow(dead_code, reason = "not every build has a source that samples on a schedule")]
@@ -118,6 +113,7 @@ use crate::error::{Error, SourceError};
 
 pub(crate) use meter::Meter;
 pub(crate) use output::Output;
+pub(crate) use scale::{Decimal, Scale};
 pub(crate) use schedule::Schedule;
 pub(crate) use supervisor::supervise;
 

@@ -160,6 +160,14 @@ pub struct SourceStats {
     pub readings: u64,
     /// Readings dropped because it hands over more than its `rate`.
     pub dropped_readings: u64,
+    /// Values that mean that there is no sensor (`absent`): no readings.
+    pub absent_readings: u64,
+    /// Readings that were not plausible: flagged or dropped, as the settings say.
+    pub implausible_readings: u64,
+    /// Readings left out by `interval` and `deadband`.
+    pub spared_readings: u64,
+    /// Readings left out to keep within the data budget.
+    pub thinned_readings: u64,
     /// Time of the newest sample, microseconds since the Unix epoch; 0: there is none.
     pub newest_us: i64,
     /// Errors, those that it survived among them.

@@ -1,9 +1,9 @@
 //! `deploy/agent.toml` is the reference: what it shows is what holds.
 
 use headwater_agent::config::{
-    CommandName, Config, ENVIRONMENT_PREFIX, ExecSource, FileSource, HttpSource, Mapping, ModbusDevice,
-    ModbusRegister, ModbusSource, MqttSource, MqttSubscription, ReplaySource, SerialSource, SimulatedSource,
-    SocketSource, SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
+    CommandName, Config, ENVIRONMENT_PREFIX, ExecSource, FileSource, HttpSource, Mapping, Metric,
+    ModbusDevice, ModbusRegister, ModbusSource, MqttSource, MqttSubscription, ReplaySource, SerialSource,
+    SimulatedSource, SocketSource, SourceKind, SysfsFile, SysfsSource, SystemSource, Trace,
 };
 
 const REFERENCE: &str = include_str!("../../deploy/agent.toml");
@@ -68,6 +68,26 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         ..sysfs.clone()
     };
     assert_eq!(shown, SysfsSource::default());
+    let [rule, windows] = &config.metrics[..] else {
+        panic!("{:?}", config.metrics);
+    };
+    let shown = Metric {
+        pattern: String::new(),
+        rename: None,
+        unit: None,
+        absent: Vec::new(),
+        min: None,
+        max: None,
+        deadband: None,
+        ..rule.clone()
+    };
+    assert_eq!(shown, Metric::default());
+    let shown = Metric {
+        pattern: String::new(),
+        aggregate: Vec::new(),
+        ..windows.clone()
+    };
+    assert_eq!(shown, Metric::default());
     let shown = SysfsFile {
         path: String::new(),
         metric: String::new(),
@@ -190,6 +210,8 @@ fn every_key_stands_in_it() {
             "trace" => "path",
             "value_type" => "type",
             "kind" => "type",
+            "metrics" => "[[metric]]",
+            "pattern" => "match",
             "cabinet_temp_c" | "uptime" => continue,
             key => key,
         };
@@ -217,6 +239,26 @@ fn values_that_make_no_sense_are_refused_by_key() {
     let source = "[[source]]\ntype = 'simulated'\n";
     for (text, part) in [
         (String::new(), "setting `source`: there is none"),
+        (
+            format!("{source}[[metric]]\nmatch = 'a.*'\nrename = 'b'"),
+            "setting `metric.rename`: \"b\" would be the name of all",
+        ),
+        (
+            format!("{source}[[metric]]\nscale = 2"),
+            "setting `metric.match`: it is missing",
+        ),
+        (
+            format!("{source}[[metric]]\nmatch = '*'\nmin = 2\nmax = 1"),
+            "setting `metric.min`: 2 is more than max, 1",
+        ),
+        (
+            format!("{source}[[metric]]\nmatch = '*'\naggregate = ['mean']\ndeadband = '1 %'"),
+            "setting `metric.aggregate`: windows leave one",
+        ),
+        (
+            format!("{source}name = 'a b'"),
+            "setting `source.name`: \"a b\" is not 1 to 64",
+        ),
         (
             format!("[batch]\nreadings = 0\n{source}"),
             "setting `batch.readings`: 0 is not in",

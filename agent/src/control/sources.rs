@@ -47,6 +47,11 @@ impl Sources {
         self.show();
     }
 
+    /// Puts the rules of metrics in force, for sources that run and that come.
+    pub(crate) fn rule(&self, metrics: &[config::Metric]) {
+        self.output.set_rules(metrics);
+    }
+
     /// Runs by other settings. Sources that stand in both go on undisturbed. The others are ended before new ones are opened, since both may
     /// want the same port or device.
     ///

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Sample;
+use crate::rules::Counts;
 use crate::stats::{SourceState, SourceStats};
 
 /// Characters of an error that are kept: what a foreign device answers may stand in it.
@@ -76,6 +77,19 @@ impl Meter {
             counted.stats.dropped_readings += readings;
             counted.stats.dropped_readings
         })
+    }
+
+    /// Readings are left out or flagged on their way.
+    pub(super) fn ruled(&self, counts: &Counts) {
+        if *counts == Counts::default() {
+            return;
+        }
+        self.look(|counted| {
+            counted.stats.absent_readings += counts.absent;
+            counted.stats.implausible_readings += counts.implausible;
+            counted.stats.spared_readings += counts.spared;
+            counted.stats.thinned_readings += counts.thinned;
+        });
     }
 
     /// Something went wrong that the source itself survives. It is logged if it is `news`; where the source cannot tell (`None`), at the

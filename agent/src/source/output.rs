@@ -1,14 +1,17 @@
 //! The way of a source's samples into the agent.
 
 use std::fmt::Display;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::allowance::Allowance;
+use super::schedule::sleep_until;
 use super::{Cadence, Meter, Opened, Sample};
 use crate::clock::Clock;
+use crate::config;
+use crate::rules::{Counts, RuleSet, Rules};
 use crate::thinning::Thinning;
 
 /// Samples on their way, over all sources. Waiting senders are served in turn, so a flood from one source costs another
@@ -16,6 +19,8 @@ use crate::thinning::Thinning;
 const WAITING: usize = 64;
 /// Readings a second of a source that others hand readings to and that has no `rate` set.
 const HANDED: u32 = 1_000;
+/// How long after the end of a window its aggregates are handed over, should no later reading come: microseconds.
+const LATE_US: i64 = 1_000_000;
 /// Drops that are further apart than this are told as another flood.
 const FLOOD: Duration = Duration::from_secs(60);
 
@@ -28,6 +33,26 @@ pub(crate) struct Output {
     meter: Meter,
     /// `None`: no bound.
     share: Option<Arc<Mutex<Share>>>,
+    rule_set: Arc<RuleSet>,
+    rules: Arc<Mutex<Ruled>>,
+    /// A window was opened where there was none.
+    opened: Arc<Notify>,
+}
+
+/// The rules, and how many changes of the clock they know of.
+#[derive(Debug)]
+struct Ruled {
+    rules: Rules,
+    told: usize,
+}
+
+impl Ruled {
+    fn new(set: &Arc<RuleSet>) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            rules: Rules::new(set.clone()),
+            told: 0,
+        }))
+    }
 }
 
 /// What a source may hand over.
@@ -44,12 +69,16 @@ impl Output {
     /// An output and its other end.
     pub(crate) fn new(clock: Clock) -> (Self, mpsc::Receiver<Sample>) {
         let (samples, receiver) = mpsc::channel(WAITING);
+        let rule_set = Arc::<RuleSet>::default();
         let output = Self {
             samples,
             clock,
             thinning: Thinning::default(),
             meter: Meter::default(),
             share: None,
+            rules: Ruled::new(&rule_set),
+            rule_set,
+            opened: Arc::default(),
         };
         (output, receiver)
     }
@@ -76,6 +105,8 @@ impl Output {
         });
         Self {
             clock: self.clock.another(),
+            rules: Ruled::new(&self.rule_set),
+            opened: Arc::default(),
             share,
             ..self.clone()
         }
@@ -139,10 +170,86 @@ impl Output {
         if sample.readings.is_empty() {
             return dropped;
         }
-        let Ok(place) = self.samples.reserve().await else {
+        let mut closed = Vec::new();
+        self.rule(told, |rules, counts| {
+            rules.take(&mut sample, self.thinning.factor(), counts, &mut closed);
+        });
+        for closed in closed {
+            self.hand_over(told, closed).await;
+        }
+        if !sample.readings.is_empty() {
+            self.hand_over(told, sample).await;
+        }
+        dropped
+    }
+
+    /// Puts the rules of metrics in force, for all sources.
+    pub(crate) fn set_rules(&self, metrics: &[config::Metric]) {
+        self.rule_set.set(metrics);
+    }
+
+    /// Hands over the aggregates of windows whose time is over, for ever.
+    pub(super) async fn close_windows(&self) {
+        let clock = self.clock.another();
+        loop {
+            let deadline = lock(&self.rules).rules.deadline();
+            let Some(end_us) = deadline else {
+                self.opened.notified().await;
+                continue;
+            };
+            // What belongs into it may be on its way.
+            sleep_until(&clock, end_us.saturating_add(LATE_US)).await;
+            let (told, now_us) = (clock.told(), clock.now_us());
+            let mut closed = Vec::new();
+            self.rule(told, |rules, _| rules.close(now_us - LATE_US, &mut closed));
+            for sample in closed {
+                self.hand_over(told, sample).await;
+            }
+        }
+    }
+
+    /// Hands over the aggregates of all windows, as they are: the source ends. What the agent has no room for is dropped, and counted.
+    pub(super) fn finish(&self) {
+        let clock = self.clock.another();
+        let (told, now_us) = (clock.told(), clock.now_us());
+        let mut closed = Vec::new();
+        self.rule(told, |rules, _| rules.finish(now_us, &mut closed));
+        for sample in closed {
+            match self.samples.try_reserve() {
+                Ok(place) => self.put(place, told, sample),
+                Err(_) => {
+                    self.meter.dropped(sample.readings.len() as u64);
+                }
+            }
+        }
+    }
+
+    /// Lets the rules do something, by the time that was told last.
+    fn rule(&self, told: usize, work: impl FnOnce(&mut Rules, &mut Counts)) {
+        let mut counts = Counts::default();
+        let mut ruled = lock(&self.rules);
+        if ruled.told < told {
+            let by_us = self.clock.changed(ruled.told, told);
+            ruled.rules.shift(by_us);
+            ruled.told = told;
+        }
+        let before = ruled.rules.has_windows();
+        work(&mut ruled.rules, &mut counts);
+        if ruled.rules.has_windows() && !before {
+            self.opened.notify_one();
+        }
+        self.meter.ruled(&counts);
+    }
+
+    async fn hand_over(&self, told: usize, sample: Sample) {
+        match self.samples.reserve().await {
+            Ok(place) => self.put(place, told, sample),
             // The agent has stopped listening, and drops this task next.
-            return std::future::pending().await;
-        };
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn put(&self, place: mpsc::Permit<'_, Sample>, told: usize, mut sample: Sample) {
         self.clock.hand_over(told, |correction| {
             if let Some(correction) = correction {
                 sample.time_us = correction.apply(sample.time_us);
@@ -150,7 +257,6 @@ impl Output {
             self.meter.sampled(&sample);
             place.send(sample);
         });
-        dropped
     }
 
     /// How long until the share has room for so many readings at once; `None`: it never has.
@@ -188,4 +294,8 @@ impl Output {
         }
         (dropped, Duration::ZERO)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -64,7 +64,7 @@ impl Decimal {
 
     /// The decimal that the double is written as; `None` for what is no number or too long.
     pub(crate) fn from_f64(value: f64) -> Option<Self> {
-        Self::parse(&value.to_string())
+        text(value, |text| Self::parse(text))?
     }
 
     /// Divided by 10^`digits`.
@@ -196,8 +196,13 @@ pub(crate) fn widened(value: f32) -> f64 {
         .unwrap_or(f64::from(value))
 }
 
-/// The number that `text` is, without an allocation for a short one.
-fn read(text: impl Display) -> Option<f64> {
+/// The number that `text` is.
+fn read(short: impl Display) -> Option<f64> {
+    text(short, |text| text.parse().ok())?
+}
+
+/// What `read` makes of a short text, without an allocation; `None` for a long one.
+fn text<T>(text: impl Display, read: impl FnOnce(&str) -> T) -> Option<T> {
     struct Short {
         bytes: [u8; 64],
         len: usize,
@@ -216,7 +221,7 @@ fn read(text: impl Display) -> Option<f64> {
         len: 0,
     };
     match write!(short, "{text}") {
-        Ok(()) => std::str::from_utf8(&short.bytes[..short.len]).ok()?.parse().ok(),
+        Ok(()) => Some(read(std::str::from_utf8(&short.bytes[..short.len]).ok()?)),
         Err(_) => None,
     }
 }

@@ -61,7 +61,21 @@ enum End {
 
 /// Runs a source for as long as it has anything to give; `output` is its own ([`Output::of`]).
 pub(crate) async fn supervise(opened: Opened, output: Output) {
-    supervise_by(RULES, opened, output).await;
+    // Also when this is dropped, as sources are at a stop.
+    let _windows = Finish(output.clone());
+    tokio::select! {
+        () = supervise_by(RULES, opened, output.clone()) => {}
+        () = output.close_windows() => {}
+    }
+}
+
+/// Hands over what windows hold when it is dropped.
+struct Finish(Output);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
 }
 
 async fn supervise_by(rules: Rules, mut opened: Opened, output: Output) {
