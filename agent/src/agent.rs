@@ -110,7 +110,7 @@ impl Agent {
             uplink,
             samples,
             orders: self.inbox.orders,
-            link: Link::new(self.setup.address.clone(), backoff, clock.clone()),
+            link: Link::new(self.setup.address.clone(), backoff, clock.another()),
             handle: self.handle.clone(),
             meter,
             thinning,

@@ -64,7 +64,7 @@ impl Decimal {
 
     /// The decimal that the double is written as; `None` for what is no number or too long.
     pub(crate) fn from_f64(value: f64) -> Option<Self> {
-        text(value, |text| Self::parse(text))?
+        text(value, Self::parse)?
     }
 
     /// Divided by 10^`digits`.

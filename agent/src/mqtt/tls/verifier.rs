@@ -150,3 +150,79 @@ pub(super) fn check_dates(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+    use tokio_rustls::rustls::crypto::ring;
+
+    use super::*;
+    use crate::config;
+
+    const DAY_US: i64 = 86_400_000_000;
+    /// 2030-01-01.
+    const YEAR_2030_US: i64 = 1_893_456_000_000_000;
+
+    /// Verifies a certificate that is valid in the year 2030, by a clock that shows `wall_us` and may be known to be right.
+    fn verify(wall_us: i64, synchronised: bool) -> Result<(), Error> {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let root = authority.self_signed(&key).unwrap();
+        let issuer = Issuer::new(authority, key);
+        let mut params = CertificateParams::new(["broker".to_string()]).unwrap();
+        params.not_before = date_time_ymd(2030, 1, 1);
+        params.not_after = date_time_ymd(2030, 12, 31);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+
+        let provider = Arc::new(ring::default_provider());
+        let settings = config::Clock {
+            trust: config::Trust::Kernel,
+            ..config::Clock::default()
+        };
+        let clock = Clock::fake(&settings, None, (1_000_000, wall_us, synchronised));
+        let mut store = RootCertStore::empty();
+        store.add(root.der().clone()).unwrap();
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone());
+        let verifier = Verifier::new(provider.clone(), clock.clone());
+        verifier.set_authorities(authorities.build().unwrap());
+        let name = ServerName::try_from("broker").unwrap();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        let broker = verifier.verify_server_cert(certificate.der(), &[], &name, &[], now);
+
+        // This agent's own certificate is judged by the same rule.
+        let own = CertifiedKey::from_der(
+            vec![certificate.der().clone()],
+            key.serialize_der().try_into().unwrap(),
+            &provider,
+        );
+        let own = check_dates(&own.unwrap(), &provider, &clock);
+        assert_eq!(broker.is_ok(), own.is_ok(), "{broker:?} {own:?}");
+        broker.map(|_| ())
+    }
+
+    #[test]
+    fn while_the_clock_is_not_known_to_be_right_a_certificate_may_begin_in_its_future() {
+        // As on a box without a battery, in 1970.
+        verify(5_000_000, false).unwrap();
+        verify(YEAR_2030_US + 100 * DAY_US, false).unwrap();
+        verify(YEAR_2030_US + 100 * DAY_US, true).unwrap();
+        assert!(matches!(
+            verify(YEAR_2030_US - 10 * DAY_US, true),
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidYetContext { .. }
+            ))
+        ));
+    }
+
+    #[test]
+    fn what_has_expired_by_any_clock_has_expired() {
+        for synchronised in [false, true] {
+            assert!(matches!(
+                verify(YEAR_2030_US + 400 * DAY_US, synchronised),
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { .. }))
+            ));
+        }
+    }
+}
