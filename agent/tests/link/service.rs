@@ -132,7 +132,7 @@ async fn check_reads_each_source_and_reaches_the_broker_beside_a_running_agent()
     let dead = "127.0.0.1:1";
     let text = format!(
         "device = 'gw-01'\nstate_dir = '{}/state'\n[uplink]\nbroker = ['{}', 'mqtt://{dead}']\n\
-         [journal]\nmax_bytes = '1 MiB'\nsegment = '256 KiB'\n\
+         [clock]\ntrust = 'always'\n[journal]\nmax_bytes = '1 MiB'\nsegment = '256 KiB'\n\
          [[source]]\ntype = 'simulated'\nname = 'good'\nsensors = 9\n\
          [[source]]\ntype = 'replay'\nname = 'bad'\npath = '/nonexistent/trace.csv'\n",
         folder.path().display(),
