@@ -117,6 +117,7 @@ impl Health {
             add("agent.budget.limit", "By", count(stats.budget.limit_bytes));
         }
         add("agent.thinning", "", count(u64::from(stats.thinning)));
+        add("agent.other_boxes", "", count(stats.other_boxes));
         let failing = sources
             .iter()
             .filter(|source| matches!(source.state, SourceState::Failing | SourceState::Stalled))

@@ -113,6 +113,12 @@ impl Status {
                 "the task that moves readings does not answer; figures are old",
             );
         }
+        if stats.other_boxes > 0 {
+            lines.add(
+                "WARNING",
+                "another box uses this device's name (the log names it): set `device` in the agent.toml of one of them",
+            );
+        }
         lines.add("link", self.link_text());
         let waiting = match stats.waiting_readings {
             0 => "nothing".to_string(),
