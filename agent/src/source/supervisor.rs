@@ -384,6 +384,45 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn rules_are_applied_on_the_way_and_a_window_is_handed_over_when_its_source_ends_or_is_stopped() {
+        let (output, mut samples) = Output::new(Clock::default());
+        output.set_rules(&[config::Metric {
+            pattern: "*".into(),
+            rename: None,
+            aggregate: vec![config::Aggregate::Max],
+            window: Duration::from_secs(86_400),
+            ..Default::default()
+        }]);
+        for ends in [true, false] {
+            let hourly = opened("hourly", Cadence::Own, move |_, output| {
+                Box::pin(async move {
+                    let metric = Metric::new("köln 🌡 m", "");
+                    let now_us = output.clock().now_us();
+                    for time_us in now_us..now_us + 5 {
+                        output.send(sample(&metric, time_us, 1)).await;
+                    }
+                    if !ends {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(())
+                })
+            });
+            let meter = hourly.meter.clone();
+            let output = output.of(&hourly);
+            let task = tokio::spawn(supervise(hourly, output));
+            if !ends {
+                while meter.last_alive().is_none() {
+                    tokio::task::yield_now().await;
+                }
+                task.abort();
+            }
+            let sample = received(&mut samples).await;
+            assert_eq!(sample.readings[0].metric.name, "köln 🌡 m.max");
+            assert_eq!(sample.readings[0].value, Value::I64(1));
+        }
+    }
+
     #[test]
     fn pauses_lie_in_the_upper_half() {
         let wait = Duration::from_secs(8);
