@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
 use headwater_proto::{Value, name};
@@ -14,6 +14,39 @@ use crate::source::Metric;
 
 /// Wrong fields named in the log, for each pass; the rest is only counted.
 const NAMED: u64 = 3;
+
+/// The longest line, bytes.
+const LINE_MAX: usize = 1 << 20;
+
+/// What it reads, as long as it is lines: a file without line ends must not be taken into memory.
+struct Lines<R> {
+    inner: R,
+    /// Since the last line end.
+    length: usize,
+}
+
+impl<R> Lines<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, length: 0 }
+    }
+}
+
+impl<R: Read> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        for piece in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
+            self.length += piece.len();
+            if self.length > LINE_MAX {
+                let why = format!("a line is longer than {LINE_MAX} bytes; is this a trace?");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            if piece.ends_with(b"\n") {
+                self.length = 0;
+            }
+        }
+        Ok(read)
+    }
+}
 
 /// One row.
 #[derive(Debug)]
@@ -42,7 +75,13 @@ impl Trace {
                     path: path.clone(),
                     source,
                 })?;
-                (path.display().to_string(), Box::new(file))
+                // It is read to its end before the start, and again and again.
+                if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                    let why = "it is no regular file".to_string();
+                    let origin = path.display().to_string();
+                    return Err(SourceError::Content { origin, why });
+                }
+                (path.display().to_string(), Box::new(Lines::new(file)))
             }
             config::Trace::Text(Cow::Borrowed(text)) => ("trace".to_string(), Box::new(text.as_bytes())),
             config::Trace::Text(Cow::Owned(text)) => (
@@ -189,6 +228,26 @@ mod tests {
         );
         assert_eq!(trace.wrong, 3);
         assert_eq!(trace.metrics[0].as_ref().unwrap().unit, "Cel");
+    }
+
+    #[test]
+    fn what_has_no_lines_is_refused_and_not_taken_into_memory() {
+        let open = |path: &std::path::Path| {
+            let settings = ReplaySource {
+                trace: config::Trace::File(path.to_path_buf()),
+                ..Default::default()
+            };
+            Trace::open(&settings).err().unwrap().to_string()
+        };
+        let error = open(std::path::Path::new("/dev/zero"));
+        assert!(error.contains("/dev/zero: it is no regular file"), "{error}");
+        let zeros = tempfile::NamedTempFile::new().unwrap();
+        zeros.as_file().set_len(1 << 40).unwrap();
+        let error = open(zeros.path());
+        assert!(error.contains("a line is longer than 1048576 bytes"), "{error}");
+        let mut lines = Lines::new(&b"a\nb\n"[..]);
+        lines.length = LINE_MAX - 2;
+        assert_eq!(io::read_to_string(lines).unwrap(), "a\nb\n");
     }
 
     #[test]
