@@ -44,6 +44,8 @@ mod rig;
 mod segment;
 mod store;
 mod thread;
+pub mod trial;
+pub mod view;
 
 use std::sync::Arc;
 use std::time::Instant;

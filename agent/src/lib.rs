@@ -26,7 +26,7 @@ pub mod error;
 pub mod handle;
 mod health;
 mod host;
-mod journal;
+pub mod journal;
 mod mqtt;
 mod pipeline;
 mod process;

@@ -6,6 +6,8 @@ mod arguments;
 mod check;
 #[path = "main/init.rs"]
 mod init;
+#[path = "main/journal.rs"]
+mod journal;
 #[path = "main/notify.rs"]
 mod notify;
 #[path = "main/run.rs"]
@@ -30,6 +32,12 @@ fn main() -> ExitCode {
         Call::Check { config } => check::check(&config),
         Call::Init { output, force } => init::init(output.as_deref(), force),
         Call::Status { config, socket, json } => status::status(config.as_deref(), socket, json),
+        Call::Journal {
+            what,
+            config,
+            dir,
+            json,
+        } => journal::look(what, config.as_deref(), dir, json),
         Call::Help => {
             print!("{}", arguments::HELP);
             ExitCode::SUCCESS

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use headwater_bench::{agent, link, table, trace};
+use headwater_bench::{agent, flash, link, table, trace};
 
 /// Measurements beside named peers. For readings per second: cargo bench -p headwater-bench.
 #[derive(Parser)]
@@ -47,6 +47,24 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// What a day costs the flash, at a loop device with ext4 (as root), and what opening a journal of 2 GiB costs.
+    Flash {
+        /// A trace of 8 metrics at 1 Hz.
+        #[arg(long, default_value = "bench/data/sensors-1hz.csv")]
+        trace: PathBuf,
+        /// Hours that are simulated; 0: none.
+        #[arg(long, default_value_t = 24)]
+        hours: u64,
+        /// A directory with 4.5 GiB of room, to measure opening in.
+        #[arg(long)]
+        opening: Option<PathBuf>,
+        /// Open the journal in this state directory and tell what that took.
+        #[arg(long, hide = true)]
+        open: Option<PathBuf>,
+        /// Fail if a promise is not kept.
+        #[arg(long)]
+        check: bool,
+    },
     /// Memory and CPU time of the agent, beside Telegraf doing the same job.
     Agent {
         /// The agent's program, as it ships (cargo build --profile dist -p headwater-agent).
@@ -70,6 +88,27 @@ enum Command {
 fn main() -> Result<ExitCode> {
     let (shortfalls, check) = match Arguments::parse().command {
         Command::Encode { files, rows, check } => (encode(files, rows)?, check),
+        Command::Flash { open: Some(dir), .. } => {
+            flash::open(&dir)?;
+            (Vec::new(), false)
+        }
+        Command::Flash {
+            trace,
+            hours,
+            opening,
+            open: None,
+            check,
+        } => {
+            let mut shortfalls = Vec::new();
+            if hours > 0 {
+                let trace = &trace;
+                shortfalls.extend(flash::wear(&flash::Plan { trace, hours })?);
+            }
+            if let Some(dir) = opening {
+                shortfalls.extend(flash::opening(&dir)?);
+            }
+            (shortfalls, check)
+        }
         Command::Link {
             agent,
             trace,

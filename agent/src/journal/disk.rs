@@ -3,6 +3,7 @@
 //! Only what has been synced is on the medium: content after [`Disk::sync`], names after [`Disk::sync_names`]. Until then a
 //! power cut may keep any part of it, in any order, in pieces of a sector.
 
+pub(crate) mod looking;
 #[cfg(test)]
 pub(super) mod model;
 pub(crate) mod real;

@@ -146,6 +146,16 @@ impl Flash {
         }
     }
 
+    /// Whether nothing is asked of the keeper, and nothing has to be.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let begun = self.terms.sync_after.is_none() || self.streams.iter().all(|known| known.begun);
+        let forgotten = self.state.held.iter().all(|held| {
+            let known = self.streams.iter().find(|known| known.stream() == held.stream);
+            known.is_none_or(|known| (known.first - 1).min(known.kept) <= held.acked)
+        });
+        !self.writing && !self.beginning && forgotten && (begun || self.state.fault.is_some())
+    }
+
     fn current(&mut self) -> &mut Known {
         self.streams.last_mut().expect("there is always a current stream")
     }

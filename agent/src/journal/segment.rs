@@ -15,8 +15,12 @@ pub(super) struct Segment {
     pub(super) ledgers: Vec<(usize, Ledger)>,
     /// Where the next write goes; `None` if something stands there already.
     pub(super) end: Option<usize>,
-    /// Pieces that are neither records nor zero.
+    /// Pieces that are neither records nor zero, and batches whose series set is missing.
     pub(super) bad: u64,
+    /// Where those pieces begin.
+    pub(super) places: Vec<usize>,
+    /// Bytes up to the end of the last record.
+    pub(super) used: usize,
     /// It was written by a program of this version, which is newer than ours.
     pub(super) newer: Option<u64>,
 }
@@ -71,12 +75,16 @@ impl Segment {
                         bad = false;
                         continue;
                     }
-                    segment.bad += u64::from(!bad);
+                    if !bad {
+                        segment.bad += 1;
+                        segment.places.push(at);
+                    }
                     bad = true;
                     at += 1;
                 }
             }
         }
+        segment.used = end;
         let end = end.next_multiple_of(BLOCK);
         let clean = segment.bad == 0
             && bytes

@@ -559,6 +559,16 @@ impl<D: Disk> Store<D> {
         self.disk.set_aside(&format::name(id))
     }
 
+    /// The segments, in order.
+    pub(crate) fn segments(&self) -> Vec<u64> {
+        self.segments.iter().copied().collect()
+    }
+
+    /// What a segment holds; the store's own view of a chain leaves out what it knows to be stale.
+    pub(crate) fn look(&mut self, id: u64) -> io::Result<Arc<Segment>> {
+        self.raw(id)
+    }
+
     /// What is held, in the order in which it was begun.
     pub(crate) fn held(&self) -> impl Iterator<Item = Held> + '_ {
         self.streams.iter().map(|stream| Held {

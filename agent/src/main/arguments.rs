@@ -12,18 +12,23 @@ Usage: headwater-agent run --config FILE
        headwater-agent check --config FILE
        headwater-agent init [--output FILE] [--force]
        headwater-agent status [--json] [--socket PATH | --config FILE]
+       headwater-agent journal inspect|verify|export [--json] (--dir DIR | --config FILE)
 
 Commands:
   run               samples, and sends until SIGTERM or SIGINT; SIGHUP reloads the settings
   check             tries the settings: reads each source once, reaches each broker, looks at clock and disk
   init              writes settings for this machine, with every key explained
   status            shows what a running agent does
+  journal inspect   shows what waits on flash, beside a running agent or without one; nothing is changed
+  journal verify    checks every record there; exit code 1 if one is damaged
+  journal export    writes the readings that wait there as CSV
 
 Options:
   --config FILE     the settings; deploy/agent.toml shows all of them with their defaults
   --output FILE     where to; unset: standard output
   --force           also over a file that is there
-  --json            as one JSON document
+  --json            as one JSON document; `journal export`: as a JSON document for each reading
+  --dir DIR         the state directory, or the journal's folder in it
   --socket PATH     the agent's status socket; unset: where its settings put it, or where systemd's unit does
   --help            this text
   --version         the version
@@ -53,16 +58,31 @@ pub(crate) enum Call {
         socket: Option<PathBuf>,
         json: bool,
     },
+    Journal {
+        what: Look,
+        config: Option<PathBuf>,
+        dir: Option<PathBuf>,
+        json: bool,
+    },
     Help,
     Version,
 }
 
-const COMMANDS: [&str; 4] = ["run", "check", "init", "status"];
+/// What is wanted of a journal.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Look {
+    Inspect,
+    Verify,
+    Export,
+}
+
+const COMMANDS: [&str; 5] = ["run", "check", "init", "status", "journal"];
 
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut command: Option<String> = None;
-    let (mut config, mut socket, mut output) = (None, None, None);
+    let (mut config, mut socket, mut output, mut dir) = (None, None, None, None);
+    let mut look = None;
     let (mut json, mut force) = (false, false);
     // What was given, for the commands that do not know it.
     let mut given: Vec<&str> = Vec::new();
@@ -77,6 +97,10 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
             Long("socket") => {
                 given.push("--socket");
                 socket = Some(PathBuf::from(parser.value()?));
+            }
+            Long("dir") => {
+                given.push("--dir");
+                dir = Some(PathBuf::from(parser.value()?));
             }
             Long("output") | Short('o') => {
                 given.push("--output");
@@ -98,6 +122,18 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
                 }
                 command = Some(word);
             }
+            Value(word) if command.as_deref() == Some("journal") && look.is_none() => {
+                look = Some(match &*word.to_string_lossy() {
+                    "inspect" => Look::Inspect,
+                    "verify" => Look::Verify,
+                    "export" => Look::Export,
+                    word => {
+                        return Err(
+                            format!("`journal` knows inspect, verify and export, not {word:?}").into(),
+                        );
+                    }
+                });
+            }
             other => return Err(other.unexpected()),
         }
     }
@@ -107,6 +143,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
     let known: &[&str] = match &*command {
         "init" => &["--output", "--force"],
         "status" => &["--config", "--socket", "--json"],
+        "journal" => &["--config", "--dir", "--json"],
         _ => &["--config"],
     };
     if let Some(unknown) = given.iter().find(|option| !known.contains(option)) {
@@ -115,6 +152,18 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Call, lexopt::Error> {
     match (&*command, config) {
         ("init", _) => Ok(Call::Init { output, force }),
         ("status", config) => Ok(Call::Status { config, socket, json }),
+        ("journal", config) => match look {
+            None => Err("`journal` needs inspect, verify or export".into()),
+            Some(_) if config.is_none() && dir.is_none() => {
+                Err("`journal` needs --dir DIR or --config FILE".into())
+            }
+            Some(what) => Ok(Call::Journal {
+                what,
+                config,
+                dir,
+                json,
+            }),
+        },
         ("check", Some(config)) => Ok(Call::Check { config }),
         (_, Some(config)) => Ok(Call::Run { config }),
         (command, None) => Err(format!("`{command}` needs --config FILE").into()),

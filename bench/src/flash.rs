@@ -1,0 +1,269 @@
+//! What a day costs the flash, at a block device of its own: a loop device with ext4, whose counters the kernel keeps. And what opening a
+//! journal costs, however much it holds.
+//!
+//! The day is simulated: the journal is told the time, and nobody waits. A real day has one cost that a fast one hides: ext4 commits its own
+//! journal five seconds after something of a file changed, were it the time of its last change alone. So each way is measured twice: as
+//! fast as it goes, and with the file system's commit forced after each write.
+
+mod device;
+mod opening;
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use headwater_agent::config::{Journal, SyncAfter};
+use headwater_agent::journal::trial::Trial;
+use headwater_proto::frame::{self, Compression, Encoding, Sealed};
+use headwater_proto::{Body, Limits, SeriesSet};
+
+use crate::trace::{self, Trace};
+use device::Device;
+
+pub use opening::{open, opening};
+
+/// Rows of the trace in a batch: 10 s of 1 Hz.
+const ROWS: usize = 10;
+/// MiB of the device.
+const SIZE: u64 = 256;
+
+/// What is measured.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// A trace of 8 metrics at 1 Hz.
+    pub trace: &'a Path,
+    /// Hours of the simulated day; the promises are for 24.
+    pub hours: u64,
+}
+
+/// A way to keep batches.
+struct Way {
+    name: &'static str,
+    /// Bytes that the device may take on the day, in MB; `None`: no promise.
+    most: Option<f64>,
+    keep: fn(&Day, &Path, bool) -> Result<Option<u64>>,
+}
+
+/// The batches of a day.
+struct Day {
+    set: SeriesSet,
+    batches: Vec<Sealed>,
+    readings: u64,
+    payload: u64,
+}
+
+const WAYS: [Way; 6] = [
+    Way {
+        name: "journal, acknowledged in time",
+        most: Some(1.0),
+        keep: |day, dir, commit| journal(day, dir, commit, Duration::from_secs(60), true),
+    },
+    Way {
+        name: "journal, offline, sync_after = 300 s",
+        most: Some(4.0),
+        keep: |day, dir, commit| journal(day, dir, commit, Duration::from_secs(300), false),
+    },
+    Way {
+        name: "journal, offline, sync_after = 60 s",
+        most: Some(16.0),
+        keep: |day, dir, commit| journal(day, dir, commit, Duration::from_secs(60), false),
+    },
+    Way {
+        name: "journal, offline, sync_after = 0 s",
+        most: None,
+        keep: |day, dir, commit| journal(day, dir, commit, Duration::ZERO, false),
+    },
+    Way {
+        name: "a file, fsync per batch",
+        most: None,
+        keep: |day, dir, commit| plain_file(day, dir, commit).map(|()| None),
+    },
+    Way {
+        name: "SQLite, WAL, synchronous=FULL",
+        most: None,
+        keep: |day, dir, commit| sqlite(day, dir, commit).map(|()| None),
+    },
+];
+
+/// Measures, prints, and returns the promises that are not kept.
+///
+/// # Errors
+/// What keeps it from measuring: it needs root, loop devices, mkfs.ext4 and python3.
+pub fn wear(plan: &Plan<'_>) -> Result<Vec<String>> {
+    let trace = trace::read(plan.trace)?;
+    let day = Day::of(&trace, plan.hours * 360)?;
+    println!(
+        "{} h of {}: {} batches, {} readings, {} bytes encoded; ext4, {SIZE} MiB, 4 KiB blocks",
+        plan.hours,
+        trace.name,
+        day.batches.len(),
+        day.readings,
+        day.payload
+    );
+    println!(
+        "{:<38} {:>10} {:>8} {:>12} {:>12} {:>12}",
+        "MB written to the device", "as fast", "times", "+ commits", "+ lazytime", "own figure"
+    );
+    let mut shortfalls = Vec::new();
+    for way in &WAYS {
+        let mut figures = Vec::new();
+        let mut own = None;
+        for (options, commit) in [("relatime", false), ("relatime", true), ("lazytime", true)] {
+            let device = Device::new(SIZE, options)?;
+            let before = device.written()?;
+            let kept = (way.keep)(&day, device.path(), commit).with_context(|| way.name.to_string())?;
+            own = own.or(kept);
+            figures.push((device.written()? - before) as f64 / 1e6);
+        }
+        println!(
+            "{:<38} {:>10.2} {:>8.1} {:>12.2} {:>12.2} {:>12}",
+            way.name,
+            figures[0],
+            figures[0] * 1e6 / day.payload as f64,
+            figures[1],
+            figures[2],
+            own.map_or_else(String::new, |own| format!("{:.2}", own as f64 / 1e6)),
+        );
+        let most = way.most.map(|most| most * plan.hours as f64 / 24.0);
+        if let Some(most) = most.filter(|most| figures[0] > *most) {
+            shortfalls.push(format!(
+                "{}: {:.2} MB, not the {most:.2} MB promised",
+                way.name, figures[0]
+            ));
+        }
+    }
+    Ok(shortfalls)
+}
+
+impl Day {
+    fn of(trace: &Trace, batches: u64) -> Result<Self> {
+        let set = trace.series();
+        let mut day = Self {
+            batches: Vec::new(),
+            readings: 0,
+            payload: 0,
+            set,
+        };
+        let rows = trace.rows.chunks_exact(ROWS).cycle();
+        for rows in rows.take(batches as usize) {
+            let body = Body::Readings(trace::readings(&trace.metrics, rows));
+            let sealed = frame::seal(
+                &body,
+                &day.set,
+                Encoding::Postcard,
+                Compression::None,
+                &Limits::default(),
+            )?;
+            day.readings += trace::count(rows) as u64;
+            day.payload += sealed.body.len() as u64;
+            day.batches.push(sealed);
+        }
+        if day.batches.len() as u64 != batches {
+            bail!("{} has no {ROWS} rows", trace.name);
+        }
+        Ok(day)
+    }
+}
+
+/// The agent's journal; returns what it says it has written.
+fn journal(
+    day: &Day,
+    dir: &Path,
+    commit: bool,
+    sync_after: Duration,
+    acknowledged: bool,
+) -> Result<Option<u64>> {
+    let settings = Journal {
+        sync_after: SyncAfter::After(sync_after),
+        ..Journal::default()
+    };
+    let mut trial = Trial::open(&dir.join("state"), &settings, day.set.clone())?;
+    let mut written = 0;
+    for (batch, number) in day.batches.iter().zip(0..) {
+        let readings = day.readings / day.batches.len() as u64;
+        trial.append(
+            batch.clone(),
+            readings,
+            number * 10_000_000 + 1,
+            Duration::from_secs(10),
+        );
+        if acknowledged {
+            trial.acknowledge();
+        }
+        if commit && trial.written() != written {
+            written = trial.written();
+            commit_journal(dir)?;
+        }
+        if let Some(fault) = trial.fault() {
+            bail!("flash failed: {fault:?}");
+        }
+    }
+    let written = trial.written();
+    trial.close();
+    Ok(Some(written))
+}
+
+/// What ext4 does five seconds after a change.
+fn commit_journal(dir: &Path) -> Result<()> {
+    rustix::fs::syncfs(File::open(dir)?)?;
+    Ok(())
+}
+
+fn plain_file(day: &Day, dir: &Path, commit: bool) -> Result<()> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("batches"))?;
+    for batch in &day.batches {
+        let mut record = (batch.body.len() as u32).to_le_bytes().to_vec();
+        record.extend(&batch.body);
+        file.write_all(&record)?;
+        file.sync_all()?;
+        if commit {
+            commit_journal(dir)?;
+        }
+    }
+    Ok(())
+}
+
+const SQLITE: &str = "
+import ctypes, os, sqlite3, sys
+folder, commit = sys.argv[1], sys.argv[2] == 'true'
+batches = sys.stdin.buffer
+db = sqlite3.connect(folder + '/batches.db', isolation_level=None)
+assert db.execute('PRAGMA journal_mode=WAL').fetchone()[0] == 'wal'
+db.execute('PRAGMA synchronous=FULL')
+db.execute('CREATE TABLE batch (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)')
+descriptor = os.open(folder, os.O_RDONLY)
+libc = ctypes.CDLL(None)
+while length := batches.read(4):
+    db.execute('BEGIN')
+    db.execute('INSERT INTO batch (body) VALUES (?)', (batches.read(int.from_bytes(length, 'little')),))
+    db.execute('COMMIT')
+    if commit: libc.syncfs(descriptor)
+db.close()
+";
+
+fn sqlite(day: &Day, dir: &Path, commit: bool) -> Result<()> {
+    let mut python = Command::new("python3")
+        .args(["-c", SQLITE])
+        .arg(dir)
+        .arg(commit.to_string())
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("python3, with its module sqlite3, is needed")?;
+    {
+        let mut input = python.stdin.take().context("python3 has no input")?;
+        for batch in &day.batches {
+            input.write_all(&(batch.body.len() as u32).to_le_bytes())?;
+            input.write_all(&batch.body)?;
+        }
+    }
+    if !python.wait()?.success() {
+        bail!("python3 failed");
+    }
+    Ok(())
+}
