@@ -83,7 +83,7 @@ impl Trial {
                         }
                     }
                     Read::Loading => {
-                        self.settle(|trial| !matches!(trial.journal.read(extent.stream, seq), Read::Loading))
+                        self.settle(|trial| !matches!(trial.journal.read(extent.stream, seq), Read::Loading));
                     }
                     Read::None => break,
                 }

@@ -64,7 +64,7 @@ pub fn opening(dir: &Path) -> Result<Vec<String>> {
         let time = costs[TIMES / 2].0;
         costs.sort_unstable_by_key(|cost| cost.1);
         let memory = costs[TIMES / 2].1;
-        println!("{:>8} MiB {files:>10} {time:>14} {memory:>14}", backlog);
+        println!("{backlog:>8} MiB {files:>10} {time:>14} {memory:>14}");
         medians.push((time, memory));
     }
     let (little, much) = (medians[0], medians[1]);
