@@ -100,13 +100,19 @@ impl Agent {
         let now = Instant::now();
         let about = self.setup.about();
         let uplink = Uplink::new(&config.uplink, about, &*journal, now, getrandom::u64()?);
-        let meter = Meter::new(config.uplink.data_budget.as_ref(), state, thinning.clone(), now);
+        let meter = Meter::new(
+            config.uplink.data_budget.as_ref(),
+            state.clone(),
+            thinning.clone(),
+            now,
+        );
         let backoff = Backoff::new(config.uplink.backoff.clone());
         let pipeline = Pipeline {
             batcher: Batcher::new(config.batch.clone(), limits.clone()),
             sealer: Sealer::new(&config.uplink, limits.clone()),
             limits,
             journal,
+            state,
             uplink,
             samples,
             orders: self.inbox.orders,

@@ -1,27 +1,27 @@
 //! Where batches wait until the relay has acknowledged them: the contract, which the form in memory and the form on flash keep.
 //!
 //! A journal holds **streams**. Each start of the agent opens one, under a random id, and appends to it alone until
-//! [`Journal::open_stream`] begins another; what came before it keeps its id and drains. A stream is a chain of records with
+//! `Journal::open_stream` begins another; what came before it keeps its id and drains. A stream is a chain of records with
 //! sequence numbers 1, 2, 3, …:
 //!
-//! - [`Journal::append`] puts an entry at the end of the current stream and gives it the next number. It never fails and
+//! - `Journal::append` puts an entry at the end of the current stream and gives it the next number. It never fails and
 //!   never waits; a journal that cannot keep its promise of durability says so in its log and holds the entry in memory.
-//! - [`Journal::read`] reads the record that begins at a number. The uplink reads in order, each record as often as it has to
-//!   send it. A record that is still being fetched is [`Read::Loading`]: the reader waits for it and skips nothing, and
-//!   [`Journal::woken`] tells when to try again.
-//! - [`Journal::sent`] is called just before a record is handed to the network. From then on the relay may know its extent,
+//! - `Journal::read` reads the record that begins at a number. The uplink reads in order, each record as often as it has to
+//!   send it. A record that is still being fetched is `Read::Loading`: the reader waits for it and skips nothing, and
+//!   `Journal::woken` tells when to try again.
+//! - `Journal::sent` is called just before a record is handed to the network. From then on the relay may know its extent,
 //!   so that extent must not change any more: what was sent as 5 stays 5, even if its content is given up.
-//! - [`Journal::forget`] is called when the relay has acknowledged everything through a number, and is the only way in which a
+//! - `Journal::forget` is called when the relay has acknowledged everything through a number, and is the only way in which a
 //!   record disappears. A stream of an earlier start that is empty then disappears too. What the forgotten held is told at once
-//!   where it is known, and else by a later [`Journal::tick`]; until then it counts as waiting.
-//! - [`Journal::give_up`], and the journal itself when it is full, when a record cannot be read back or is too old, put a
+//!   where it is known, and else by a later `Journal::tick`; until then it counts as waiting.
+//! - `Journal::give_up`, and the journal itself when it is full, when a record cannot be read back or is too old, put a
 //!   **loss record** in the place of what is given up. Loss records that stand side by side and were never sent are merged. So
 //!   the chain has no holes, and the number of records stays bounded however long an outage lasts.
-//! - [`Journal::tick`] does what is due, at [`Journal::deadline`] at the latest.
-//! - [`Journal::close`] is called once, at a clean stop: everything that waits goes to flash, and a mark that says so.
+//! - `Journal::tick` does what is due, at `Journal::deadline` at the latest.
+//! - `Journal::close` is called once, at a clean stop: everything that waits goes to flash, and a mark that says so.
 //!
 //! A stream that ended without this mark is **torn**: its end was younger than what flash had to know. It is listed, even
-//! if nothing of it is held, until the relay has been told ([`Journal::told`]).
+//! if nothing of it is held, until the relay has been told (`Journal::told`).
 //!
 //! What is acknowledged is forgotten, so a stream's last acknowledged number is always the one before its first record. After a
 //! restart the relay may know more of a stream than flash does: a position beyond a stream's end then means all of it.
@@ -152,7 +152,6 @@ pub(crate) enum Content {
 pub(crate) enum Read {
     Record(Record),
     /// It is held, and on its way into memory.
-    #[allow(dead_code, reason = "the journal on flash builds on it")]
     Loading,
     /// No record begins there.
     None,

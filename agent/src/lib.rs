@@ -23,6 +23,8 @@ mod clock;
 pub mod config;
 mod control;
 pub mod error;
+#[cfg(feature = "source-exec")]
+mod group;
 pub mod handle;
 mod health;
 mod host;
@@ -35,10 +37,6 @@ mod rules;
 mod sealer;
 mod setup;
 mod source;
-#[allow(
-    dead_code,
-    reason = "the journal on flash and the remembered settings build on it"
-)]
 mod state;
 pub mod stats;
 pub mod status;

@@ -14,6 +14,7 @@ use crate::replies::Replies;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
 use crate::source::Sample;
+use crate::state::State;
 use crate::stats::{JournalMode, JournalStats};
 use crate::thinning::Thinning;
 use crate::uplink::backoff::Backoff;
@@ -51,6 +52,8 @@ pub(crate) struct Pipeline {
     pub(crate) sealer: Sealer,
     pub(crate) limits: Limits,
     pub(crate) journal: Box<dyn Journal>,
+    /// The small files: what they cost the flash is told with the journal's.
+    pub(crate) state: Option<State>,
     pub(crate) uplink: Uplink,
     pub(crate) samples: mpsc::Receiver<Sample>,
     pub(crate) orders: mpsc::Receiver<Order>,
@@ -322,7 +325,7 @@ impl Pipeline {
                 fault: figures.fault,
                 memory_bytes: figures.memory_bytes,
                 flash_bytes: figures.flash_bytes,
-                flash_written_bytes: figures.flash_written,
+                flash_written_bytes: figures.flash_written + self.state.as_ref().map_or(0, State::written),
                 quarantined: figures.quarantined,
                 found_readings: figures.found,
             },

@@ -33,6 +33,9 @@ pub(crate) enum NoLock {
     Failed(io::Error),
 }
 
+/// The block of common file systems, bytes.
+const BLOCK: u64 = 4096;
+
 /// The directory of small files; clones write to the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
@@ -81,7 +84,7 @@ impl State {
         Ok(Lock { file })
     }
 
-    /// Bytes of files written since the start.
+    /// Bytes written since the start, in whole blocks, as a medium takes them.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
@@ -110,7 +113,8 @@ impl State {
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&part, self.dir.join(name))?;
-        self.written.fetch_add(content.len() as u64, Ordering::Relaxed);
+        let blocks = (content.len() as u64).next_multiple_of(BLOCK);
+        self.written.fetch_add(blocks, Ordering::Relaxed);
         File::open(&self.dir)?.sync_all()
     }
 
@@ -153,7 +157,7 @@ mod tests {
         state.write("budget", b"one").unwrap();
         state.write("budget", b"two").unwrap();
         assert_eq!(state.read("budget").unwrap().unwrap(), b"two");
-        assert_eq!(state.written(), 6);
+        assert_eq!(state.written(), 2 * BLOCK);
         state.remove("budget").unwrap();
         state.remove("budget").unwrap();
         assert_eq!(state.read("budget").unwrap(), None);

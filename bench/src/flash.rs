@@ -3,7 +3,8 @@
 //!
 //! The day is simulated: the journal is told the time, and nobody waits. A real day has one cost that a fast one hides: ext4 commits its own
 //! journal five seconds after something of a file changed, were it the time of its last change alone. So each way is measured twice: as
-//! fast as it goes, and with the file system's commit forced after each write.
+//! fast as it goes, which is a day on a file system mounted with a long `commit=`, and with the file system's commit forced after each write,
+//! which is a day on one mounted as usual. The promises are held against the second.
 
 mod device;
 mod opening;
@@ -104,34 +105,33 @@ pub fn wear(plan: &Plan<'_>) -> Result<Vec<String>> {
         day.payload
     );
     println!(
-        "{:<38} {:>10} {:>8} {:>12} {:>12} {:>12}",
-        "MB written to the device", "as fast", "times", "+ commits", "+ lazytime", "own figure"
+        "{:<38} {:>10} {:>10} {:>8} {:>12}",
+        "MB written to the device", "as fast", "+ commits", "times", "own figure"
     );
     let mut shortfalls = Vec::new();
     for way in &WAYS {
         let mut figures = Vec::new();
         let mut own = None;
-        for (options, commit) in [("relatime", false), ("relatime", true), ("lazytime", true)] {
-            let device = Device::new(SIZE, options)?;
+        for commit in [false, true] {
+            let device = Device::new(SIZE)?;
             let before = device.written()?;
             let kept = (way.keep)(&day, device.path(), commit).with_context(|| way.name.to_string())?;
             own = own.or(kept);
             figures.push((device.written()? - before) as f64 / 1e6);
         }
         println!(
-            "{:<38} {:>10.2} {:>8.1} {:>12.2} {:>12.2} {:>12}",
+            "{:<38} {:>10.2} {:>10.2} {:>8.1} {:>12}",
             way.name,
             figures[0],
-            figures[0] * 1e6 / day.payload as f64,
             figures[1],
-            figures[2],
+            figures[1] * 1e6 / day.payload as f64,
             own.map_or_else(String::new, |own| format!("{:.2}", own as f64 / 1e6)),
         );
         let most = way.most.map(|most| most * plan.hours as f64 / 24.0);
-        if let Some(most) = most.filter(|most| figures[0] > *most) {
+        if let Some(most) = most.filter(|most| figures[1] > *most) {
             shortfalls.push(format!(
                 "{}: {:.2} MB, not the {most:.2} MB promised",
-                way.name, figures[0]
+                way.name, figures[1]
             ));
         }
     }

@@ -2,8 +2,15 @@
 //! own, a process group that is killed at the time limit, and an output of bounded length.
 
 use std::time::Duration;
+#[cfg(feature = "source-exec")]
+use std::{collections::BTreeMap, io, path::Path, process::ExitStatus};
+
+#[cfg(feature = "source-exec")]
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::command::Outcome;
+#[cfg(feature = "source-exec")]
+use crate::group::Group;
 
 /// What a program may write that is kept, bytes of output and of error output each.
 #[cfg(feature = "source-exec")]
@@ -18,11 +25,11 @@ pub(super) async fn run(_: Vec<String>, _: Duration) -> Outcome {
 /// Runs a program, and tells what it wrote.
 #[cfg(feature = "source-exec")]
 pub(super) async fn run(program: Vec<String>, limit: Duration) -> Outcome {
-    let mut group = match Group::start(&program) {
+    let mut group = match Group::start(&program, &BTreeMap::new(), Path::new("/")) {
         Ok(group) => group,
         Err(error) => return Outcome::failed(format!("it cannot be started: {error}")),
     };
-    let ended = tokio::time::timeout(limit, group.run()).await;
+    let ended = tokio::time::timeout(limit, watch(&mut group)).await;
     group.kill();
     match ended {
         Ok(Ok((status, output))) if status.success() => Outcome::ok(output),
@@ -32,94 +39,33 @@ pub(super) async fn run(program: Vec<String>, limit: Duration) -> Outcome {
     }
 }
 
+/// Its exit status, and what it wrote: output, then error output.
 #[cfg(feature = "source-exec")]
-use group::Group;
+async fn watch(group: &mut Group) -> io::Result<(ExitStatus, String)> {
+    let (stdout, stderr) = group.pipes().ok_or_else(|| io::Error::other("there is none"))?;
+    let (status, out, err) = tokio::join!(group.ended(), text(stdout), text(stderr));
+    let (out, err) = (out?, err?);
+    let between = if out.is_empty() || err.is_empty() {
+        ""
+    } else {
+        "\n"
+    };
+    Ok((status?, format!("{out}{between}{err}")))
+}
 
+/// The beginning of what is read; the rest is read too, so that the writer is not stopped.
 #[cfg(feature = "source-exec")]
-mod group {
-    use std::io;
-    use std::process::{ExitStatus, Stdio};
-
-    use rustix::process::{Pid, Signal, kill_process_group};
-    use tokio::io::{AsyncRead, AsyncReadExt};
-    use tokio::process::{Child, Command};
-
-    use super::OUTPUT_MAX;
-
-    /// A program and all that it starts. When it is dropped all of it is killed.
-    pub(super) struct Group {
-        child: Child,
-        id: Pid,
+async fn text(pipe: impl AsyncRead + Unpin) -> io::Result<String> {
+    let mut kept = Vec::new();
+    let mut pipe = pipe.take(OUTPUT_MAX);
+    pipe.read_to_end(&mut kept).await?;
+    let mut rest = pipe.into_inner();
+    let cut = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    let mut text = String::from_utf8_lossy(&kept).into_owned();
+    if cut > 0 {
+        text.push_str(&format!("… ({cut} bytes cut)"));
     }
-
-    impl Group {
-        pub(super) fn start(program: &[String]) -> io::Result<Self> {
-            let (program, arguments) = program
-                .split_first()
-                .ok_or_else(|| io::Error::other("there is no program"))?;
-            let child = Command::new(program)
-                .args(arguments)
-                .env_clear()
-                .env(
-                    "PATH",
-                    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                )
-                .env("LANG", "C.UTF-8")
-                .current_dir("/")
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .process_group(0)
-                .kill_on_drop(true)
-                .spawn()?;
-            let id = child
-                .id()
-                .and_then(|id| Pid::from_raw(id as i32))
-                .ok_or_else(|| io::Error::other("it has no number"))?;
-            Ok(Self { child, id })
-        }
-
-        /// Its exit status, and what it wrote: output, then error output.
-        pub(super) async fn run(&mut self) -> io::Result<(ExitStatus, String)> {
-            let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
-            let (status, out, err) = tokio::join!(self.child.wait(), text(stdout), text(stderr));
-            let (out, err) = (out?, err?);
-            let between = if out.is_empty() || err.is_empty() {
-                ""
-            } else {
-                "\n"
-            };
-            Ok((status?, format!("{out}{between}{err}")))
-        }
-
-        pub(super) fn kill(&self) {
-            // Its number is the group's as long as a member lives; if none does there is nobody to be killed.
-            let _ = kill_process_group(self.id, Signal::KILL);
-        }
-    }
-
-    impl Drop for Group {
-        fn drop(&mut self) {
-            self.kill();
-        }
-    }
-
-    /// The beginning of what is read; the rest is read too, so that the writer is not stopped.
-    async fn text(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
-        let Some(pipe) = pipe else {
-            return Ok(String::new());
-        };
-        let mut kept = Vec::new();
-        let mut pipe = pipe.take(OUTPUT_MAX);
-        pipe.read_to_end(&mut kept).await?;
-        let mut rest = pipe.into_inner();
-        let cut = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
-        let mut text = String::from_utf8_lossy(&kept).into_owned();
-        if cut > 0 {
-            text.push_str(&format!("… ({cut} bytes cut)"));
-        }
-        Ok(text)
-    }
+    Ok(text)
 }
 
 #[cfg(all(test, feature = "source-exec"))]

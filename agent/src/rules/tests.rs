@@ -315,6 +315,17 @@ fn thinning_takes_one_of_so_many_and_counts_the_rest() {
 }
 
 #[test]
+fn thinning_lets_every_change_of_a_state_pass() {
+    let raw: Vec<_> = (0..20)
+        .map(|at| (at * SECOND, "door", Value::Bool((7..9).contains(&at))))
+        .collect();
+    let (out, counts) = run(&[], 6, &raw);
+    let at: Vec<_> = out.iter().map(|(at, ..)| at / SECOND).collect();
+    assert_eq!(at, [0, 6, 7, 9, 12, 18], "it opened at 7 and closed at 9");
+    assert_eq!(counts.thinned, 14);
+}
+
+#[test]
 fn more_metrics_than_can_be_remembered_pass_as_they_are() {
     let set = Arc::<RuleSet>::default();
     set.set(&[config::Metric {

@@ -54,6 +54,8 @@ pub(super) struct Track {
     pub(super) window: Option<Window>,
     /// Readings since the last that thinning let pass.
     thinned: u32,
+    /// Of a truth value or a text, the one that went on last: an alarm must not fall to thinning.
+    state: Option<Value>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ impl Track {
             sent: None,
             window: None,
             thinned: 0,
+            state: None,
         }
     }
 
@@ -135,7 +138,7 @@ impl Track {
         if !Arc::ptr_eq(&reading.metric, &self.metric) {
             reading.metric = self.metric.clone();
         }
-        self.thin(factor, counts)
+        self.thin(&reading.value, factor, counts)
     }
 
     /// The aggregates of a window that is over.
@@ -166,8 +169,14 @@ impl Track {
         self.thinned = 0;
     }
 
-    fn thin(&mut self, factor: u32, counts: &mut Counts) -> Fate {
-        let pass = self.thinned == 0;
+    /// One of so many goes on, and a state whenever it has changed.
+    fn thin(&mut self, value: &Value, factor: u32, counts: &mut Counts) -> Fate {
+        let changed =
+            matches!(value, Value::Bool(_) | Value::String(_)) && self.state.as_ref() != Some(value);
+        if changed {
+            self.state = Some(value.clone());
+        }
+        let pass = changed || self.thinned == 0;
         self.thinned = (self.thinned + 1) % factor.max(1);
         if pass {
             return Fate::On;

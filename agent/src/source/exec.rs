@@ -1,12 +1,10 @@
 //! A program whose output is readings: run at an interval, or kept running.
 //!
 //! - It is exactly what the settings say: an absolute path and arguments, no shell, no input, an environment of its own.
-//! - It has a process group of its own, which is ended as a whole ([`group`]): at the time limit, when it has written too much,
+//! - It has a process group of its own, which is ended as a whole ([`Group`]): at the time limit, when it has written too much,
 //!   when it has ended and left something behind, when the agent stops.
 //! - Never two at once: a run that cannot even be killed (it hangs in the kernel) is waited for, and reported at every interval.
 //! - A run that fails is reported, with its exit status and the last line of its error output, and the next one comes at its time.
-
-mod group;
 
 use std::path::Path;
 use std::process::ExitStatus;
@@ -21,8 +19,7 @@ use super::schedule::Schedule;
 use super::{Cadence, Output, Running, Source};
 use crate::config::ExecSource;
 use crate::error::SourceError;
-
-use group::Group;
+use crate::group::Group;
 
 /// How long what is left in the pipes may take, once the program has ended and its group is killed: somebody outside the group
 /// may hold them open.
@@ -91,8 +88,12 @@ impl Exec {
     }
 
     fn start(&mut self) -> Result<&mut Group, SourceError> {
-        let group = Group::start(&self.settings)
-            .map_err(|error| self.failed(format!("it cannot be started: {error}")))?;
+        let group = Group::start(
+            &self.settings.command,
+            &self.settings.environment,
+            &self.settings.dir,
+        )
+        .map_err(|error| self.failed(format!("it cannot be started: {error}")))?;
         Ok(self.group.insert(group))
     }
 

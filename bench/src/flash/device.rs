@@ -16,7 +16,7 @@ pub(super) struct Device {
 
 impl Device {
     /// One of so many MiB.
-    pub(super) fn new(mebibytes: u64, options: &str) -> Result<Self> {
+    pub(super) fn new(mebibytes: u64) -> Result<Self> {
         let folder = TempDir::new()?;
         let image = folder.path().join("image");
         File::create(&image)?.set_len(mebibytes * 1024 * 1024)?;
@@ -33,10 +33,7 @@ impl Device {
         run(Command::new("mkfs.ext4")
             .args(["-q", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
             .arg(&device.device))?;
-        run(Command::new("mount")
-            .args(["-o", options])
-            .arg(&device.device)
-            .arg(&device.mount))?;
+        run(Command::new("mount").arg(&device.device).arg(&device.mount))?;
         Ok(device)
     }
 

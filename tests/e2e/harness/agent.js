@@ -26,6 +26,8 @@ export function startAgent(
       backoff: { min: "50ms", max: "500ms" },
       ...uplink,
     },
+    // Its own figures, every five minutes by the clock, would come between the trace's readings.
+    health: { interval: "0s" },
     ...more,
     source: [{ type: "replay", path: trace.path, speed, at_end: "stop", times: "original", ...source }],
   };

@@ -77,6 +77,7 @@ impl Disk for Directory {
             }
         }
         let path = self.path.join(name);
+        let mut at = 0;
         let result = File::options()
             .read(true)
             .write(true)
@@ -88,7 +89,6 @@ impl Disk for Directory {
                 // room in one piece where the file system can, and else writing zeros does.
                 let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size);
                 let zeros = vec![0; ZEROS.min(size as usize)];
-                let mut at = 0;
                 while at < size {
                     let length = zeros.len().min((size - at) as usize);
                     file.write_all_at(&zeros[..length], at)?;
@@ -101,7 +101,7 @@ impl Disk for Directory {
             // It would take room, where room may be what is short.
             let _ = fs::remove_file(&path);
         }
-        self.written += size;
+        self.written += at;
         result
     }
 

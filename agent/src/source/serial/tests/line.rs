@@ -21,8 +21,9 @@ fn senders() -> &'static [PathBuf; 2] {
     BUILT.get_or_init(|| {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/examples/serial");
         // Shares its dependencies with `proto/tests/no_std`.
-        let tests = std::env::current_exe().unwrap();
-        let target = tests.ancestors().nth(3).unwrap().join("tmp/no_std");
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or(target, PathBuf::from);
+        let target = std::path::absolute(target.join("tmp/no_std")).unwrap();
         run(Command::new(env!("CARGO"))
             .args(["build", "--locked", "--quiet", "--manifest-path"])
             .arg(sources.join("Cargo.toml"))

@@ -2,14 +2,14 @@
 //!
 //! A process that leaves the group (`setsid`) is out of reach here; under systemd it ends with the agent's unit.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
-
-use crate::config::ExecSource;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(1);
@@ -22,22 +22,29 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// Starts the program.
+    /// Starts a program with its arguments, in a directory, without input, in an environment of its own: `PATH`, `LANG`, and what
+    /// `environment` adds.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn start(settings: &ExecSource) -> io::Result<Self> {
-        let (program, arguments) = settings
-            .command
+    pub(crate) fn start(
+        command: &[String],
+        environment: &BTreeMap<String, String>,
+        dir: &Path,
+    ) -> io::Result<Self> {
+        let (program, arguments) = command
             .split_first()
             .ok_or_else(|| io::Error::other("there is no command"))?;
         let child = Command::new(program)
             .args(arguments)
             .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("LANG", "C.UTF-8")
-            .envs(&settings.environment)
-            .current_dir(&settings.dir)
+            .envs(environment)
+            .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
