@@ -7,16 +7,21 @@
 //! When flash cannot be written this is the journal in memory. When it cannot be read either, what stands on it alone is left out of
 //! [`Journal::streams`] until it can, and if that holds up the current stream a new one begins, so that live data goes on.
 
-use std::collections::VecDeque;
+mod answers;
+mod known;
+mod writing;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_proto::{LossReason, SeriesSet};
+use headwater_proto::LossReason;
 use tokio::sync::Notify;
 
 use super::chain::{Chain, OVERHEAD};
 use super::keeper::{Answer, Asked, Request, Response, State};
 use super::{Content, Entry, Extent, Figures, Forgotten, Journal, JournalMode, Read, Record, Waiting};
+
+use known::{Known, extent};
 
 /// Streams that are listed at a time: a relay takes in only so many.
 const LISTED: usize = 32;
@@ -41,60 +46,6 @@ pub(crate) struct Terms {
     pub(crate) sync_after: Option<Duration>,
     /// What waits to be written is written when it is as much as this.
     pub(crate) write_at: usize,
-}
-
-/// A stream.
-struct Known {
-    chain: Chain,
-    /// The first number that is not acknowledged.
-    first: u64,
-    /// The last number that is with the keeper.
-    kept: u64,
-    /// The last number that was sent.
-    sent: u64,
-    /// It ended without a mark.
-    torn: bool,
-    /// Whether the keeper has been told of it.
-    begun: bool,
-    /// What was read back, in order, without a hole.
-    loaded: VecDeque<Record>,
-    loaded_bytes: usize,
-    /// The keeper has been asked for the record of this number.
-    loading: Option<u64>,
-}
-
-impl Known {
-    fn new(stream: u64, first: u64, next: u64) -> Self {
-        Self {
-            chain: Chain::new(stream, next),
-            first,
-            kept: next - 1,
-            sent: 0,
-            torn: false,
-            begun: false,
-            loaded: VecDeque::new(),
-            loaded_bytes: 0,
-            loading: None,
-        }
-    }
-
-    fn stream(&self) -> u64 {
-        self.chain.stream()
-    }
-
-    fn last(&self) -> u64 {
-        self.chain.extent().last.max(self.kept)
-    }
-
-    /// Whether something that waits is with the keeper alone.
-    fn is_kept(&self) -> bool {
-        self.first <= self.kept
-    }
-
-    fn unload(&mut self, mut drop: impl FnMut(&Record) -> bool) {
-        self.loaded.retain(|record| !drop(record));
-        self.loaded_bytes = self.loaded.iter().map(cost).sum();
-    }
 }
 
 /// The journal on flash.
@@ -166,214 +117,6 @@ impl Flash {
 
     fn cost(&self) -> usize {
         self.streams.iter().map(|known| known.chain.cost()).sum()
-    }
-
-    fn take(&mut self, Response { answer, state }: Response) {
-        self.state = state;
-        match answer {
-            Answer::Opened => self.opened(),
-            Answer::Begun(stream, given_up) => {
-                self.beginning = false;
-                if let Some(known) = self.known(stream) {
-                    known.begun = true;
-                }
-                if given_up > 0 {
-                    self.append(Entry::Loss {
-                        readings: given_up,
-                        reason: LossReason::JournalFull,
-                    });
-                }
-            }
-            Answer::Written => self.written(true),
-            Answer::Loaded { stream, seq, records } => {
-                if let Some(known) = self.known(stream)
-                    && known.loading.take() == Some(seq)
-                {
-                    let next = known.loaded.back().map(|last| last.through + 1);
-                    if next.is_some_and(|next| next != seq) {
-                        known.unload(|_| true);
-                    }
-                    known.loaded_bytes += records.iter().map(cost).sum::<usize>();
-                    known.loaded.extend(records);
-                }
-            }
-            Answer::Forgotten(more) => self.forgotten = self.forgotten.and(more),
-            Answer::Done => {}
-            Answer::Closed => self.closed = true,
-            Answer::Failed(Asked::Write) => self.written(false),
-            Answer::Failed(Asked::Begin) => self.beginning = false,
-            Answer::Failed(_) => {
-                for known in &mut self.streams {
-                    known.loading = None;
-                }
-            }
-        }
-        self.take_up();
-    }
-
-    /// The store was opened: what earlier starts left is known now, and what was asked for in vain is asked for again.
-    fn opened(&mut self) {
-        if !self.opened {
-            self.opened = true;
-            let waiting = self.state.held.iter().map(|held| held.waiting);
-            self.found = waiting.map(|waiting| waiting.readings + waiting.lost).sum();
-        }
-        for held in self.state.held.clone() {
-            if let Some(known) = self.known(held.stream) {
-                known.kept = held.last;
-                let acked = known.first - 1;
-                if acked > held.acked {
-                    self.forget_kept(held.stream, acked);
-                }
-            }
-        }
-    }
-
-    /// Makes the list of streams agree with what the keeper says.
-    fn take_up(&mut self) {
-        let current = self.current().stream();
-        let held = &self.state.held;
-        // Those of earlier starts come first.
-        for (at, held) in held.iter().enumerate() {
-            let found = self
-                .streams
-                .iter_mut()
-                .find(|known| known.stream() == held.stream);
-            match found {
-                Some(known) => known.torn &= !held.ended,
-                None if self.state.readable => {
-                    let mut known = Known::new(held.stream, held.acked + 1, held.last + 1);
-                    known.torn = !held.ended;
-                    known.begun = true;
-                    // They count as sent: their extents are as they are.
-                    self.streams.insert(at.min(self.streams.len() - 1), known);
-                }
-                None => {}
-            }
-        }
-        self.streams.retain(|known| {
-            known.stream() == current
-                || !known.chain.is_empty()
-                || held.iter().any(|held| held.stream == known.stream())
-        });
-    }
-
-    /// What was being written is, or is not.
-    fn written(&mut self, written: bool) {
-        if !std::mem::take(&mut self.writing) {
-            return;
-        }
-        let mut acked = Vec::new();
-        for known in &mut self.streams {
-            if known.chain.is_pinned() {
-                let pinned = known.chain.pinned();
-                known.chain.unpin(written);
-                if written {
-                    known.kept = pinned;
-                    acked.push((known.stream(), known.first - 1));
-                }
-                self.forgotten = self.forgotten.and(known.chain.forget(known.first - 1));
-            }
-        }
-        for (stream, through) in acked {
-            self.forget_kept(stream, through);
-        }
-        // What was read ahead may have made way meanwhile.
-        for known in &mut self.streams {
-            let sent = known.sent;
-            known.unload(|record| record.seq > sent);
-            known.loading = None;
-        }
-    }
-
-    /// The keeper forgets what it has of a stream through a number.
-    fn forget_kept(&mut self, stream: u64, through: u64) {
-        let held = self.state.held.iter().find(|held| held.stream == stream);
-        let kept = self.streams.iter().find(|known| known.stream() == stream);
-        if let (Some(held), Some(known)) = (held, kept) {
-            let through = through.min(known.kept);
-            if through > held.acked {
-                self.port.ask(Request::Forget { stream, through });
-            }
-        }
-    }
-
-    /// Since when the oldest record waits that is not being written.
-    fn waits_since(&self) -> Option<Instant> {
-        self.streams
-            .iter()
-            .filter_map(|known| known.chain.waits_since())
-            .min()
-    }
-
-    fn unwritten_bytes(&self) -> usize {
-        self.cost()
-    }
-
-    fn can_write(&self) -> bool {
-        self.opened
-            && self.state.fault.is_none()
-            && !self.writing
-            && !self.beginning
-            && self.terms.sync_after.is_some()
-    }
-
-    /// When something is to be written.
-    fn due(&self) -> Option<Instant> {
-        let since = self.waits_since()?;
-        let ended = self
-            .streams
-            .iter()
-            .rev()
-            .skip(1)
-            .any(|known| !known.chain.is_empty());
-        match self.closing || ended || self.unwritten_bytes() >= self.terms.write_at {
-            true => Some(since),
-            false => Some(since + self.terms.sync_after?),
-        }
-    }
-
-    fn write(&mut self, now: Instant) {
-        if !self.can_write() {
-            return;
-        }
-        // A stream begins when those before it are written, so that the mark of their end is true.
-        let beginning = self.streams.iter().position(|known| !known.begun);
-        let ready = beginning.unwrap_or(self.streams.len());
-        let empty = self.streams[..ready].iter().all(|known| known.chain.is_empty());
-        if let Some(at) = beginning
-            && empty
-        {
-            self.beginning = true;
-            let stream = self.streams[at].stream();
-            return self.port.ask(Request::Begin(stream));
-        }
-        if self.due().is_none_or(|due| now < due) {
-            if self.closing && empty {
-                self.beginning = true;
-                self.port.ask(Request::Close);
-            }
-            return;
-        }
-        let mut records = Vec::new();
-        let mut sets: Vec<Arc<SeriesSet>> = Vec::new();
-        for known in &mut self.streams[..ready] {
-            records.extend(known.chain.pin(self.terms.write_at));
-        }
-        for unwritten in &records {
-            if let Content::Batch { series, .. } = &unwritten.record.content
-                && !sets.iter().any(|set| set.hash() == series.hash())
-            {
-                sets.push(series.clone());
-            }
-        }
-        let sent = self
-            .streams
-            .iter()
-            .map(|known| (known.stream(), known.sent))
-            .collect();
-        self.writing = true;
-        self.port.ask(Request::Write { records, sets, sent });
     }
 
     /// Begins a stream of its own for live data, if the current one waits for what cannot be read.
@@ -548,21 +291,4 @@ impl Journal for Flash {
         let hopeless = self.opened && self.state.fault.is_some() && !self.writing;
         self.closed || self.terms.sync_after.is_none() || hopeless
     }
-}
-
-fn extent(known: &Known) -> Extent {
-    Extent {
-        stream: known.stream(),
-        first: known.first,
-        last: known.last().max(known.first - 1),
-        torn: known.torn,
-    }
-}
-
-fn cost(record: &Record) -> usize {
-    let body = match &record.content {
-        Content::Batch { sealed, .. } => sealed.body.len(),
-        Content::Loss(_) => 0,
-    };
-    body + OVERHEAD
 }

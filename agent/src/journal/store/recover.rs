@@ -1,0 +1,159 @@
+//! Learning from the medium what is held, at the start and after an error.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::{Confirmed, Disk, Segment, Store, Stream, Tail, format};
+
+impl<D: Disk> Store<D> {
+    /// Learns from the newest segment what is held; from earlier ones only if that one does not tell.
+    pub(super) fn recover(&mut self) -> io::Result<()> {
+        let mut found: Vec<(u64, Arc<Segment>)> = Vec::new();
+        for id in self.segments.clone().into_iter().rev() {
+            let segment = self.raw(id)?;
+            if let Some(version) = segment.newer {
+                log::error!(
+                    "journal segment {} has format {version}, which a newer program wrote; this one knows {}. \
+                     It is set aside, unharmed, in the folder `quarantine`",
+                    format::name(id),
+                    format::VERSION
+                );
+                self.quarantined += 1;
+                self.put_aside(id)?;
+                continue;
+            }
+            if segment.is_blank() || (segment.entries.is_empty() && segment.ledgers.is_empty()) {
+                // It was made, and nothing in it was ever promised; or nothing can be read any more.
+                match segment.bad {
+                    0 => self.disk.remove(&format::name(id))?,
+                    _ => self.put_aside(id)?,
+                }
+                self.segments.retain(|other| *other != id);
+                continue;
+            }
+            let complete = segment.first_ledger().is_some();
+            found.push((id, segment));
+            if complete {
+                break;
+            }
+        }
+        found.reverse();
+        for at in 0..found.len() {
+            let (id, segment) = found[at].clone();
+            let next = found.get(at + 1).and_then(|(_, next)| next.first_ledger());
+            match next {
+                Some(next) => {
+                    let mut cut = self.raw(id)?;
+                    if let Some(segment) = Arc::get_mut(&mut cut) {
+                        segment.cut(next);
+                    }
+                    self.replay(id, &cut);
+                }
+                None => self.replay(id, &segment),
+            }
+        }
+        if let Some((id, segment)) = found.pop()
+            && let Some(end) = segment.end
+        {
+            let opened = self.disk.open(&format::name(id), true);
+            // What may only be read can be read.
+            if let Ok((file, size)) = opened
+                && (end as u64) < size
+            {
+                self.tail = Some(Tail {
+                    id,
+                    file,
+                    at: end as u64,
+                    size,
+                    sets: segment.sets.iter().map(|set| set.hash()).collect(),
+                });
+            }
+        }
+        self.prune();
+        Ok(())
+    }
+
+    fn replay(&mut self, id: u64, segment: &Segment) {
+        let mut ledgers = segment.ledgers.iter().peekable();
+        for at in 0..=segment.entries.len() {
+            while let Some((_, ledger)) = ledgers.next_if(|(before, _)| *before <= at) {
+                if ledger.complete {
+                    self.streams.clone_from(&ledger.streams);
+                    continue;
+                }
+                for stream in &ledger.streams {
+                    match self.streams.iter_mut().find(|known| known.id == stream.id) {
+                        Some(known) => known.clone_from(stream),
+                        None => self.streams.push(stream.clone()),
+                    }
+                }
+            }
+            let Some(entry) = segment.entries.get(at) else {
+                return;
+            };
+            let known = self.streams.iter().position(|stream| stream.id == entry.stream);
+            let known = known.unwrap_or_else(|| {
+                let mut stream = Stream::new(entry.stream, id, entry.acked);
+                (stream.acked_readings, stream.readings) = (entry.before, entry.before);
+                self.streams.push(stream);
+                self.streams.len() - 1
+            });
+            let stream = &mut self.streams[known];
+            if entry.seq <= stream.last {
+                continue;
+            }
+            if entry.acked > stream.last {
+                stream.begin_at(entry.acked + 1, id);
+            }
+            stream.extend(id, entry.through, entry.before.saturating_add(entry.readings));
+            stream.bytes += u64::from(entry.bytes);
+            if entry.loss.is_some() {
+                stream.lost += entry.readings;
+                stream.covered += entry.through - entry.seq;
+            } else if stream.oldest_us == 0 {
+                stream.oldest_us = entry.oldest_us.unwrap_or(0);
+            }
+        }
+    }
+
+    /// What was durable before an error made it necessary to open the store again. Of the streams that this process writes, what
+    /// stands behind it was never confirmed, and comes again; what is there no more has become loss records.
+    pub(crate) fn restore(&mut self, confirmed: &Confirmed) {
+        for before in &confirmed.streams {
+            let Some(now) = self.streams.iter_mut().find(|stream| stream.id == before.id) else {
+                if !before.is_drained() || Some(before.id) == confirmed.current {
+                    let mut stream = before.clone();
+                    stream.gone.clear();
+                    (stream.bytes, stream.lost, stream.covered) = (0, 0, 0);
+                    self.streams.push(stream);
+                    self.dirty.insert(before.id);
+                }
+                continue;
+            };
+            now.acked = now.acked.max(before.acked);
+            now.acked_readings = now.acked_readings.max(before.acked_readings);
+            if now.last != before.last {
+                (now.last, now.readings) = (before.last, before.readings);
+                now.ended = before.ended;
+                // The ledger of the next segment leaves out what stands behind this.
+                self.tail = None;
+                self.dirty.insert(before.id);
+            }
+        }
+        // Begun, and never confirmed.
+        let known = |stream: &Stream| confirmed.streams.iter().any(|before| before.id == stream.id);
+        self.streams
+            .retain(|stream| known(stream) || !confirmed.unconfirmed.contains(&stream.id));
+        self.current = confirmed.current;
+    }
+
+    /// What is durable now.
+    pub(crate) fn confirmed(&self) -> Confirmed {
+        Confirmed {
+            streams: self.streams.clone(),
+            current: self.current,
+            unconfirmed: BTreeSet::new(),
+        }
+    }
+}
