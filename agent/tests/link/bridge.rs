@@ -35,6 +35,10 @@ pub(crate) struct State {
     /// Every status, in order.
     pub(crate) statuses: Vec<(String, pb::Status)>,
     pub(crate) hellos: Vec<(String, pb::Hello)>,
+    /// Of each first data frame after a hello: the position in its stream before it, and its seq.
+    pub(crate) firsts: Vec<(u64, u64)>,
+    /// Devices that said hello and have sent nothing since.
+    greeted: BTreeSet<String>,
     frames: u64,
     pub(crate) frame_bytes: u64,
 }
@@ -179,6 +183,7 @@ impl State {
                     *position = (*position).max(stream.acked_seq);
                 }
                 let session = hello.session;
+                self.greeted.insert(device.clone());
                 self.hellos.push((device.clone(), hello));
                 pb::Ack {
                     session,
@@ -229,6 +234,9 @@ impl State {
             };
         };
         let position = self.positions.entry((device.to_string(), stream)).or_insert(0);
+        if self.greeted.remove(device) {
+            self.firsts.push((*position, frame.seq));
+        }
         if frame.seq <= *position {
             return pb::Ack::default();
         }

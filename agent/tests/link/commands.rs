@@ -11,6 +11,7 @@ use crate::bridge::{Bridge, Running};
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
 use crate::operator::{DEVICE, Operator};
+use crate::status::read_status;
 
 /// A box in the field: a broker, a relay, and a device's program with a state directory.
 struct Site {
@@ -104,14 +105,7 @@ impl Site {
     }
 
     async fn status(&self) -> Status {
-        let socket = self.socket();
-        let read = tokio::task::spawn_blocking(move || {
-            let mut text = String::new();
-            let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-            std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
-            text
-        });
-        Status::from_json(&read.await.unwrap()).unwrap()
+        read_status(self.socket()).await.unwrap()
     }
 
     fn in_state(&self, name: &str) -> bool {

@@ -16,7 +16,7 @@ use crate::bridge::Bridge;
 use crate::mosquitto::Mosquitto;
 
 /// Rows of two metrics, a millisecond apart.
-fn trace(rows: usize) -> String {
+pub(crate) fn trace(rows: usize) -> String {
     let mut text = "time_ms,a,b\n".to_string();
     for row in 0..rows {
         writeln!(text, "{},{},{}.25", 1_700_000_000_000 + row, row, row).unwrap();
@@ -24,7 +24,7 @@ fn trace(rows: usize) -> String {
     text
 }
 
-fn expected(rows: usize, metric: &str) -> Vec<(i64, String)> {
+pub(crate) fn expected(rows: usize, metric: &str) -> Vec<(i64, String)> {
     let value = |row| {
         if metric == "a" {
             format!("{row}")

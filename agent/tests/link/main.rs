@@ -6,10 +6,12 @@
 
 mod authority;
 mod bridge;
+mod cable;
 mod commands;
 mod handed_in;
 mod library;
 mod mosquitto;
+mod netns;
 mod network;
 mod operator;
 mod program;

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,6 +27,17 @@ async fn ask(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = asked.await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// What an agent tells at its socket; `None` if nobody answers there.
+pub(crate) async fn read_status(socket: PathBuf) -> Option<Status> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        let mut stream = UnixStream::connect(socket).ok()?;
+        stream.read_to_string(&mut text).ok()?;
+        Status::from_json(&text).ok()
+    });
+    read.await.unwrap()
 }
 
 #[tokio::test]
