@@ -21,7 +21,7 @@ use crate::mqtt::{Connection, Event, Options, Version};
 use crate::setup::Setup;
 use crate::source::{Cadence, Opened, Output, Sample};
 use crate::stats::ClockState;
-use crate::uplink::link::Address;
+use crate::uplink::link::{Address, INCOMING_MAX};
 use crate::{Config, config};
 
 /// How long opening a source may take.
@@ -251,6 +251,8 @@ async fn reach(broker: &Broker, address: &Address, clock: &Clock) -> Finding {
                 topic(&address.device, Kind::Ack),
                 topic(&address.device, Kind::Command),
             ],
+            needed: 1,
+            incoming_max: INCOMING_MAX,
         };
         let ways = Ways::new(&address.tls, clock.clone());
         let mut connection = Connection::open(ways, broker.clone(), options);

@@ -4,6 +4,13 @@
 //! socket, gives up on whatever hangs (in MQTT 5, too), verifies certificates against a clock that may be wrong, shortens the topic
 //! it uses most by an alias, and keeps nothing from one connection to the next: in both versions of MQTT, by the same code.
 
+#[cfg(all(test, feature = "tls"))]
+#[path = "../tests/link/authority.rs"]
+#[allow(
+    clippy::unwrap_used,
+    reason = "in the tests' own parts too, a panic is the report"
+)]
+pub(crate) mod authority;
 pub(crate) mod connection;
 pub(crate) mod names;
 mod packet;

@@ -404,7 +404,10 @@ mod tests {
             let kind = source.kind.name();
             match &mut source.kind {
                 // Files that are not here.
-                config::SourceKind::Mqtt(settings) => settings.password_file = None,
+                config::SourceKind::Mqtt(settings) => {
+                    settings.password_file = None;
+                    settings.tls = config::Tls::default();
+                }
                 config::SourceKind::Http(settings) => settings.token_file = None,
                 config::SourceKind::Socket(_) | config::SourceKind::Exec(_) | config::SourceKind::File(_) => {
                 }

@@ -81,7 +81,7 @@ pub enum Protocol {
 }
 
 /// TLS. All files are PEM, and read again when they have changed.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// Certificates of the authorities that the broker's certificate may come from. `None`: those that this system trusts.
@@ -92,6 +92,35 @@ pub struct Tls {
     pub key_file: Option<PathBuf>,
     /// The name that the broker's certificate must bear. `None`: the host in the broker's address.
     pub server_name: Option<String>,
+    /// How often it is looked, while a connection stands, whether the files have changed. Default 5 min; 1 s to 1 day.
+    #[serde(with = "headwater_config::duration")]
+    pub look_every: Duration,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            server_name: None,
+            look_every: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Tls {
+    /// Checks what the types cannot say: the key that is wrong, and why.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => Err(("tls.cert_file", "its key is missing: set tls.key_file")),
+            (None, Some(_)) => Err(("tls.key_file", "its certificate is missing: set tls.cert_file")),
+            _ if !(1..=86_400).contains(&self.look_every.as_secs()) => {
+                Err(("tls.look_every", "it is not in 1s..=1d"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl super::Uplink {
@@ -113,22 +142,8 @@ impl super::Uplink {
         if self.return_after < Duration::from_secs(1) {
             return setting("uplink.return_after", "it is less than 1s");
         }
-        let tls = &self.tls;
-        match (&tls.cert_file, &tls.key_file) {
-            (Some(_), None) => {
-                return setting(
-                    "uplink.tls.cert_file",
-                    "its key is missing: set uplink.tls.key_file",
-                );
-            }
-            (None, Some(_)) => {
-                return setting(
-                    "uplink.tls.key_file",
-                    "its certificate is missing: set uplink.tls.cert_file",
-                );
-            }
-            _ => {}
-        }
-        Ok(())
+        self.tls
+            .check()
+            .or_else(|(key, why)| setting(&format!("uplink.{key}"), why))
     }
 }

@@ -93,6 +93,7 @@ pub(crate) enum Packet {
         /// Of QoS 1: it is to be confirmed.
         packet_id: Option<u16>,
         payload: Bytes,
+        retained: bool,
     },
     /// PUBACK.
     Confirmed(Result<(), Reason>),
@@ -315,6 +316,7 @@ fn read_5(kind: PacketType, frame: Bytes, length_bytes: usize) -> Result<Packet,
                 topic: publish.topic,
                 packet_id: (publish.pkid > 0).then_some(publish.pkid),
                 payload: publish.payload,
+                retained: publish.retain,
             }
         }
         PacketType::PubAck => {
@@ -362,6 +364,7 @@ fn read_311(kind: PacketType, frame: Bytes, length_bytes: usize) -> Result<Packe
                 topic: publish.topic.into(),
                 packet_id: (publish.pkid > 0).then_some(publish.pkid),
                 payload: publish.payload,
+                retained: publish.retain,
             }
         }
         PacketType::PubAck => {

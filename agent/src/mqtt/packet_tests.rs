@@ -261,6 +261,7 @@ proptest! {
             ..Default::default()
         }));
         publish.pkid = id;
+        publish.retain = id % 2 == 1;
         let out = bytes(|out| {
             publish.write(out).unwrap();
         });
@@ -268,6 +269,7 @@ proptest! {
             topic: topic.into_bytes().into(),
             packet_id: (id > 0).then_some(id),
             payload: payload.into(),
+            retained: id % 2 == 1,
         };
         prop_assert_eq!(all(Version::V5, &out).unwrap(), vec![message]);
     }

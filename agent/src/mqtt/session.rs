@@ -13,8 +13,6 @@ use bytes::{Bytes, BytesMut};
 use super::packet::{self, Limits, Malformed, Packet, Version};
 use super::reason::Reason;
 
-/// The largest packet taken from the broker.
-const INCOMING_MAX: usize = 1024 * 1024;
 /// The one alias: of the topic that nearly all messages go to.
 const ALIAS: u16 = 1;
 /// How long a goodbye may take.
@@ -35,8 +33,12 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     /// Topic and payload: QoS 1, retained. `None`: no Last Will.
     pub(crate) will: Option<(String, Vec<u8>)>,
-    /// Subscribed to at QoS 1. Without the first the connection is of no use; a refusal of another is told.
+    /// Subscribed to at QoS 1.
     pub(crate) topics: Vec<String>,
+    /// Without so many of the first of them the connection is of no use; a refusal of another is told.
+    pub(crate) needed: usize,
+    /// The largest packet taken from the broker, bytes.
+    pub(crate) incoming_max: u32,
 }
 
 /// A message to publish.
@@ -57,7 +59,12 @@ pub(crate) enum Event {
     /// It stands, and the topics are subscribed to.
     Open,
     /// A message on a topic subscribed to.
-    Message { topic: Bytes, payload: Bytes },
+    Message {
+        topic: Bytes,
+        payload: Bytes,
+        /// The broker had kept it: it is of before the subscription.
+        retained: bool,
+    },
     /// The network has taken a message.
     Sent,
     /// The broker has a message of QoS 1.
@@ -147,7 +154,7 @@ impl Session {
                 .will
                 .as_ref()
                 .map(|(topic, payload)| (&**topic, &**payload)),
-            incoming_max: INCOMING_MAX as u32,
+            incoming_max: options.incoming_max,
         };
         packet::connect(&mut output, options.version, &connect);
         Self {
@@ -186,7 +193,11 @@ impl Session {
             let what = format!("its first byte is {first:#04x}");
             return Err(self.malformed(&Malformed::Packet(what)));
         }
-        match packet::read(&mut self.input, self.options.version, INCOMING_MAX) {
+        match packet::read(
+            &mut self.input,
+            self.options.version,
+            self.options.incoming_max as usize,
+        ) {
             Ok(Some(packet)) => Ok(self.received(packet)?.map_or(Next::Nothing, Next::Event)),
             Ok(None) => {
                 // One large packet must not keep its memory for as long as the connection stands.
@@ -231,13 +242,18 @@ impl Session {
                     topic,
                     packet_id,
                     payload,
+                    retained,
                 },
                 Stage::Subscribing | Stage::Open,
             ) => {
                 if let Some(packet_id) = packet_id {
                     packet::confirm(&mut self.output, packet_id);
                 }
-                Ok(Some(Event::Message { topic, payload }))
+                Ok(Some(Event::Message {
+                    topic,
+                    payload,
+                    retained,
+                }))
             }
             (Packet::Confirmed(answer), Stage::Open | Stage::Closing) => {
                 if let Err(reason) = answer {
@@ -302,7 +318,7 @@ impl Session {
             };
             let why =
                 format!("the broker refuses the subscription to {topic}, {why}; check its access rules");
-            if at == 0 {
+            if at < self.options.needed {
                 return Err(End::failed(why));
             }
             log::warn!("{why}. All else goes on without it");

@@ -17,7 +17,6 @@ mod verifier;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
@@ -33,8 +32,6 @@ use error::Error;
 use files::Mark;
 use verifier::Verifier;
 
-/// How often it is looked whether the files have changed while a connection stands.
-const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// What rustls may hold that the socket has not taken.
 const BUFFER: usize = 16 * 1024;
 
@@ -145,7 +142,7 @@ impl Tls {
     pub(super) async fn renewed(&self) {
         let mut bad = None;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(self.0.settings.look_every).await;
             let inner = self.0.clone();
             let Ok(changed) = tokio::task::spawn_blocking(move || inner.changed()).await else {
                 continue;
@@ -240,8 +237,8 @@ impl Inner {
         if added == 0 {
             return Err(Error::NoAuthority(self.settings.ca_file.clone()));
         }
-        if ignored > 0 && self.settings.ca_file.is_some() {
-            log::warn!("{ignored} certificates in uplink.tls.ca_file cannot be used");
+        if let Some(path) = self.settings.ca_file.as_ref().filter(|_| ignored > 0) {
+            log::warn!("{ignored} certificates in {} cannot be used", path.display());
         }
         WebPkiServerVerifier::builder_with_provider(Arc::new(store), self.provider.clone())
             .build()
@@ -267,3 +264,6 @@ impl ResolvesClientCert for Identity {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,37 +4,36 @@
 //! is not received: the session is a clean one, for a broker that keeps messages for who is away would send old values as new
 //! ones. So are retained messages left out: they are old, and how old nobody can tell. Subscriptions are QoS 1, so that the broker
 //! waits for this client instead of dropping when it is slow.
+//!
+//! The connection is of the same kind as the uplink's (`crate::mqtt`): TLS, certificates of its own, both versions of MQTT, keep-alive.
 
 mod topic;
 
-use std::time::Duration;
-
-use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, MqttOptions, Packet, Publish, QoS,
-    StateError, SubscribeFilter, SubscribeReasonCode,
-};
+use std::borrow::Cow;
 
 use super::foreign::{Foreign, Metrics};
 use super::{Cadence, Output, Running, Source};
 use crate::broker::Broker;
-use crate::config::MqttSource;
+use crate::config::{self, MqttSource, Protocol};
 use crate::error::SourceError;
+use crate::mqtt::socket::Ways;
+use crate::mqtt::{Cause, Connection, End, Event, Options, Version};
 
-/// The largest message, bytes: one that is larger ends the connection, and comes again if the broker keeps it. What is longer than
-/// `max_payload` is refused one by one, long before.
-const INCOMING_MAX: usize = 16 * 1024 * 1024;
-const OUTGOING_MAX: usize = 1024 * 1024;
-/// Requests on their way to the broker: the subscription, and acknowledgements, which do not pass here.
-const QUEUE: usize = 4;
-/// Time to connect, shake hands, and flush.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest message, bytes: one that is larger ends the connection in MQTT 3.1.1, and is left out by a broker of MQTT 5. What is longer
+/// than `max_payload` is refused one by one, long before.
+const INCOMING_MAX: u32 = 16 * 1024 * 1024;
 
 /// The source.
 pub(crate) struct Mqtt {
     settings: MqttSource,
     broker: Broker,
-    password: Option<String>,
+    client_id: String,
+    credentials: Option<(String, String)>,
     subscriptions: Vec<Subscription>,
+    /// What the broker is spoken to in.
+    version: Version,
+    /// From the first run on.
+    ways: Option<Ways>,
 }
 
 struct Subscription {
@@ -48,12 +47,25 @@ impl Mqtt {
     pub(crate) fn open(settings: &MqttSource) -> Result<Self, SourceError> {
         let wrong = |key, why: String| SourceError::Setting { key, why };
         let broker = Broker::parse(&settings.broker).map_err(|error| match error {
-            crate::Error::Broker { address, why } => wrong("broker", format!("{address:?} {why}")),
+            crate::Error::Broker { address, why } => {
+                wrong("broker", format!("{address:?} {}", own_keys(why)))
+            }
             other => wrong("broker", other.to_string()),
         })?;
-        if broker.tls || broker.websocket {
-            let why = format!("{:?} is not mqtt://host:1883", settings.broker);
-            return Err(wrong("broker", why));
+        settings
+            .tls
+            .check()
+            .map_err(|(key, why)| wrong(key, why.into()))?;
+        if settings.tls != config::Tls::default() && !broker.tls {
+            let why = format!(
+                "{:?} does not ask for TLS; write mqtts:// or wss://",
+                settings.broker
+            );
+            return Err(wrong("tls", why));
+        }
+        if !(1..=300).contains(&settings.connect_timeout.as_secs()) {
+            let why = format!("{:?} is not in 1s..=5m", settings.connect_timeout);
+            return Err(wrong("connect_timeout", why));
         }
         let keep_alive = settings.keep_alive;
         if keep_alive.subsec_nanos() != 0 || !(1..=u64::from(u16::MAX)).contains(&keep_alive.as_secs()) {
@@ -95,16 +107,7 @@ impl Mqtt {
                 foreign,
             });
         }
-        Ok(Self {
-            settings: settings.clone(),
-            broker,
-            password,
-            subscriptions,
-        })
-    }
-
-    fn connect(&self) -> Result<(AsyncClient, EventLoop), SourceError> {
-        let client_id = match &self.settings.client_id {
+        let client_id = match &settings.client_id {
             Some(client_id) => client_id.clone(),
             None => {
                 let random = getrandom::u64().map_err(|error| SourceError::System {
@@ -114,79 +117,119 @@ impl Mqtt {
                 format!("hw-{random:016x}")
             }
         };
-        let mut options = MqttOptions::new(client_id, self.broker.host.clone(), self.broker.port);
-        options
-            .set_keep_alive(self.settings.keep_alive)
-            .set_clean_session(true)
-            .set_max_packet_size(INCOMING_MAX, OUTGOING_MAX);
-        if let Some(user) = &self.settings.user {
-            options.set_credentials(user.clone(), self.password.clone().unwrap_or_default());
-        }
-        let (client, mut eventloop) = AsyncClient::new(options, QUEUE);
-        let mut network = eventloop.network_options();
-        network.set_connection_timeout(TIMEOUT.as_secs());
-        eventloop.set_network_options(network);
-        Ok((client, eventloop))
+        let credentials = settings
+            .user
+            .as_ref()
+            .map(|user| (user.clone(), password.unwrap_or_default()));
+        Ok(Self {
+            settings: settings.clone(),
+            broker,
+            client_id,
+            credentials,
+            subscriptions,
+            version: match settings.protocol {
+                Protocol::Auto | Protocol::V5 => Version::V5,
+                Protocol::V311 => Version::V311,
+            },
+            ways: None,
+        })
     }
 
-    fn failed(&self, why: impl Into<String>) -> SourceError {
-        SourceError::Link {
-            what: self.settings.broker.clone(),
-            why: why.into(),
+    fn options(&self, version: Version) -> Options {
+        let topics: Vec<String> = self
+            .subscriptions
+            .iter()
+            .map(|subscription| subscription.topic.clone())
+            .collect();
+        Options {
+            version,
+            client_id: self.client_id.clone(),
+            credentials: self.credentials.clone(),
+            keep_alive: self.settings.keep_alive,
+            connect_timeout: self.settings.connect_timeout,
+            will: None,
+            needed: topics.len(),
+            topics,
+            incoming_max: INCOMING_MAX,
         }
     }
 
-    async fn listen(&self, output: &Output) -> Result<(), SourceError> {
-        let (client, mut eventloop) = self.connect()?;
+    /// Listens until the connection is lost for a reason that another one made at once would not mend.
+    async fn listen(&mut self, output: &Output) -> Result<(), SourceError> {
+        let ways = self
+            .ways
+            .get_or_insert_with(|| Ways::new(&self.settings.tls, output.clock().clone()))
+            .clone();
+        let mut version = self.version;
         loop {
-            let event = eventloop
-                .poll()
-                .await
-                .map_err(|error| self.failed(reason(&error, &self.settings)))?;
-            match event {
-                Event::Incoming(Packet::ConnAck(_)) => {
-                    let filters = self.subscriptions.iter().map(|subscription| {
-                        SubscribeFilter::new(subscription.topic.clone(), QoS::AtLeastOnce)
-                    });
-                    client
-                        .try_subscribe_many(filters)
-                        .map_err(|error| self.failed(format!("cannot subscribe: {error}")))?;
+            let end = self.converse(ways.clone(), version, output).await;
+            match (end.cause, version, self.settings.protocol) {
+                (Cause::Renewed, ..) => {
+                    log::info!("{}: {}; connecting anew", self.settings.broker, end.why);
                 }
-                Event::Incoming(Packet::SubAck(suback)) => {
-                    let answers = suback.return_codes.iter().zip(&self.subscriptions);
-                    for (code, subscription) in answers {
-                        if *code == SubscribeReasonCode::Failure {
-                            let topic = &subscription.topic;
-                            let why = format!(
-                                "the broker refuses the subscription to {topic:?}; check its access rules"
-                            );
-                            return Err(self.failed(why));
-                        }
+                // It says that it does not know MQTT 5.
+                (Cause::Version, Version::V5, Protocol::Auto) => {
+                    (version, self.version) = (Version::V311, Version::V311);
+                }
+                // It may have closed in place of answering for any reason: 5 is tried again the next time.
+                (Cause::Unanswered, Version::V5, Protocol::Auto) => version = Version::V311,
+                (cause, ..) => {
+                    if (cause, self.settings.protocol) == (Cause::Version, Protocol::Auto) {
+                        self.version = Version::V5;
                     }
-                    log::info!("subscribed at {}", self.settings.broker);
-                    output.alive();
+                    return Err(SourceError::Link {
+                        what: self.settings.broker.clone(),
+                        why: own_keys(&end.why).into_owned(),
+                    });
                 }
-                Event::Incoming(Packet::Publish(publish)) => self.take(&publish, output).await,
-                _ => {}
             }
         }
     }
 
-    async fn take(&self, publish: &Publish, output: &Output) {
+    /// One connection, from its beginning to its end.
+    async fn converse(&self, ways: Ways, version: Version, output: &Output) -> End {
+        let mut connection = Connection::open(ways, self.broker.clone(), self.options(version));
+        loop {
+            match connection.event().await {
+                Event::Open => {
+                    log::info!("subscribed at {} by MQTT {version}", self.settings.broker);
+                    output.alive();
+                }
+                Event::Message {
+                    topic,
+                    payload,
+                    retained,
+                } => {
+                    // A broker lets no topic pass that is not UTF-8 (MQTT-1.5.4-1).
+                    let topic = String::from_utf8_lossy(&topic);
+                    self.take(&topic, &payload, retained, output).await;
+                }
+                Event::Closed(end) => return end,
+                Event::Sent | Event::Confirmed => {}
+            }
+        }
+    }
+
+    async fn take(&self, topic: &str, payload: &[u8], retained: bool, output: &Output) {
         let subscription = self.subscriptions.iter().find(|subscription| {
-            let stands_for = |filter: &String| topic::matches(filter, &publish.topic);
+            let stands_for = |filter: &String| topic::matches(filter, topic);
             stands_for(&subscription.topic) && !subscription.except.iter().any(stands_for)
         });
         // An empty message is how a retained one is taken back.
         if let Some(subscription) = subscription
-            && (subscription.retained || !publish.retain)
-            && !publish.payload.is_empty()
+            && (subscription.retained || !retained)
+            && !payload.is_empty()
         {
-            subscription
-                .foreign
-                .take(output, &publish.topic, &publish.payload)
-                .await;
+            subscription.foreign.take(output, topic, payload).await;
         }
+    }
+}
+
+/// What is said of a connection names the keys of `[uplink]`: a source has them without that.
+fn own_keys(why: &str) -> Cow<'_, str> {
+    match why.contains("uplink.") {
+        true => why.replace("uplink.", "").into(),
+        false => why.into(),
     }
 }
 
@@ -197,24 +240,6 @@ impl Source for Mqtt {
 
     fn run<'a>(&'a mut self, output: &'a Output) -> Running<'a> {
         Box::pin(self.listen(output))
-    }
-}
-
-fn reason(error: &ConnectionError, settings: &MqttSource) -> String {
-    match error {
-        ConnectionError::ConnectionRefused(
-            code @ (ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized),
-        ) => match &settings.user {
-            Some(user) => format!("it refuses user {user:?} ({code:?}); check user and password_file"),
-            None => format!("it wants credentials ({code:?}); set user and password_file"),
-        },
-        ConnectionError::ConnectionRefused(code) => format!("it refuses the connection ({code:?})"),
-        ConnectionError::NetworkTimeout => format!("it did not answer within {} s", TIMEOUT.as_secs()),
-        ConnectionError::FlushTimeout => format!("the network took nothing for {} s", TIMEOUT.as_secs()),
-        ConnectionError::MqttState(StateError::AwaitPingResp) => "it did not answer a keep-alive".into(),
-        ConnectionError::MqttState(StateError::ConnectionAborted) => "it closed the connection".into(),
-        ConnectionError::Io(error) => error.to_string(),
-        other => other.to_string(),
     }
 }
 

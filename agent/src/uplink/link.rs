@@ -16,6 +16,9 @@ use crate::mqtt::traffic::Bytes;
 use crate::mqtt::{self, Connection, End, Message, Options};
 use crate::{Error, config};
 
+/// The largest packet that the relay may send: a command with a whole configuration in it is less.
+pub(crate) const INCOMING_MAX: u32 = 1024 * 1024;
+
 /// What the link reports.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -192,6 +195,8 @@ impl Link {
             connect_timeout: self.address.connect_timeout,
             will: Some((topic(&self.address.device, will.kind), will.payload)),
             topics: vec![self.topics.ack.clone(), self.topics.command.clone()],
+            needed: 1,
+            incoming_max: INCOMING_MAX,
         };
         self.connection = Some(Connection::open(self.ways.clone(), broker.clone(), options));
     }
@@ -281,10 +286,10 @@ impl Link {
             };
             return match event {
                 mqtt::Event::Open => Event::Open,
-                mqtt::Event::Message { topic, payload } if topic == self.topics.ack => {
+                mqtt::Event::Message { topic, payload, .. } if topic == self.topics.ack => {
                     Event::Ack(payload.into())
                 }
-                mqtt::Event::Message { topic, payload } if topic == self.topics.command => {
+                mqtt::Event::Message { topic, payload, .. } if topic == self.topics.command => {
                     Event::Command(payload.into())
                 }
                 mqtt::Event::Message { .. } => continue,

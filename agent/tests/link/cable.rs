@@ -73,11 +73,16 @@ impl Site {
 
     /// The agent notices, as it says, that there is nobody any more; and goes on reading.
     async fn notices(&self) {
-        let cut = self.until("cut off", 20, |status| status.link.since_us == 0).await;
+        let cut = self
+            .until("cut off", 20, |status| status.link.since_us == 0)
+            .await;
         let why = cut.link.last_error.unwrap_or_default();
         // A first attempt to connect may have failed meanwhile.
         let log = self.namespace.log();
-        assert!(log.contains("for 3s; next attempt"), "by its keep-alive: {why}\n{log}");
+        assert!(
+            log.contains("for 3s; next attempt"),
+            "by its keep-alive: {why}\n{log}"
+        );
         let sampled = cut.stats.sampled_readings;
         self.until("goes on reading", 20, |status| {
             status.stats.sampled_readings >= sampled + 100 && status.stats.waiting_readings >= 100

@@ -75,7 +75,7 @@ impl Namespace {
         let name = format!("{PREFIX}{id}-{count}");
         let (near, far) = (format!("hw{id}n{count}"), format!("hw{id}f{count}"));
         // Of the range for tests of networks (RFC 2544), four addresses for each cable.
-        let subnet = 198u32 << 24 | 18 << 16 | (id.wrapping_mul(8) + count) % (1 << 15) << 2;
+        let subnet = u32::from_be_bytes([198, 18, 0, 0]) + (id.wrapping_mul(8) + count) % (1 << 15) * 4;
         let address = |host| std::net::Ipv4Addr::from(subnet + host).to_string();
         let mut namespace = Self {
             address: address(1),
@@ -90,7 +90,9 @@ impl Namespace {
         let Self { name, near, far, .. } = &namespace;
         let made = ip(&format!("netns add {name}"))
             .and_then(|()| join(name, near, far))
-            .unwrap_or_else(|why| panic!("{why}; this test needs root, and a kernel with namespaces, veth and tun"));
+            .unwrap_or_else(|why| {
+                panic!("{why}; this test needs root, and a kernel with namespaces, veth and tun")
+            });
         for words in [
             format!("address add {}/30 dev {near}", address(1)),
             format!("link set {near} up"),
@@ -124,10 +126,7 @@ impl Namespace {
 
     /// What a broker's settings need so that it listens at this end of the cable.
     pub(crate) fn listener(&self) -> String {
-        format!(
-            "allow_anonymous true\nlistener {} {}\n",
-            self.port, self.address
-        )
+        format!("allow_anonymous true\nlistener {} {}\n", self.port, self.address)
     }
 
     /// The broker as the box sees it.

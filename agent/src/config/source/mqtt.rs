@@ -6,13 +6,18 @@ use headwater_config::Duration;
 use serde::Deserialize;
 
 use super::Mapping;
+use crate::config::{Protocol, Tls};
 
 /// A local broker whose messages are readings.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttSource {
-    /// The broker: `mqtt://host:1883`. Default `mqtt://127.0.0.1:1883`.
+    /// The broker: `mqtt://host:port`, `mqtts://` for TLS, `ws://` and `wss://` for WebSocket. Default `mqtt://127.0.0.1:1883`.
     pub broker: String,
+    /// The version of MQTT. Default `auto`.
+    pub protocol: Protocol,
+    /// TLS, where the address asks for it.
+    pub tls: Tls,
     /// The client's name there. `None`: a random one, so that no two are the same.
     pub client_id: Option<String>,
     /// User. `None`: no credentials are sent.
@@ -22,6 +27,9 @@ pub struct MqttSource {
     /// How often a silent connection is probed. Default 30 s; whole seconds.
     #[serde(with = "headwater_config::duration")]
     pub keep_alive: Duration,
+    /// How long an attempt to connect may take, from resolving the name to the answered subscription. Default 10 s; 1 s to 5 min.
+    #[serde(with = "headwater_config::duration")]
+    pub connect_timeout: Duration,
     /// What is subscribed to; at least one.
     pub subscription: Vec<MqttSubscription>,
 }
@@ -30,10 +38,13 @@ impl Default for MqttSource {
     fn default() -> Self {
         Self {
             broker: "mqtt://127.0.0.1:1883".into(),
+            protocol: Protocol::default(),
+            tls: Tls::default(),
             client_id: None,
             user: None,
             password_file: None,
             keep_alive: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
             subscription: Vec::new(),
         }
     }

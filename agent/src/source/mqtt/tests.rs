@@ -1,14 +1,22 @@
 //! Against a real Mosquitto, with payloads as the programs' documents show them.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use headwater_foreign::{Format, Settings};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 
 use super::super::probe::Probe;
 use super::*;
 use crate::config::MqttSubscription;
 use mosquitto::Mosquitto;
+use proxy::Proxy;
 
 #[path = "../../../tests/link/mosquitto.rs"]
 mod mosquitto;
+#[allow(dead_code, reason = "other tests ask more of it")]
+#[path = "../../../tests/link/proxy.rs"]
+mod proxy;
 
 /// A publisher with a connection of its own.
 struct Publisher {
@@ -19,7 +27,7 @@ struct Publisher {
 impl Publisher {
     fn new(broker: &Mosquitto) -> Self {
         let mut options = MqttOptions::new("publisher", "127.0.0.1", broker.port());
-        options.set_max_packet_size(OUTGOING_MAX, OUTGOING_MAX);
+        options.set_max_packet_size(1 << 20, 1 << 20);
         let (client, eventloop) = AsyncClient::new(options, 10);
         Self { client, eventloop }
     }
@@ -235,7 +243,7 @@ async fn credentials_are_sent_and_a_refusal_says_what_to_do() {
     let mut settings = settings(&broker, ZIGBEE2MQTT);
     let failure = Probe::start(Mqtt::open(&settings).unwrap()).failure().await;
     assert!(
-        failure.contains("it wants credentials") && failure.contains("password_file"),
+        failure.contains("the broker wants credentials") && failure.contains("set user and password_file"),
         "{failure}"
     );
     settings.user = Some("agent".into());
@@ -243,7 +251,137 @@ async fn credentials_are_sent_and_a_refusal_says_what_to_do() {
     subscribed(&settings, None).await;
     std::fs::write(password_file.path(), "wrong\n").unwrap();
     let failure = Probe::start(Mqtt::open(&settings).unwrap()).failure().await;
-    assert!(failure.contains("it refuses user \"agent\""), "{failure}");
+    assert!(
+        failure.contains("the broker refuses user \"agent\"")
+            && failure.contains("check user and password_file"),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn both_versions_of_mqtt_are_spoken_and_the_older_with_a_broker_that_knows_no_other() {
+    let broker = Mosquitto::started();
+    let mut publisher = Publisher::new(&broker);
+    for (protocol, only_311, level) in [
+        (Protocol::Auto, false, 5),
+        (Protocol::Auto, true, 4),
+        (Protocol::V311, false, 4),
+        (Protocol::V5, false, 5),
+    ] {
+        let proxy = Proxy::start(broker.port());
+        proxy.network.only_311.store(only_311, Ordering::Relaxed);
+        let mut settings = settings(&broker, ZIGBEE2MQTT);
+        settings.broker = proxy.address();
+        settings.protocol = protocol;
+        let mut probe = subscribed(&settings, None).await;
+        publisher.publish("zigbee2mqtt/x", false, r#"{"v":1}"#).await;
+        assert_eq!(probe.readings(1).await, ["x.v=1"]);
+        assert_eq!(proxy.network.level.load(Ordering::Relaxed), level, "{protocol:?}");
+    }
+    let proxy = Proxy::start(broker.port());
+    proxy.network.only_311.store(true, Ordering::Relaxed);
+    let mut settings = settings(&broker, ZIGBEE2MQTT);
+    settings.broker = proxy.address();
+    settings.protocol = Protocol::V5;
+    let failure = Probe::start(Mqtt::open(&settings).unwrap()).failure().await;
+    assert!(
+        failure.contains("unsupported protocol version") && failure.contains("see protocol"),
+        "{failure}"
+    );
+}
+
+#[tokio::test]
+async fn a_broker_that_falls_silent_is_found_out_by_the_keep_alive() {
+    let broker = Mosquitto::started();
+    let proxy = Proxy::start(broker.port());
+    let mut settings = settings(&broker, ZIGBEE2MQTT);
+    settings.broker = proxy.address();
+    settings.keep_alive = Duration::from_secs(1);
+    let mut probe = subscribed(&settings, None).await;
+    proxy.network.frozen.store(true, Ordering::Relaxed);
+    let failure = probe.failure().await;
+    assert!(failure.contains("has not answered for 1.5s"), "{failure}");
+    // And one that never answers.
+    settings.connect_timeout = Duration::from_secs(1);
+    let failure = Probe::start(Mqtt::open(&settings).unwrap()).failure().await;
+    assert!(
+        failure.contains("not answered within 1s (connect_timeout)"),
+        "{failure}"
+    );
+}
+
+/// A gateway's local broker that goes by certificates, of which the source's is renewed while it listens.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn certificates_on_both_sides_are_used_and_used_anew_when_they_are_renewed() {
+    use crate::mqtt::authority::Authority;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "authority");
+    let (server, own) = (
+        authority.valid("server", "localhost"),
+        authority.valid("own", "first"),
+    );
+    let mut broker = Mosquitto::stopped();
+    let port = mosquitto::free_port();
+    let log = folder.path().join("log");
+    broker.configure(&format!(
+        "allow_anonymous true\nlog_dest file {}\nlistener {port} 127.0.0.1\nuse_identity_as_username true\n\
+         certfile {}\nkeyfile {}\ncafile {}\nrequire_certificate true\n",
+        log.display(),
+        server.cert.display(),
+        server.key.display(),
+        authority.file.display()
+    ));
+    broker.start();
+    let mut settings = settings(&broker, ZIGBEE2MQTT);
+    settings.broker = format!("mqtts://localhost:{port}");
+    let failure = Probe::start(Mqtt::open(&settings).unwrap()).failure().await;
+    assert!(
+        failure.contains("authority") && failure.contains("set tls.ca_file"),
+        "{failure}"
+    );
+    settings.tls.ca_file = Some(authority.file.clone());
+    let failure = Probe::start(Mqtt::open(&settings).unwrap()).failure().await;
+    assert!(
+        failure.contains("set tls.cert_file and tls.key_file"),
+        "{failure}"
+    );
+    (settings.tls.cert_file, settings.tls.key_file) = (Some(own.cert), Some(own.key));
+    settings.tls.look_every = Duration::from_secs(1);
+    let mut probe = subscribed(&settings, None).await;
+    let mut publisher = Publisher::new(&broker);
+    publisher.publish("zigbee2mqtt/x", false, r#"{"v":1}"#).await;
+    assert_eq!(probe.readings(1).await, ["x.v=1"]);
+    // So the broker names clients.
+    let connected = |name: &str| {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        log.lines()
+            .any(|line| line.contains("New client connected") && line.contains(&format!("u'{name}'")))
+    };
+    assert!(connected("first") && !connected("second"));
+    authority.valid("own", "second");
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !connected("second") {
+        assert!(
+            tokio::time::Instant::now() < until,
+            "the new certificate is not used"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Subscribed again, without a failure in between.
+    let again = async {
+        loop {
+            publisher.publish("zigbee2mqtt/x", false, r#"{"v":2}"#).await;
+            if !probe.is_silent() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), again)
+        .await
+        .unwrap();
+    assert_eq!(probe.output.meter().stats().failures, 0);
 }
 
 #[test]
@@ -285,6 +423,33 @@ fn settings_that_make_no_sense_are_refused_by_key() {
                 ..with(one())
             },
             "`broker`: \"tcp://x\" has an unknown scheme",
+        ),
+        (
+            MqttSource {
+                tls: config::Tls {
+                    ca_file: Some("ca.pem".into()),
+                    ..config::Tls::default()
+                },
+                ..with(one())
+            },
+            "`tls`: \"mqtt://127.0.0.1:1883\" does not ask for TLS",
+        ),
+        (
+            MqttSource {
+                tls: config::Tls {
+                    cert_file: Some("own.pem".into()),
+                    ..config::Tls::default()
+                },
+                ..with(one())
+            },
+            "`tls.cert_file`: its key is missing",
+        ),
+        (
+            MqttSource {
+                connect_timeout: Duration::from_millis(10),
+                ..with(one())
+            },
+            "`connect_timeout`: 10ms is not in 1s..=5m",
         ),
         (
             MqttSource {
