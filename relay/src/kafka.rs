@@ -1,14 +1,17 @@
 //! The connection to Kafka: its settings, and the topics that bridge and gateway share.
 
 mod context;
+pub mod properties;
+pub mod token;
 mod topics;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
 pub use context::Context;
@@ -31,7 +34,10 @@ pub struct KafkaSettings {
     /// How long a request for metadata or a topic's creation may take.
     #[serde(with = "headwater_config::duration")]
     pub timeout: Duration,
-    /// Any property of librdkafka, laid over what Headwater sets (`security.protocol`, `sasl.username`, …).
+    /// File with the token for `sasl.mechanism = OAUTHBEARER`, a JWT; read again before it expires.
+    pub token_file: Option<PathBuf>,
+    /// Properties of librdkafka, laid over what Headwater sets (`security.protocol`, `sasl.username`, …); not those that
+    /// would break a promise: see [`properties::refusal`].
     pub properties: BTreeMap<String, String>,
     /// Properties whose values are read from files (`sasl.password`, `ssl.key.password`).
     pub secrets: BTreeMap<String, PathBuf>,
@@ -46,6 +52,7 @@ impl Default for KafkaSettings {
             replication: 1,
             create_topics: true,
             timeout: Duration::from_secs(10),
+            token_file: None,
             properties: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }
@@ -54,6 +61,11 @@ impl Default for KafkaSettings {
 
 /// The longest prefix: Kafka's topic names have at most 249 characters, and the longest of ours adds `.deadletter`.
 const LONGEST_PREFIX: usize = 249 - ".deadletter".len();
+
+/// How long a consumer may take to ask for its token; it does so as soon as it runs.
+const TOKEN: Duration = Duration::from_secs(5);
+/// How long is listened for why there is no connection.
+const REASON: Duration = Duration::from_millis(200);
 
 impl KafkaSettings {
     /// Checks what can be checked without Kafka: values, secrets, and whether librdkafka takes the properties.
@@ -85,10 +97,59 @@ impl KafkaSettings {
         // Some properties are judged only by a client; without brokers it connects to nothing.
         let mut config = self.client_config(&[])?;
         config.remove("bootstrap.servers");
-        config
-            .create_with_context::<_, BaseConsumer<Context>>(Context::default())
+        self.consumer(&config)?;
+        match self.mechanism() {
+            Some("OAUTHBEARER") => token::read(self.token_file.as_deref())
+                .map(drop)
+                .map_err(Error::Token),
+            _ if self.token_file.is_some() => {
+                let why =
+                    "there is no `sasl.mechanism` = \"OAUTHBEARER\" in kafka.properties that it would be for";
+                wrong("token_file", why.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How clients authenticate, where they do.
+    fn mechanism(&self) -> Option<&str> {
+        let given = |key: &str| self.properties.get(key).map(String::as_str);
+        given("sasl.mechanism").or_else(|| given("sasl.mechanisms"))
+    }
+
+    /// What a client of ours logs, and where it gets its token.
+    pub fn context(&self) -> Context {
+        Context::new(self.token_file.as_ref())
+    }
+
+    /// A consumer that can be asked for metadata and offsets at once.
+    ///
+    /// # Errors
+    /// [`Error::Client`].
+    pub fn consumer(&self, config: &ClientConfig) -> Result<BaseConsumer<Context>, Error> {
+        let consumer: BaseConsumer<Context> = config
+            .create_with_context(self.context())
             .map_err(Error::Client)?;
-        Ok(())
+        if self.mechanism() == Some("OAUTHBEARER") {
+            // It asks for its token only when polled; before that, every request would wait for a connection in vain.
+            let deadline = Instant::now() + TOKEN;
+            while !consumer.context().token_asked() && Instant::now() < deadline {
+                drop(consumer.poll(Duration::from_millis(5)));
+            }
+        }
+        Ok(consumer)
+    }
+
+    /// No answer came. The connection itself may have said why: its errors wait to be polled.
+    fn unreachable(&self, consumer: &BaseConsumer<Context>, error: &KafkaError) -> Error {
+        let deadline = Instant::now() + REASON;
+        while consumer.context().reason().is_none() && Instant::now() < deadline {
+            drop(consumer.poll(Duration::from_millis(5)));
+        }
+        Error::Unreachable {
+            bootstrap: self.bootstrap.clone(),
+            why: consumer.context().reason().unwrap_or_else(|| error.to_string()),
+        }
     }
 
     /// The topics' names.
@@ -136,16 +197,19 @@ pub enum Error {
         /// What is wrong, and what is allowed.
         why: String,
     },
+    /// There is no token for SASL OAUTHBEARER.
+    #[error(transparent)]
+    Token(token::Error),
     /// A client cannot be made of the settings.
     #[error("no Kafka client can be made of these settings: {0} (look at kafka.properties)")]
-    Client(rdkafka::error::KafkaError),
+    Client(KafkaError),
     /// No broker answers, for now.
     #[error("no answer from Kafka at {bootstrap}: {why}")]
     Unreachable {
         /// What was tried.
         bootstrap: String,
-        /// What librdkafka says.
-        why: rdkafka::error::KafkaError,
+        /// What librdkafka says, the most telling that it has said.
+        why: String,
     },
     /// A topic is missing and is not to be created, or creating it failed.
     #[error("topic {topic}: {why}")]

@@ -74,7 +74,7 @@ pub async fn run(
     kafka_check.ready();
 
     let (tell, reports) = mpsc::unbounded_channel();
-    let context = Context::default();
+    let context = kafka.context();
     let telemetry = Producer::telemetry(&kafka, &bridge, context.clone(), tell.clone())?;
     let side = Producer::side(&kafka, context.clone(), tell.clone())?;
     mqtt_check.failing(format!("connecting to {}", mqtt.broker));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use headwater_proto::Limits;
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::record::Name;
 use super::scan::Scan;
 use crate::admin::Check;
-use crate::kafka::{Context, Error, KafkaSettings};
+use crate::kafka::{Error, KafkaSettings};
 
 /// Reads what an earlier bridge left of these partitions: states, then telemetry from the checkpoints on.
 /// `None` once `shutdown`.
@@ -114,9 +114,7 @@ pub fn read(
         ("fetch.wait.max.ms", "50"),
         ("queued.max.messages.kbytes", "16384"),
     ])?;
-    let consumer: BaseConsumer<Context> = config
-        .create_with_context(Context::default())
-        .map_err(Error::Client)?;
+    let consumer = kafka.consumer(&config)?;
     let mut list = TopicPartitionList::new();
     for &(partition, offset) in from {
         let offset = if offset == 0 {

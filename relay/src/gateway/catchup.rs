@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, oneshot};
 
 use super::record::Record;
-use crate::kafka::{self, Context, KafkaSettings};
+use crate::kafka::{Context, KafkaSettings};
 
 /// Batch bytes of one read.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -79,22 +79,19 @@ impl CatchUp {
         let (jobs, queue) = mpsc::channel(64);
         let queue = Arc::new(Mutex::new(queue));
         for index in 0..readers {
-            let consumer = settings
-                .client_config(&[
-                    // A group's name is required; nothing is ever committed.
-                    ("group.id", "headwater-gateway"),
-                    ("enable.auto.commit", "false"),
-                    ("enable.partition.eof", "true"),
-                    ("auto.offset.reset", "earliest"),
-                    ("fetch.wait.max.ms", "10"),
-                    ("fetch.message.max.bytes", "262144"),
-                    ("queued.max.messages.kbytes", "1024"),
-                    ("allow.auto.create.topics", "false"),
-                ])?
-                .create_with_context::<_, BaseConsumer<Context>>(Context::default())
-                .map_err(kafka::Error::Client)?;
+            let config = settings.client_config(&[
+                // A group's name is required; nothing is ever committed.
+                ("group.id", "headwater-gateway"),
+                ("enable.auto.commit", "false"),
+                ("enable.partition.eof", "true"),
+                ("auto.offset.reset", "earliest"),
+                ("fetch.wait.max.ms", "10"),
+                ("fetch.message.max.bytes", "262144"),
+                ("queued.max.messages.kbytes", "1024"),
+                ("allow.auto.create.topics", "false"),
+            ])?;
             let reader = Reader {
-                consumer,
+                consumer: settings.consumer(&config)?,
                 topic: settings.topics().telemetry,
                 limits: limits.clone(),
                 ledger: Arc::default(),
@@ -108,6 +105,8 @@ impl CatchUp {
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)
                             .blocking_recv();
+                        // With nothing assigned it brings no records, but a fresh token if the last one has expired meanwhile.
+                        drop(reader.consumer.poll(Duration::ZERO));
                         // Whoever asked may be gone: then nobody minds.
                         match job {
                             Some(Job::Read(range, reply)) => {

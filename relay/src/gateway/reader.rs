@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use headwater_proto::{Body, Message as _, pb};
-use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
+use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -50,15 +50,13 @@ impl Tail {
         ])?;
         let name = topic.to_string();
         let marks = {
-            let config = config.clone();
+            let (settings, config) = (settings.clone(), config.clone());
             let marks = move || -> Result<Vec<(i64, i64)>, kafka::Error> {
-                let consumer: BaseConsumer<Context> = config
-                    .create_with_context(Context::default())
-                    .map_err(kafka::Error::Client)?;
+                let consumer = settings.consumer(&config)?;
                 (0..partitions)
                     .map(|partition| consumer.fetch_watermarks(&name, partition as i32, TIME))
                     .collect::<KafkaResult<_>>()
-                    .map_err(|source| unreachable(&config, source))
+                    .map_err(|source| unreachable(&config, &source))
             };
             tokio::task::spawn_blocking(marks)
                 .await
@@ -72,7 +70,7 @@ impl Tail {
                 .map_err(kafka::Error::Client)?;
         }
         let consumer: StreamConsumer<Context> = config
-            .create_with_context(Context::default())
+            .create_with_context(settings.context())
             .map_err(kafka::Error::Client)?;
         consumer.assign(&list).map_err(kafka::Error::Client)?;
         Ok(Self {
@@ -93,8 +91,9 @@ impl Tail {
     }
 }
 
-fn unreachable(config: &rdkafka::ClientConfig, why: KafkaError) -> kafka::Error {
+fn unreachable(config: &rdkafka::ClientConfig, error: &KafkaError) -> kafka::Error {
     let bootstrap = config.get("bootstrap.servers").unwrap_or_default().to_string();
+    let why = error.to_string();
     kafka::Error::Unreachable { bootstrap, why }
 }
 
@@ -135,7 +134,7 @@ pub async fn open(
                         read = tail.is_read(Some(at));
                     }
                     Ok(Err(error)) => {
-                        return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), why: error });
+                        return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), why: error.to_string() });
                     }
                     Err(_) => read = true,
                 },

@@ -1,12 +1,16 @@
 //! What librdkafka tells beside its results: log lines and errors of the whole client.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::token;
 
 /// Turns librdkafka's chatter into log lines at `debug`, and remembers what matters: whether any broker is reachable.
 ///
@@ -15,9 +19,31 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     all_down: Arc<AtomicBool>,
+    token_file: Option<Arc<PathBuf>>,
+    token_asked: Arc<AtomicBool>,
+    reason: Arc<Mutex<Option<String>>>,
 }
 
 impl Context {
+    /// With the file of the token for SASL OAUTHBEARER.
+    pub(super) fn new(token_file: Option<&PathBuf>) -> Self {
+        Self {
+            token_file: token_file.cloned().map(Arc::new),
+            ..Self::default()
+        }
+    }
+
+    /// Whether librdkafka has asked for a token.
+    pub(super) fn token_asked(&self) -> bool {
+        self.token_asked.load(Ordering::Relaxed)
+    }
+
+    /// Why there is no connection, where librdkafka has said more than that there is none: a refused password, a
+    /// certificate of an unknown authority.
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether all brokers were unreachable when librdkafka last said something about it.
     /// Cleared by the caller's [`Context::answered`].
     pub fn all_down(&self) -> bool {
@@ -31,13 +57,29 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// Called for SASL OAUTHBEARER alone; a failure is tried again every ten seconds.
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.token_asked.store(true, Ordering::Relaxed);
+        let token = token::read(self.token_file.as_ref().map(|file| file.as_path()));
+        if let Err(error) = &token {
+            tracing::warn!("no token for Kafka: {error}");
+        }
+        Ok(token?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(?level, facility, "librdkafka: {message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.all_down.store(true, Ordering::Relaxed);
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.all_down.store(true, Ordering::Relaxed),
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
+                *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            }
+            _ => {}
         }
         tracing::debug!("librdkafka: {error}: {reason}");
     }

@@ -3,11 +3,8 @@
 //! Telemetry, devices and commands have the same power-of-two number of partitions (≤ 256), so that a device's shard
 //! decides its partition in all three, and so that it is the partition Kafka's default partitioner picks.
 
-use std::sync::Arc;
-
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use tokio_util::sync::CancellationToken;
 
@@ -116,14 +113,12 @@ pub async fn await_topics(
 /// Partitions of each topic in the order of [`Topics::all`], 0 where it does not exist.
 async fn partitions(settings: &KafkaSettings) -> Result<Vec<u32>, Error> {
     let config = settings.client_config(&[("allow.auto.create.topics", "false")])?;
-    let (topics, timeout, bootstrap) = (settings.topics(), settings.timeout, settings.bootstrap.clone());
+    let (topics, settings) = (settings.topics(), settings.clone());
     let work = move || {
-        let consumer: BaseConsumer<Context> = config
-            .create_with_context(Context::default())
-            .map_err(Error::Client)?;
+        let consumer = settings.consumer(&config)?;
         let metadata = consumer
-            .fetch_metadata(None, timeout)
-            .map_err(|why| Error::Unreachable { bootstrap, why })?;
+            .fetch_metadata(None, settings.timeout)
+            .map_err(|error| settings.unreachable(&consumer, &error))?;
         let count = |name: &str| {
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
             topic.map_or(0, |topic| topic.partitions().len() as u32)
@@ -143,7 +138,9 @@ async fn create(
     count: u32,
 ) -> Result<(), Error> {
     let config = settings.client_config(&[])?;
-    let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(config.create().map_err(Error::Client)?);
+    let admin: AdminClient<Context> = config
+        .create_with_context(settings.context())
+        .map_err(Error::Client)?;
     let names = topics.all();
     let new: Vec<NewTopic<'_>> = missing
         .iter()
@@ -167,9 +164,9 @@ async fn create(
     let results = admin
         .create_topics(&new, &options)
         .await
-        .map_err(|why| Error::Unreachable {
+        .map_err(|error| Error::Unreachable {
             bootstrap: settings.bootstrap.clone(),
-            why,
+            why: error.to_string(),
         })?;
     for result in results {
         match result {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use headwater_config::ByteSize;
 
 use super::{Error, LogSettings, Settings};
+use crate::kafka::properties;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -41,38 +42,19 @@ impl Settings {
         Ok(())
     }
 
-    /// Properties that would break what the relay promises: acknowledged means in Kafka, once and in order.
+    /// Properties that are not an operator's to set.
     fn properties(&self) -> Result<(), Error> {
-        const PROMISES: [(&str, &str); 9] = [
-            ("acks", "an acknowledgement stands for all replicas in sync"),
-            (
-                "request.required.acks",
-                "an acknowledgement stands for all replicas in sync",
-            ),
-            (
-                "enable.idempotence",
-                "without it a retry can repeat or reorder batches",
-            ),
-            (
-                "enable.gapless.guarantee",
-                "without it a failed record leaves a hole",
-            ),
-            ("message.timeout.ms", "a record given up by time leaves a hole"),
-            ("delivery.timeout.ms", "a record given up by time leaves a hole"),
-            (
-                "max.in.flight.requests.per.connection",
-                "more than an idempotent producer allows reorders",
-            ),
-            (
-                "max.in.flight",
-                "more than an idempotent producer allows reorders",
-            ),
-            ("transactional.id", "the producers are not transactional"),
-        ];
-        for (key, why) in PROMISES {
-            if let Some(value) = self.kafka.properties.get(key) {
+        let kafka = &self.kafka;
+        let given = kafka
+            .properties
+            .iter()
+            .map(|(key, value)| (key, format!("{value:?}")));
+        // A secret's value stays one.
+        let secret = kafka.secrets.iter().map(|(key, file)| (key, format!("{file:?}")));
+        for (key, value) in given.chain(secret) {
+            if let Some(why) = properties::refusal(key) {
                 let why = format!("it is set by the relay and cannot be changed: {why}");
-                return Err(refused("kafka.properties", format!("{key} = {value:?}"), why));
+                return Err(refused("kafka.properties", format!("{key} = {value}"), why));
             }
         }
         Ok(())
@@ -265,6 +247,11 @@ mod tests {
                 "{error}"
             );
         }
+        let error = check("[kafka.secrets]\n'group.id' = '/run/x'").unwrap_err();
+        assert!(
+            error.contains("group.id") && error.contains("kafka.prefix"),
+            "{error}"
+        );
         check("[kafka.properties]\n'linger.ms' = '20'").unwrap();
     }
 

@@ -8,22 +8,28 @@ const script = join(repository, "scripts/kafka");
 
 /** Apache Kafka by scripts/kafka, with its data in the site. */
 export class Kafka {
-  static async start(site) {
-    const kafka = new Kafka(site.path("kafka"));
+  /** `secure`: with a listener for TLS and SASL too, at `kafka.saslSsl`. */
+  static async start(site, { secure = false } = {}) {
+    const kafka = new Kafka(site.path("kafka"), secure);
     site.onClose(() => kafka.stop());
     await kafka.start();
     return kafka;
   }
 
-  constructor(data) {
-    this.data = data;
+  constructor(data, secure) {
+    Object.assign(this, { data, secure });
   }
 
   /** On the same port and data as before, if it ran before. */
   async start() {
-    const { stdout } = await run(script, ["start", "--data", this.data]);
-    const [, bootstrap, pid] = /bootstrap=(\S+) pid=(\d+)/.exec(stdout);
-    Object.assign(this, { bootstrap, pid: Number(pid) });
+    const { stdout } = await run(script, [
+      "start",
+      "--data",
+      this.data,
+      ...(this.secure ? ["--secure"] : []),
+    ]);
+    const [, bootstrap, pid, saslSsl] = /bootstrap=(\S+) pid=(\d+)(?: sasl_ssl=(\S+))?/.exec(stdout);
+    Object.assign(this, { bootstrap, saslSsl, pid: Number(pid) });
   }
 
   async stop() {
