@@ -128,6 +128,7 @@ impl Agent {
             hold: config.clock.hold,
             stop_timeout: config.uplink.stop_timeout,
             sampled: 0,
+            ended: 0,
         };
         let mut controller = Controller::new(self.handle, self.setup, sources, output, self.inbox.requests);
         controller.steer_by(self.file).await;

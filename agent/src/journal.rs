@@ -223,6 +223,8 @@ impl Waiting {
 /// Figures of the medium.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Figures {
+    /// What is in memory alone.
+    pub(crate) unwritten: Waiting,
     pub(crate) mode: JournalMode,
     /// Why flash cannot be used, when the settings ask for it.
     pub(crate) fault: Option<JournalFault>,

@@ -18,6 +18,7 @@
 pub mod agent;
 mod batcher;
 mod broker;
+mod calendar;
 pub mod check;
 mod clock;
 pub mod config;

@@ -45,6 +45,8 @@ pub(crate) enum Order {
 
 /// How long the last write to flash may take.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// At a stop, how long to wait for the next acknowledgement where flash can take what is not acknowledged.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The running agent.
 pub(crate) struct Pipeline {
@@ -74,6 +76,8 @@ pub(crate) struct Pipeline {
     /// How long a stop waits for acknowledgements.
     pub(crate) stop_timeout: Duration,
     pub(crate) sampled: u64,
+    /// Readings that ended with the agent: neither acknowledged nor on flash.
+    pub(crate) ended: u64,
 }
 
 impl Pipeline {
@@ -305,12 +309,12 @@ impl Pipeline {
         self.handle.set(AgentStats {
             connected: self.uplink.is_up(),
             waiting_batches: waiting.batches,
-            waiting_readings: waiting.readings + self.batcher.open() as u64,
+            waiting_readings: waiting.readings + self.batcher.open() as u64 - self.ended,
             waiting_bytes: waiting.bytes,
             oldest_us,
             sampled_readings: self.sampled,
             acked_readings: counters.delivered,
-            lost_readings: counters.lost + waiting.lost,
+            lost_readings: counters.lost + waiting.lost + self.ended,
             reconnects: self.link.reconnects,
             sent_bytes: link.mqtt_sent,
             received_bytes: link.mqtt_received,
@@ -346,8 +350,24 @@ impl Pipeline {
         self.hold = Duration::ZERO;
         let until = Instant::now() + self.stop_timeout;
         let woken = self.journal.woken();
-        // Nothing is waited for where there is no connection: a broker that is away must not delay a shutdown.
-        while self.link.is_open() && self.journal.waiting().batches > 0 && Instant::now() < until {
+        let mut best = u64::MAX;
+        let mut patience = until;
+        // Nothing is waited for where there is no connection: a broker that is away must not delay a shutdown. Nor is anything that is on
+        // flash: it goes out after the next start.
+        while self.link.is_open() {
+            let (figures, now) = (self.journal.figures(), Instant::now());
+            let unwritten = figures.unwritten.batches;
+            if unwritten < best {
+                best = unwritten;
+                patience = now + PATIENCE;
+            }
+            let until = match figures.mode {
+                JournalMode::Flash => until.min(patience),
+                JournalMode::Memory | JournalMode::Fallback => until,
+            };
+            if unwritten == 0 || now >= until {
+                break;
+            }
             let deadline = self.step()?.map_or(until, |deadline| deadline.min(until));
             tokio::select! {
                 event = self.link.event() => self.handle_event(event)?,
@@ -384,19 +404,22 @@ impl Pipeline {
                 () = sleep_until(Some(until)) => {}
             }
         }
-        let waiting = self.journal.waiting().readings;
-        if waiting == 0 {
-            return;
+        let figures = self.journal.figures();
+        self.ended = figures.unwritten.readings;
+        let kept = self.journal.waiting().readings - self.ended;
+        if kept > 0 {
+            log::info!("{kept} unacknowledged readings are on flash, and go out after the next start");
         }
-        match self.journal.figures().mode {
-            JournalMode::Flash if self.journal.is_closed() => {
-                log::info!(
-                    "stopping with {waiting} readings unacknowledged; they are on flash, and go out after the next start"
-                );
-            }
-            mode => log::error!(
-                "stopping with {waiting} readings unacknowledged; those in memory end with the process ({mode:?})"
-            ),
+        if self.ended > 0 {
+            let why = match (figures.mode, figures.fault) {
+                (JournalMode::Memory, _) => "the settings keep them in memory".to_string(),
+                (_, Some(fault)) => format!("the journal cannot be written ({fault})"),
+                _ => format!("flash has not taken them in {FAREWELL:?}"),
+            };
+            log::error!(
+                "{} readings are lost: they are not acknowledged and not on flash, since {why}",
+                self.ended
+            );
         }
     }
 }

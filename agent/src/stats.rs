@@ -107,6 +107,20 @@ pub enum JournalFault {
     Io,
 }
 
+impl std::fmt::Display for JournalFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Opening => "it is not open yet",
+            Self::Full => "no room is left",
+            Self::ReadOnly => "it is mounted read-only",
+            Self::Denied => "the agent's user may not",
+            Self::Missing => "its directory is gone",
+            Self::Held => "another process uses it",
+            Self::Io => "the medium fails",
+        })
+    }
+}
+
 /// Figures of the clock that stamps readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]

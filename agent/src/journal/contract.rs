@@ -358,6 +358,120 @@ fn files_that_are_deleted_are_loss_records_and_it_goes_on() {
     assert_eq!(next.chains(), chains);
 }
 
+/// The drain of what is there, to its end: batches that came, and readings that are lost.
+fn drained(subject: &mut Subject) -> (u64, u64) {
+    let chains = subject.chains();
+    let lost = chains.iter().filter_map(|(_, record)| record.2.as_ref().err());
+    let came = chains.iter().filter(|(_, record)| record.2.is_ok()).count();
+    (came as u64, lost.map(|loss| loss.0).sum())
+}
+
+#[test]
+fn a_file_of_which_nothing_can_be_read_is_set_aside_and_its_readings_are_lost_by_number() {
+    for newest in [false, true] {
+        let model = Model::default();
+        let mut subject = Subject::flash(&model, 1 << 20, 20, Duration::from_secs(60));
+        for _ in 0..5 {
+            fill(&mut subject, 40);
+        }
+        let names: Vec<String> = model.content().into_keys().collect();
+        assert!(names.len() > 3, "{names:?}");
+        let name = if newest { names.last().unwrap() } else { &names[1] };
+        if newest {
+            drop(subject);
+            model.spoil(name);
+            subject = Subject::start(2, &model, 20, terms(1 << 20, Some(Duration::from_secs(60))));
+        } else {
+            model.spoil(name);
+        }
+        let (came, lost) = drained(&mut subject);
+        // What the end of a stream held is known from the file that is gone alone.
+        assert!(came > 100 && (newest || came * 5 + lost == 1000), "{came} {lost}");
+        assert_eq!(subject.journal.figures().fault, None);
+        assert_eq!((model.aside(), subject.journal.figures().quarantined), (1, 1));
+        fill(&mut subject, 40);
+        assert_eq!(subject.journal.figures().unwritten.batches, 0);
+        assert_eq!(drained(&mut subject), (came + 40, lost));
+        drop(subject);
+        let mut next = Subject::start(3, &model, 20, terms(1 << 20, Some(Duration::from_secs(60))));
+        assert_eq!(drained(&mut next), (came + 40, lost), "newest: {newest}");
+    }
+}
+
+#[test]
+fn the_bound_holds_when_the_size_of_a_segment_is_another_than_at_the_last_start() {
+    let model = Model::default();
+    let mut before = 0;
+    for (start, segment) in [(1, 1), (2, 4), (3, 2)] {
+        let bounds = super::store::Bounds {
+            segment: segment * rig::SEGMENT,
+            bytes: 10 * rig::SEGMENT,
+            age_us: None,
+        };
+        let terms = terms(1 << 20, Some(Duration::from_secs(60)));
+        let now = Instant::now();
+        let (flash, desk) = rig::flash(&model, start, bounds, terms, now);
+        let mut subject = Subject {
+            journal: Box::new(flash),
+            desk: Some(desk),
+            now,
+            forgotten: Forgotten::default(),
+        };
+        subject.settle();
+        let on_flash = |model: &Model| {
+            model
+                .content()
+                .values()
+                .map(|file| file.len() as u64)
+                .sum::<u64>()
+        };
+        assert_eq!(subject.journal.figures().flash_bytes, on_flash(&model));
+        for _ in 0..30 {
+            fill(&mut subject, 40);
+            let bytes = subject.journal.figures().flash_bytes;
+            assert_eq!(bytes, on_flash(&model));
+            assert!(bytes <= bounds.bytes, "{bytes} with segments of {segment}");
+        }
+        let bytes = subject.journal.figures().flash_bytes;
+        assert!(
+            bytes + 4 * rig::SEGMENT > bounds.bytes,
+            "{bytes}: room is not used"
+        );
+        let waiting = subject.journal.waiting();
+        before += 30 * 40 * 5;
+        assert_eq!(waiting.readings + waiting.lost, before);
+    }
+}
+
+#[test]
+fn at_the_end_it_is_tried_once_more_and_what_memory_alone_holds_is_known_exactly() {
+    for over in [true, false] {
+        let model = Model::default();
+        let mut subject = Subject::flash(&model, 1 << 20, 20, Duration::from_secs(60));
+        model.trouble(Some(Trouble::Full));
+        // More than the segment that is there takes.
+        for _ in 0..4 {
+            fill(&mut subject, 40);
+        }
+        assert!(subject.journal.figures().fault.is_some());
+        let unwritten = subject.journal.figures().unwritten.readings;
+        assert!(unwritten > 0);
+        if over {
+            model.trouble(None);
+        }
+        subject.journal.close();
+        // No time goes by: it is not the next try that is due anyway.
+        subject.settle();
+        assert!(subject.journal.is_closed());
+        let left = subject.journal.figures().unwritten.readings;
+        drop(subject);
+        let next = Subject::start(2, &model, 20, terms(1 << 20, Some(Duration::from_secs(60))));
+        let found = next.journal.waiting().readings;
+        assert_eq!(found + left, 800, "{found} on flash");
+        assert_eq!(left, if over { 0 } else { unwritten });
+    }
+}
+
 #[test]
 fn a_stream_is_torn_unless_it_was_closed_and_until_the_relay_knows() {
     let model = Model::default();

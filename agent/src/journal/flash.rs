@@ -59,6 +59,8 @@ pub(crate) struct Flash {
     beginning: bool,
     closing: bool,
     closed: bool,
+    /// At the end the keeper was asked to try once more.
+    trying: bool,
     /// What is forgotten and was not told yet.
     forgotten: Forgotten,
     found: u64,
@@ -89,6 +91,7 @@ impl Flash {
             beginning: false,
             closing: false,
             closed: false,
+            trying: false,
             forgotten: Forgotten::default(),
             found: 0,
             opened: false,
@@ -269,10 +272,13 @@ impl Journal for Flash {
 
     fn figures(&self) -> Figures {
         let loaded: usize = self.streams.iter().map(|known| known.loaded_bytes).sum();
+        let held = self.streams.iter().map(|known| known.chain.waiting());
         Figures {
-            mode: match self.state.fault {
-                None => JournalMode::Flash,
-                Some(_) => JournalMode::Fallback,
+            unwritten: held.fold(Waiting::default(), Waiting::and),
+            mode: match (self.terms.sync_after, self.state.fault) {
+                (None, _) => JournalMode::Memory,
+                (Some(_), None) => JournalMode::Flash,
+                (Some(_), Some(_)) => JournalMode::Fallback,
             },
             fault: self.state.fault,
             memory_bytes: (self.cost() + loaded) as u64,
@@ -285,10 +291,15 @@ impl Journal for Flash {
 
     fn close(&mut self) {
         self.closing = true;
+        if self.state.fault.is_some() && self.terms.sync_after.is_some() {
+            // What kept it from being written may be over.
+            self.trying = true;
+            self.port.ask(Request::Again);
+        }
     }
 
     fn is_closed(&self) -> bool {
-        let hopeless = self.opened && self.state.fault.is_some() && !self.writing;
+        let hopeless = self.state.fault.is_some() && !self.writing && !self.trying;
         self.closed || self.terms.sync_after.is_none() || hopeless
     }
 }

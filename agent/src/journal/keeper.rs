@@ -49,6 +49,8 @@ pub(super) enum Request {
         sent: u64,
     },
     Told,
+    /// To try once more, although it is not yet time.
+    Again,
     /// The current stream ends.
     Close,
 }
@@ -87,6 +89,7 @@ pub(super) enum Asked {
     Begin,
     Write,
     Load,
+    Again,
     Other,
 }
 
@@ -205,6 +208,16 @@ impl<D: Disk> Keeper<D> {
 
     /// Does what is asked.
     pub(super) fn handle(&mut self, request: Request, now: Instant) -> Response {
+        if matches!(request, Request::Again) {
+            let mut response = match self.state.fault {
+                Some(_) => self.try_again(now),
+                None => self.response(Answer::Done),
+            };
+            if let Answer::Failed(asked) = &mut response.answer {
+                *asked = Asked::Again;
+            }
+            return response;
+        }
         // What cannot be written is not tried before its time.
         let asked = match request {
             Request::Begin(_) => Asked::Begin,
@@ -248,6 +261,7 @@ impl<D: Disk> Keeper<D> {
                 store.give_up(stream, seq, reason)?;
                 Ok(Answer::Done)
             }),
+            Request::Again => self.response(Answer::Done),
             Request::Told => self.attempt(now, Asked::Other, |store| {
                 store.told();
                 Ok(Answer::Done)

@@ -104,9 +104,11 @@ impl Journal for Memory {
     }
 
     fn figures(&self) -> Figures {
+        let unwritten = self.waiting();
         Figures {
+            unwritten,
             mode: JournalMode::Memory,
-            memory_bytes: self.waiting().bytes,
+            memory_bytes: unwritten.bytes,
             ..Figures::default()
         }
     }

@@ -21,6 +21,8 @@ pub(super) struct Segment {
     pub(super) places: Vec<usize>,
     /// Bytes up to the end of the last record.
     pub(super) used: usize,
+    /// Nothing of it can be read.
+    pub(super) unreadable: bool,
     /// It was written by a program of this version, which is newer than ours.
     pub(super) newer: Option<u64>,
 }

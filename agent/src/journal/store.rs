@@ -13,6 +13,7 @@
 mod append;
 mod drain;
 mod recover;
+mod sizes;
 mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,6 +26,7 @@ use super::ledger::Stream;
 use super::segment::Segment;
 use super::{Content, Record, Waiting};
 
+use sizes::Sizes;
 use walk::Place;
 
 /// Streams that are kept apart; of more, the oldest make way.
@@ -85,6 +87,9 @@ pub(crate) struct Store<D: Disk> {
     bounds: Bounds,
     /// In order.
     segments: VecDeque<u64>,
+    sizes: Sizes,
+    /// Bytes of all of them.
+    bytes: u64,
     streams: Vec<Stream>,
     current: Option<u64>,
     tail: Option<Tail<D::File>>,
@@ -112,6 +117,8 @@ impl<D: Disk> Store<D> {
             disk,
             bounds,
             segments: VecDeque::new(),
+            sizes: Sizes::default(),
+            bytes: 0,
             streams: Vec::new(),
             current: None,
             tail: None,
@@ -123,11 +130,14 @@ impl<D: Disk> Store<D> {
             suspect: BTreeMap::new(),
             quarantined: 0,
         };
-        let names = store.disk.names()?;
-        let mut segments: Vec<u64> = names.iter().filter_map(|name| format::segment(name)).collect();
-        drop(names);
+        let files = store.disk.files()?;
+        let segment = |(name, size): &(String, u64)| Some((format::segment(name)?, *size));
+        let mut segments: Vec<(u64, u64)> = files.iter().filter_map(segment).collect();
+        drop(files);
         segments.sort_unstable();
-        store.segments = segments.into();
+        for (id, size) in segments {
+            store.add(id, size);
+        }
         store.recover()?;
         Ok(store)
     }
@@ -198,10 +208,30 @@ impl<D: Disk> Store<D> {
         self.sent.insert(stream, through);
     }
 
+    /// A segment, newer than all others.
+    fn add(&mut self, id: u64, size: u64) {
+        self.segments.push_back(id);
+        self.sizes.note(id, size);
+        self.bytes += size;
+    }
+
+    /// A segment is there no more.
+    fn strike(&mut self, id: u64) {
+        if let Ok(at) = self.segments.binary_search(&id) {
+            self.segments.remove(at);
+            self.bytes -= self.sizes.of(id);
+        }
+        self.cache.retain(|(cached, _)| *cached != id);
+    }
+
     fn put_aside(&mut self, id: u64) -> io::Result<()> {
-        self.segments.retain(|other| *other != id);
+        self.disk.set_aside(&format::name(id))?;
+        if self.tail.as_ref().is_some_and(|tail| tail.id == id) {
+            self.tail = None;
+        }
+        self.strike(id);
         self.suspect.remove(&id);
-        self.disk.set_aside(&format::name(id))
+        Ok(())
     }
 
     /// The segments, in order.
@@ -227,7 +257,7 @@ impl<D: Disk> Store<D> {
 
     /// Bytes of the segments.
     pub(crate) fn bytes(&self) -> u64 {
-        self.segments.len() as u64 * self.bounds.segment
+        self.bytes
     }
 
     /// Bytes written since the directory was opened.

@@ -140,6 +140,10 @@ impl View {
             records += segment.entries.len();
             let name = format::name(*id);
             let nameless = segment.bad - segment.places.len() as u64;
+            if segment.unreadable {
+                damaged += 1;
+                writeln!(out, "{name}: nothing of it can be read")?;
+            }
             for place in &segment.places {
                 if Some(id) == segments.last() && *place >= segment.used {
                     writeln!(out, "{name}: a write that was not finished, at byte {place}")?;
@@ -325,10 +329,10 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// Seconds since the Unix epoch, as a table shows them.
+/// A time, as a table shows it.
 fn time(us: i64) -> String {
     match us {
         0 => "-".into(),
-        us => format!("{}.{:06}", us.div_euclid(1_000_000), us.rem_euclid(1_000_000)),
+        us => crate::calendar::iso(us),
     }
 }

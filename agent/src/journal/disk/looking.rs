@@ -24,8 +24,8 @@ impl Looking {
 impl Disk for Looking {
     type File = File;
 
-    fn names(&mut self) -> io::Result<Vec<String>> {
-        self.directory.names()
+    fn files(&mut self) -> io::Result<Vec<(String, u64)>> {
+        self.directory.files()
     }
 
     fn create(&mut self, _name: &str, _size: u64) -> io::Result<File> {

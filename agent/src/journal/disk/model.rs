@@ -50,6 +50,8 @@ struct Inner {
     log: Vec<Operation>,
     written: u64,
     trouble: Option<Trouble>,
+    /// Files of which nothing can be read.
+    spoiled: BTreeSet<Inode>,
 }
 
 /// A directory of the model; clones are the same one.
@@ -69,6 +71,13 @@ impl Model {
 
     pub(in crate::journal) fn trouble(&self, trouble: Option<Trouble>) {
         self.inner.lock().unwrap().trouble = trouble;
+    }
+
+    /// Nothing of this file can be read any more.
+    pub(in crate::journal) fn spoil(&self, name: &str) {
+        let mut inner = self.inner.lock().unwrap();
+        let inode = inner.names[name];
+        inner.spoiled.insert(inode);
     }
 
     /// Everything in it is gone.
@@ -246,9 +255,12 @@ impl Inner {
 impl Disk for Model {
     type File = Inode;
 
-    fn names(&mut self) -> io::Result<Vec<String>> {
+    fn files(&mut self) -> io::Result<Vec<(String, u64)>> {
         self.check(false)?;
-        Ok(self.inner.lock().unwrap().names.keys().cloned().collect())
+        let inner = self.inner.lock().unwrap();
+        let files = inner.names.iter();
+        let size = |inode: &Inode| inner.files[*inode].len() as u64;
+        Ok(files.map(|(name, inode)| (name.clone(), size(inode))).collect())
     }
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<Inode> {
@@ -275,6 +287,9 @@ impl Disk for Model {
     fn read_at(&mut self, file: &Inode, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.check(false)?;
         let inner = self.inner.lock().unwrap();
+        if inner.spoiled.contains(file) {
+            return Err(io::Error::other("input/output error"));
+        }
         let rest = inner.files[*file].get(offset as usize..).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);

@@ -52,21 +52,21 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 impl Disk for Directory {
     type File = File;
 
-    fn names(&mut self) -> io::Result<Vec<String>> {
+    fn files(&mut self) -> io::Result<Vec<(String, u64)>> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
-        let mut names = Vec::new();
+        let mut files = Vec::new();
         for entry in entries {
             let entry = entry?;
             if let Ok(name) = entry.file_name().into_string()
                 && entry.file_type()?.is_file()
             {
-                names.push(name);
+                files.push((name, entry.metadata()?.len()));
             }
         }
-        Ok(names)
+        Ok(files)
     }
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<File> {

@@ -7,7 +7,10 @@ impl Flash {
     pub(super) fn take(&mut self, Response { answer, state }: Response) {
         self.state = state;
         match answer {
-            Answer::Opened => self.opened(),
+            Answer::Opened => {
+                self.trying = false;
+                self.opened();
+            }
             Answer::Begun(stream, given_up) => {
                 self.beginning = false;
                 if let Some(known) = self.known(stream) {
@@ -37,6 +40,7 @@ impl Flash {
             Answer::Done => {}
             Answer::Closed => self.closed = true,
             Answer::Failed(Asked::Write) => self.written(false),
+            Answer::Failed(Asked::Again) => self.trying = false,
             Answer::Failed(Asked::Begin) => self.beginning = false,
             Answer::Failed(_) => {
                 for known in &mut self.streams {

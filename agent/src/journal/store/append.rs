@@ -189,14 +189,14 @@ impl<D: Disk> Store<D> {
     /// Begins a segment, and makes room for it where the bound asks for that.
     pub(super) fn roll(&mut self) -> io::Result<()> {
         self.tail = None;
-        while (self.needed() + 1) * self.bounds.segment > self.bounds.bytes
+        while self.needed() + self.bounds.segment > self.bounds.bytes
             && self.drop_oldest(LossReason::JournalFull)?
         {}
         self.prune();
         let id = self.segments.back().map_or(1, |newest| newest + 1);
         let size = self.bounds.segment;
         let file = self.disk.create(&format::name(id), size)?;
-        self.segments.push_back(id);
+        self.add(id, size);
         self.tail = Some(Tail {
             id,
             file,
@@ -207,9 +207,10 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// How many segments hold something that waits.
-    pub(super) fn needed(&self) -> u64 {
+    /// Bytes of the segments that hold something that waits.
+    fn needed(&self) -> u64 {
         let needed = |id: &&u64| self.streams.iter().any(|stream| stream.needs(**id));
-        self.segments.iter().filter(needed).count() as u64
+        let segments = self.segments.iter().filter(needed);
+        segments.map(|id| self.sizes.of(*id)).sum()
     }
 }

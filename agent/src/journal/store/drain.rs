@@ -303,10 +303,9 @@ impl<D: Disk> Store<D> {
                 true => self.put_aside(id)?,
                 false => {
                     self.disk.remove(&format::name(id))?;
-                    self.segments.retain(|other| *other != id);
+                    self.strike(id);
                 }
             }
-            self.cache.retain(|(cached, _)| *cached != id);
         }
         self.disk.sync_names()
     }

@@ -12,6 +12,9 @@ impl<D: Disk> Store<D> {
         let mut found: Vec<(u64, Arc<Segment>)> = Vec::new();
         for id in self.segments.clone().into_iter().rev() {
             let segment = self.raw(id)?;
+            if segment.unreadable {
+                continue;
+            }
             if let Some(version) = segment.newer {
                 log::error!(
                     "journal segment {} has format {version}, which a newer program wrote; this one knows {}. \
@@ -26,10 +29,12 @@ impl<D: Disk> Store<D> {
             if segment.is_blank() || (segment.entries.is_empty() && segment.ledgers.is_empty()) {
                 // It was made, and nothing in it was ever promised; or nothing can be read any more.
                 match segment.bad {
-                    0 => self.disk.remove(&format::name(id))?,
+                    0 => {
+                        self.disk.remove(&format::name(id))?;
+                        self.strike(id);
+                    }
                     _ => self.put_aside(id)?,
                 }
-                self.segments.retain(|other| *other != id);
                 continue;
             }
             let complete = segment.first_ledger().is_some();

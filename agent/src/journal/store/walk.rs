@@ -141,6 +141,9 @@ impl<D: Disk> Store<D> {
             return Ok(found.1);
         }
         let mut segment = self.raw(id)?;
+        if segment.unreadable {
+            return Ok(segment);
+        }
         let at = self.segments.partition_point(|other| *other <= id);
         if let Some(next) = self.segments.get(at).copied()
             && let Some(ledger) = self.first_ledger(next)?
@@ -159,8 +162,10 @@ impl<D: Disk> Store<D> {
     pub(super) fn raw(&mut self, id: u64) -> io::Result<Arc<Segment>> {
         let (file, size) = self.disk.open(&format::name(id), false)?;
         let mut bytes = vec![0; size as usize];
-        if self.disk.read_at(&file, 0, &mut bytes).is_err() {
-            self.read_blocks(&file, &mut bytes)?;
+        if self.disk.read_at(&file, 0, &mut bytes).is_err()
+            && let Err(error) = self.read_blocks(&file, &mut bytes)
+        {
+            return self.unreadable(id, &error);
         }
         let segment = Segment::read(id, &bytes);
         let known = self.suspect.get(&id).copied().unwrap_or(0);
@@ -189,8 +194,24 @@ impl<D: Disk> Store<D> {
                 }
             }
         }
-        // A medium of which nothing can be read is not a piece that is bad: it may come back.
         if some { Ok(()) } else { failed }
+    }
+
+    /// Nothing of a segment can be read. If it can be moved aside, durably, the medium works, and it is this file that is bad. If not, it
+    /// may be the medium, which may come back.
+    fn unreadable(&mut self, id: u64, error: &io::Error) -> io::Result<Arc<Segment>> {
+        self.put_aside(id)?;
+        log::error!(
+            "journal segment {} cannot be read: {error}. It is set aside in the folder `quarantine`; what it held is reported as lost",
+            format::name(id)
+        );
+        self.quarantined += 1;
+        // What ledgers in it told is not on the medium any more.
+        self.dirty.extend(self.streams.iter().map(|stream| stream.id));
+        Ok(Arc::new(Segment {
+            unreadable: true,
+            ..Segment::default()
+        }))
     }
 
     /// The ledger that a segment begins with, if it can be read.
