@@ -213,6 +213,14 @@ impl Device {
         over
     }
 
+    /// Takes note of the streams that a hello, which was taken in, tells as torn: each with its last number. Returns those that were not
+    /// known to be.
+    pub fn tear(&mut self, torn: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+        let mut news = torn;
+        news.retain(|(id, _)| self.streams.get_mut(id).is_some_and(Stream::tear));
+        news
+    }
+
     /// Takes in a status. Returns whether its presence changed.
     pub fn status(&mut self, status: &pb::Status, retained: bool, now: Now) -> bool {
         if !status.online {
@@ -366,6 +374,17 @@ mod tests {
         device.hello(hello(1, &[(7, 1, 3)]), true, 9, at(0));
         assert!(!device.online);
         assert_eq!((device.stream(1), device.position(7).seq), (Some(7), 3));
+    }
+
+    #[test]
+    fn a_torn_stream_is_news_once() {
+        let mut device = Device::new("a", 0);
+        let torn = || vec![(7, 3), (9, 1)];
+        device.hello(hello(1, &[(7, 1, 3), (8, 2, 0)]), true, 9, at(0));
+        // One that no hello lists is none of its streams.
+        assert_eq!(device.tear(torn()), [(7, 3)]);
+        device.hello(hello(2, &[(7, 1, 3), (8, 2, 0)]), false, 9, at(1));
+        assert_eq!(device.tear(torn()), []);
     }
 
     #[test]

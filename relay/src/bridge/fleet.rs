@@ -162,9 +162,22 @@ impl Fleet {
                     self.metrics.shared_names.inc();
                     tell_of_boxes(&device.name, &device.boxes.rivals(now.at));
                 }
+                let torn = hello.streams.iter().filter(|stream| stream.torn);
+                let torn = torn.map(|stream| (stream.stream, stream.last_seq)).collect();
                 let over = device.hello(hello, message.retained, self.max_streams, now);
                 for _ in 0..over {
                     self.metrics.refuse("too many streams");
+                }
+                // What the broker kept was told when it came.
+                for (stream, last) in device.tear(torn).into_iter().filter(|_| !message.retained) {
+                    self.metrics.torn_streams.inc();
+                    tracing::warn!(
+                        device = &*device.name,
+                        stream = %format_args!("{stream:016x}"),
+                        last,
+                        "the agent's stream ended without a clean stop (a power cut, a kill): what it had sampled last, \
+                         up to journal.sync_after, may be lost behind it"
+                    );
                 }
                 let note = self.acks.note(number, now.at);
                 note.streams.extend(device.streams.keys());

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub unknown_series: Counter,
     /// Devices' names found to be used by several boxes; counted anew every ten minutes while it is so.
     pub shared_names: Counter,
+    /// Streams of agents that ended without a clean stop.
+    pub torn_streams: Counter,
     /// What was refused.
     pub refusals: Family<Reason, Counter>,
     /// What was dropped unacknowledged, to come again.
@@ -90,6 +92,10 @@ impl Metrics {
         let delivery_failures = counter("delivery_failures", "Records that Kafka did not take");
         let mqtt_connects = counter("mqtt_connects", "Connections to the MQTT broker that were made");
         let shared_names = counter("shared_names", "Devices' names found to be used by several boxes");
+        let torn_streams = counter(
+            "torn_streams",
+            "Agents' streams that ended by a power cut or a kill: their last seconds may be lost",
+        );
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -127,6 +133,7 @@ impl Metrics {
             unknown_streams,
             unknown_series,
             shared_names,
+            torn_streams,
             refusals,
             dropped,
             dead_letters,

@@ -43,6 +43,8 @@ pub struct Stream {
     went_back: Option<(Instant, u64)>,
     /// Since when no hello lists it.
     unlisted: Option<Instant>,
+    /// It ended without a clean stop, said a hello.
+    torn: bool,
 }
 
 impl Stream {
@@ -53,6 +55,11 @@ impl Stream {
             delivered: position,
             ..Self::default()
         }
+    }
+
+    /// A hello says that it ended without a clean stop. Returns whether that is news.
+    pub fn tear(&mut self) -> bool {
+        !std::mem::replace(&mut self.torn, true)
     }
 
     /// A hello lists it.
