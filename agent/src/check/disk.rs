@@ -12,7 +12,7 @@ use crate::Config;
 /// Seconds between ext4's commits, unless its mount says otherwise.
 const COMMIT: u64 = 5;
 /// Where they are no more frequent than this they are a small part of what a day writes.
-const COMMIT_ENOUGH: u64 = 300;
+const COMMIT_ENOUGH: u64 = 600;
 
 /// Whether the state directory can be written, and holds what the journal may take.
 pub(super) fn disk(config: &Config) -> Finding {
@@ -99,9 +99,9 @@ impl Mount {
             return finding;
         }
         let todo = format!(
-            "to spare the flash: mount {} with commit=600 (in /etc/fstab; at once: mount -o remount,commit=600 {}). As it is, ext4 commits {} s \
+            "to spare the flash: mount {} with commit=1800 (in /etc/fstab; at once: mount -o remount,commit=1800 {}). As it is, ext4 commits {} s \
              after each write of the journal, which more than doubles what an offline day writes. Files that other programs there do not sync \
-             may then be ten minutes old after a power cut",
+             may then be half an hour old after a power cut",
             self.at, self.at, self.commit
         );
         Finding {
@@ -164,7 +164,7 @@ mod tests {
         let root = of(254, 0).unwrap();
         assert_eq!((root.at.as_str(), root.commit), ("/", 5));
         let advised = root.advise(finding());
-        assert!(advised.ok && advised.todo.unwrap().contains("remount,commit=600 /)"));
+        assert!(advised.ok && advised.todo.unwrap().contains("remount,commit=1800 /)"));
         let own = of(179, 3).unwrap();
         assert_eq!(own.commit, 600);
         assert_eq!(own.advise(finding()), finding());
