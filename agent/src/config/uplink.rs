@@ -55,7 +55,7 @@ pub struct Uplink {
     pub data_budget: Option<DataBudget>,
     /// Waiting time between attempts to connect.
     pub backoff: Backoff,
-    /// How long a stop waits for what is not yet acknowledged. Default 5 s.
+    /// How long a stop waits, at most, for acknowledgements of what is not on flash. Default 5 s.
     #[serde(with = "headwater_config::duration")]
     pub stop_timeout: Duration,
     /// How batches are encoded on the link. Default `postcard`.

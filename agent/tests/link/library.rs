@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use headwater_agent::config::{
     AtEnd, ReplaySource, ReplayTimes, SimulatedSource, SourceKind, Speed, Trace, Trust,
 };
+use headwater_agent::journal::view::{Form, View};
 use headwater_agent::{Agent, AgentHandle, AgentStats, Config};
 use headwater_proto::{Body, LossReason};
 use tokio::sync::oneshot;
@@ -350,6 +351,38 @@ async fn a_relay_that_says_nothing_is_told_what_waits_and_not_flooded() {
     agent.all_acked(400).await;
     assert_eq!(bridge.check_chains(), (400, 0));
     agent.stop().await;
+}
+
+/// [`Running::stop`] waits for ten seconds.
+#[tokio::test]
+async fn a_stop_with_a_relay_that_says_nothing_waits_no_longer_than_until_all_is_on_flash() {
+    let broker = Mosquitto::started();
+    let bridge = Bridge::default();
+    let _relay = bridge.run(broker.port());
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&broker.address(), 200);
+    config.state_dir = Some(folder.path().join("state"));
+    config.uplink.stop_timeout = Duration::from_secs(60);
+    if let SourceKind::Replay(replay) = &mut config.sources[0].kind {
+        replay.speed = Speed::Factor(0.1);
+    }
+    let agent = Running::start(config);
+    agent
+        .until("the first acknowledgement", 10, |stats| stats.acked_readings > 0)
+        .await;
+    bridge.state(|state| state.script.silent = true);
+    agent
+        .until("more that waits", 20, |stats| stats.waiting_batches > 2)
+        .await;
+    let stats = agent.stop().await;
+    assert!(
+        stats.waiting_readings > 0 && stats.lost_readings == 0,
+        "{stats:?}"
+    );
+    let mut out = Vec::new();
+    let mut journal = View::open(&folder.path().join("state")).unwrap();
+    let exported = journal.export(Form::Csv, &mut out).unwrap();
+    assert_eq!((exported.readings, exported.lost), (stats.waiting_readings, 0));
 }
 
 #[tokio::test]
