@@ -118,7 +118,9 @@ fn what_it_switches_off_is_understood_and_shows_the_defaults() {
         ..device.registers[0].clone()
     };
     assert_eq!(shown, ModbusRegister::default());
+    assert!(mqtt.tls.ca_file.is_some() && mqtt.tls.server_name.is_some());
     let shown = MqttSource {
+        tls: MqttSource::default().tls,
         client_id: None,
         user: None,
         password_file: None,
