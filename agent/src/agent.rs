@@ -92,6 +92,7 @@ impl Agent {
         let (output, samples) = Output::new(clock.clone());
         output.set_rules(&self.setup.config.metrics);
         let thinning = output.thinning().clone();
+        let last = output.last().clone();
         let mut sources = Sources::new(output.clone(), self.handle.clone());
         sources.start(self.sources);
         let config = &self.setup.config;
@@ -115,6 +116,7 @@ impl Agent {
             state,
             uplink,
             samples,
+            last,
             orders: self.inbox.orders,
             link: Link::new(self.setup.address.clone(), backoff, clock.another()),
             handle: self.handle.clone(),

@@ -298,10 +298,23 @@ fn clock(clock: &Clock) -> Finding {
         ClockState::Synchronised | ClockState::Holdover => {
             format!("a time daemon vouches for it{}", by_whom())
         }
-        ClockState::Hardware => "hardware keeps it while the machine is off".to_string(),
+        ClockState::Hardware => format!(
+            "taken to be right: {}. No time daemon runs that would set it; run one for times better than a few seconds \
+             (systemd-timesyncd, chrony)",
+            keeper(Path::new("/sys/class/rtc"))
+        ),
         ClockState::Trusted => "clock.trust says that it is right".to_string(),
     };
     Finding::ok("clock", evidence)
+}
+
+/// What other than a time daemon keeps the clock.
+fn keeper(clocks: &Path) -> &'static str {
+    let has_clock = fs::read_dir(clocks).is_ok_and(|mut clocks| clocks.next().is_some());
+    match has_clock {
+        true => "the machine's real-time clock, which a battery keeps going, shows the same time",
+        false => "this is a virtual machine, and its host keeps its clock",
+    }
 }
 
 /// Which time service runs, as far as its files tell.
@@ -317,4 +330,30 @@ fn by_whom() -> String {
     running.map_or(String::new(), |(_, service)| {
         format!(", by {service} as it seems")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Trust;
+
+    #[test]
+    fn what_vouches_for_the_clock_is_said_with_what_to_do() {
+        let settings = |trust| config::Clock {
+            trust,
+            ..config::Clock::default()
+        };
+        // In 2096: later than this program was made.
+        let shown = |vouched| (20_000_000, 4_000_000_000_000_000, vouched);
+        let unknown = clock(&Clock::fake(&settings(Trust::Kernel), None, shown(false)));
+        assert!(!unknown.ok && unknown.todo.unwrap().contains("run a time daemon"));
+        let vouched = clock(&Clock::fake(&settings(Trust::Kernel), None, shown(true)));
+        assert!(vouched.ok && vouched.what.contains("a time daemon vouches for it"));
+        let trusted = clock(&Clock::fake(&settings(Trust::Always), None, shown(false)));
+        assert!(trusted.ok && trusted.what.contains("clock.trust"));
+        let folder = tempfile::tempdir().unwrap();
+        assert!(keeper(folder.path()).contains("virtual machine"));
+        fs::create_dir(folder.path().join("rtc0")).unwrap();
+        assert!(keeper(folder.path()).contains("battery"));
+    }
 }

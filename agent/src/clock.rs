@@ -59,6 +59,10 @@ struct Inner {
     /// By how much times from before were corrected.
     corrected_us: i64,
     complained_us: Option<i64>,
+    /// The relay's time less the time since the machine's start, as it was last told.
+    relay_us: Option<i64>,
+    /// That the relay's time is another has been logged.
+    doubted: bool,
 }
 
 /// Where the clocks are read.
@@ -119,6 +123,8 @@ impl Clock {
                     hardware,
                     corrected_us: 0,
                     complained_us: None,
+                    relay_us: None,
+                    doubted: false,
                 }),
                 boot: boot(&host::boot_id()),
                 reader,
@@ -249,11 +255,29 @@ impl Clock {
             Some(Evidence::Hardware) => ClockState::Hardware,
             Some(Evidence::Setting) => ClockState::Trusted,
         };
+        let offset_us = inner.timeline.offset_at(self.shared.reader.boot_us());
         ClockStats {
             synchronised: inner.timeline.known().is_some(),
             state,
             offset_us: inner.corrected_us,
+            relay_ahead_us: inner.relay_us.map(|relay_us| relay_us.saturating_sub(offset_us)),
         }
+    }
+
+    /// The relay has told its time. No reading's time is changed for it: it may be the one that is wrong, and it is late by what its way
+    /// takes.
+    pub(crate) fn compare(&self, relay_us: i64) {
+        self.lock().relay_us = Some(relay_us.saturating_sub(self.shared.reader.boot_us()));
+        let stats = self.stats();
+        let doubtful = stats.is_doubtful();
+        if doubtful && !self.lock().doubted {
+            log::error!(
+                "this machine's clock is taken to be right, and the relay's is ahead of it by {} s: one of them is wrong. Readings keep this \
+                 clock's times",
+                stats.relay_ahead_us.unwrap_or(0) / 1_000_000
+            );
+        }
+        self.lock().doubted = doubtful;
     }
 
     /// Keeps an eye on the hardware, for as long as that can tell anything.

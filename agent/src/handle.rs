@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater_proto::frame;
-use headwater_proto::pb::Reply;
+use headwater_proto::pb::{self, Reply};
 use headwater_proto::topic::Kind;
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::setup::Setup;
 use crate::source::Meter;
 use crate::stats::{AgentStats, SourceStats};
-use crate::status::{Link, Settings, Status, Stream};
+use crate::status::{Link, OtherBox, Settings, Status, Stream};
 use crate::uplink::Publication;
 use crate::{Config, Error};
 
@@ -58,6 +58,7 @@ struct Shared {
     sources: Mutex<Vec<Meter>>,
     settings: Mutex<Settings>,
     link: Mutex<Link>,
+    other_boxes: Mutex<Vec<OtherBox>>,
     /// Commands that came while too many waited.
     dropped: AtomicU64,
     restarting: AtomicBool,
@@ -155,6 +156,7 @@ impl AgentHandle {
             answering: streams.is_some(),
             settings: lock(&self.shared.settings).clone(),
             link: lock(&self.shared.link).clone(),
+            other_boxes: lock(&self.shared.other_boxes).clone(),
             stats: self.stats(),
             streams: streams.unwrap_or_default().into_iter().map(stream).collect(),
             sources: self.sources(),
@@ -240,6 +242,14 @@ impl AgentHandle {
 
     pub(crate) fn set_settings(&self, settings: Settings) {
         *lock(&self.shared.settings) = settings;
+    }
+
+    /// The other boxes that use this device's name.
+    pub(crate) fn meet(&self, boxes: &[pb::Box]) {
+        let mut known = lock(&self.shared.other_boxes);
+        if known.len() != boxes.len() || known.iter().zip(boxes).any(|(known, met)| !known.is(met)) {
+            *known = boxes.iter().map(OtherBox::from).collect();
+        }
     }
 
     /// A connection stands.

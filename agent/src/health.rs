@@ -66,7 +66,7 @@ impl Health {
         sources: &[SourceStats],
         machine: &Machine,
     ) -> Vec<Reading> {
-        let mut readings = Vec::with_capacity(26);
+        let mut readings = Vec::with_capacity(27);
         let mut add = |name: &str, unit: &str, value: Value| {
             let known = self.metrics.iter().find(|metric| metric.name == name);
             let metric = match known {
@@ -112,6 +112,9 @@ impl Health {
         );
         let offset_ms = stats.clock.offset_us / 1_000;
         add("agent.clock.offset", "s", Value::F64(offset_ms as f64 / 1e3));
+        if let Some(ahead_us) = stats.clock.relay_ahead_us {
+            add("agent.clock.relay_ahead", "s", Value::I64(ahead_us / 1_000_000));
+        }
         if stats.budget.limit_bytes > 0 {
             add("agent.budget.used", "By", count(stats.budget.used_bytes));
             add("agent.budget.limit", "By", count(stats.budget.limit_bytes));

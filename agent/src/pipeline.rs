@@ -13,7 +13,7 @@ use crate::mqtt::End;
 use crate::replies::Replies;
 use crate::sealer::Sealer;
 use crate::setup::Setup;
-use crate::source::Sample;
+use crate::source::{Last, Sample};
 use crate::state::State;
 use crate::stats::{JournalMode, JournalStats};
 use crate::thinning::Thinning;
@@ -58,6 +58,8 @@ pub(crate) struct Pipeline {
     pub(crate) state: Option<State>,
     pub(crate) uplink: Uplink,
     pub(crate) samples: mpsc::Receiver<Sample>,
+    /// What ended sources handed over while there was no room.
+    pub(crate) last: Last,
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) link: Link,
     pub(crate) handle: AgentHandle,
@@ -168,6 +170,9 @@ impl Pipeline {
     /// Does all that is due, and says when more will be.
     fn step(&mut self) -> Result<Option<Instant>, Error> {
         let now = Instant::now();
+        if !self.last.is_empty() {
+            self.take_all();
+        }
         if now >= self.look_at {
             self.look(now);
         }
@@ -216,14 +221,25 @@ impl Pipeline {
         self.sampled += self.batcher.push(Instant::now(), sample) as u64;
     }
 
+    /// Takes all that sources have handed over.
+    fn take_all(&mut self) {
+        while let Ok(sample) = self.samples.try_recv() {
+            self.take(sample);
+        }
+        for sample in self.last.take() {
+            self.take(sample);
+        }
+    }
+
     /// Looks at the clock. What was stamped by the old time is in the open batch by the time the new one is told, and is put right there.
     fn look(&mut self, now: Instant) {
         let mut before = Vec::new();
-        let samples = &mut self.samples;
+        let (samples, last) = (&mut self.samples, &self.last);
         let correction = self.clock.look(|| {
             while let Ok(sample) = samples.try_recv() {
                 before.push(sample);
             }
+            before.extend(last.take());
         });
         for sample in before {
             self.take(sample);
@@ -257,7 +273,12 @@ impl Pipeline {
                 self.handle.connected(self.link.name());
                 self.uplink.connected(now, self.link.session, &mut *self.journal);
             }
-            Event::Ack(payload) => self.uplink.acknowledged(now, &payload, &mut *self.journal),
+            Event::Ack(payload) => {
+                self.uplink.acknowledged(now, &payload, &mut *self.journal);
+                if let Some(time_us) = self.uplink.relay_time_us() {
+                    self.clock.compare(time_us);
+                }
+            }
             Event::Command(payload) => self.handle.command(payload),
             Event::Confirmed => {
                 self.link.confirmed += 1;
@@ -300,6 +321,8 @@ impl Pipeline {
     fn show(&self) {
         let counters = self.uplink.counters();
         let link = self.link.bytes();
+        let others = self.uplink.other_boxes(Instant::now());
+        self.handle.meet(others);
         let waiting = self.journal.waiting();
         let figures = self.journal.figures();
         let oldest_us = match waiting.oldest_us {
@@ -335,16 +358,14 @@ impl Pipeline {
             },
             budget: self.meter.stats(),
             sealed_streams: counters.sealed,
-            other_boxes: self.uplink.other_boxes(Instant::now()) as u64,
+            other_boxes: others.len() as u64,
             clock: self.clock.stats(),
         });
     }
 
     /// The sources are stopped; sees to it that as much as possible is acknowledged, and says goodbye.
     async fn stop(mut self) -> Result<(), Error> {
-        while let Ok(sample) = self.samples.try_recv() {
-            self.take(sample);
-        }
+        self.take_all();
         self.close();
         // Better flagged than not at all.
         self.hold = Duration::ZERO;

@@ -67,6 +67,7 @@ mod file;
 mod foreign;
 #[cfg(feature = "source-http")]
 mod http;
+mod last;
 #[cfg(any(feature = "source-modbus", feature = "source-serial"))]
 #[allow(dead_code, reason = "not every source uses all of it")]
 mod line;
@@ -111,6 +112,7 @@ use headwater_proto::Value;
 use crate::config;
 use crate::error::{Error, SourceError};
 
+pub(crate) use last::Last;
 pub(crate) use meter::Meter;
 pub(crate) use output::Output;
 pub(crate) use scale::{Decimal, Scale};

@@ -121,6 +121,9 @@ impl std::fmt::Display for JournalFault {
     }
 }
 
+/// Clocks that are right may seem to be apart by so much, microseconds: what tells of one may be long on its way.
+const APART_US: u64 = 60_000_000;
+
 /// Figures of the clock that stamps readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -131,6 +134,16 @@ pub struct ClockStats {
     pub state: ClockState,
     /// By how much readings were last corrected, microseconds; 0: never.
     pub offset_us: i64,
+    /// By how much the relay's clock is ahead of this one, as of the last time it was told, microseconds; `None`: it was not.
+    pub relay_ahead_us: Option<i64>,
+}
+
+impl ClockStats {
+    /// Whether this clock, taken to be right, and the relay's are so far apart that one of them is wrong.
+    pub fn is_doubtful(&self) -> bool {
+        let apart = self.relay_ahead_us.unwrap_or(0).unsigned_abs();
+        self.synchronised && apart > APART_US
+    }
 }
 
 /// What tells that the time is right.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use headwater_proto::pb;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::{AgentStats, ClockState, JournalMode, SourceState, SourceStats};
@@ -30,6 +31,8 @@ pub struct Status {
     pub settings: Settings,
     /// The way to the relay.
     pub link: Link,
+    /// Other boxes that use this device's name, as the relay tells.
+    pub other_boxes: Vec<OtherBox>,
     /// The figures of all parts.
     pub stats: AgentStats,
     /// The streams of which something is held; the newest last.
@@ -66,6 +69,37 @@ pub struct Link {
     pub since_us: i64,
     /// Why the last connection ended, or could not be made.
     pub last_error: Option<String>,
+}
+
+/// Another box that uses this device's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct OtherBox {
+    /// Its host's name.
+    pub hostname: String,
+    /// The id of its boot; one like this box's means another agent on this very machine.
+    pub boot_id: String,
+    /// What its agent's start drew, hexadecimal, as logs have it.
+    pub process: String,
+}
+
+impl OtherBox {
+    /// Whether it is the one that the relay speaks of.
+    pub(crate) fn is(&self, told: &pb::Box) -> bool {
+        self.hostname == told.hostname
+            && self.boot_id == told.boot_id
+            && u64::from_str_radix(&self.process, 16) == Ok(told.process)
+    }
+}
+
+impl From<&pb::Box> for OtherBox {
+    fn from(told: &pb::Box) -> Self {
+        Self {
+            hostname: told.hostname.clone(),
+            boot_id: told.boot_id.clone(),
+            process: format!("{:016x}", told.process),
+        }
+    }
 }
 
 /// A stream of which something is held.
@@ -113,10 +147,18 @@ impl Status {
                 "the task that moves readings does not answer; figures are old",
             );
         }
-        if stats.other_boxes > 0 {
+        for other in &self.other_boxes {
+            let place = if other.boot_id == self.boot_id {
+                "on this very machine".to_string()
+            } else {
+                format!("host {:?}, boot {}", other.hostname, other.boot_id)
+            };
             lines.add(
                 "WARNING",
-                "another box uses this device's name (the log names it): set `device` in the agent.toml of one of them",
+                format!(
+                    "another box uses this device's name: {place}. No data is mixed up, but both show as one device: set `device` in the \
+                     agent.toml of one of them, and restart it"
+                ),
             );
         }
         lines.add("link", self.link_text());
@@ -152,14 +194,24 @@ impl Status {
         let evidence = match stats.clock.state {
             ClockState::Unknown => "not known to be right; readings are flagged",
             ClockState::Synchronised => "right, as a time daemon says",
-            ClockState::Hardware => "right, as hardware keeps it",
+            ClockState::Hardware => {
+                "right, as a real-time clock or a virtual machine's host has it; no time daemon runs"
+            }
             ClockState::Trusted => "right, as the settings say",
             ClockState::Holdover => "was right, and nobody vouches for it now",
         };
-        let clock = match stats.clock.offset_us {
+        let mut clock = match stats.clock.offset_us {
             0 => evidence.to_string(),
             offset_us => format!("{evidence}; readings were corrected by {} ms", offset_us / 1000),
         };
+        if let Some(ahead_us) = stats.clock.relay_ahead_us.filter(|_| stats.clock.is_doubtful()) {
+            let way = if ahead_us > 0 { "ahead of" } else { "behind" };
+            let apart = span(ahead_us.saturating_abs());
+            let _ = write!(
+                clock,
+                "; BUT the relay's is {apart} {way} it: one of them is wrong. Check what sets this machine's clock, and the relay's"
+            );
+        }
         lines.add("clock", clock);
         let budget = &stats.budget;
         let thinned = match stats.thinning {
@@ -350,5 +402,46 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
         assert_eq!(json["sources"][0]["state"], "failing");
         assert_eq!(json["stats"]["journal"]["mode"], "memory");
+    }
+
+    #[test]
+    fn a_clock_is_doubted_where_the_relay_s_is_far_from_it_and_it_is_taken_to_be_right() {
+        let text = |synchronised, relay_ahead_us| {
+            let mut status = Status::default();
+            status.stats.clock.synchronised = synchronised;
+            status.stats.clock.relay_ahead_us = relay_ahead_us;
+            status.text()
+        };
+        assert!(text(true, Some(-90_000_000_000)).contains("the relay's is 1 d 1 h behind it"));
+        assert!(text(true, Some(61_000_000)).contains("the relay's is 1 min 1 s ahead of it"));
+        for (synchronised, relay_ahead_us) in
+            [(true, None), (true, Some(-59_000_000)), (false, Some(i64::MIN))]
+        {
+            assert!(!text(synchronised, relay_ahead_us).contains("relay's"));
+        }
+    }
+
+    #[test]
+    fn another_box_is_named() {
+        let mut status = Status {
+            boot_id: "b1".into(),
+            ..Status::default()
+        };
+        for (hostname, boot_id) in [("pole-7", "b2"), ("pole-8", "b1")] {
+            let told = pb::Box {
+                process: 0xabc,
+                hostname: hostname.into(),
+                boot_id: boot_id.into(),
+            };
+            let other = OtherBox::from(&told);
+            assert!(other.is(&told) && other.process == "0000000000000abc");
+            status.other_boxes.push(other);
+        }
+        let text = status.text();
+        assert!(
+            text.contains("device's name: host \"pole-7\", boot b2."),
+            "{text}"
+        );
+        assert!(text.contains("device's name: on this very machine."), "{text}");
     }
 }

@@ -13,7 +13,7 @@
 //! is sealed as a stream of its own, live data begins another, and there are two rows beside each other, each with half of the
 //! window, so that live data never waits for the backlog. Whatever streams earlier starts left are backlog too. It is an outage
 //! when nothing was acknowledged for `drain_after` although something waited, or when a connection finds more than a window of
-//! batches. At most [`SEALED_MAX`] sealed streams wait, and none is added to [`STREAMS_MAX`]; an outage beyond them seals nothing, and the live stream goes on in
+//! batches. At most [`SEALED_MAX`] sealed streams wait, and none is added to [`outage::STREAMS_MAX`]; an outage beyond them seals nothing, and the live stream goes on in
 //! order: so a link that flaps makes no crowd of streams. The backlog keeps to `drain_rate`, after a random pause at the
 //! beginning of each connection. In order, what stands behind a backlog waits for it, and pays no rate itself.
 //!
@@ -24,13 +24,16 @@
 //! and pause doubling up to eightfold. What is wished for again and again, hello or a series set, is given ever less often as well.
 //!
 //! An acknowledgement of a stream that is not ours, or beyond what was sent, is ignored, counted and logged: it must never
-//! make the journal forget.
+//! make the journal forget. Of a stream that an earlier start left without the mark of a clean stop the relay may know more than
+//! the journal does; of one that has it, nothing can lie beyond its end.
 
 mod answer;
 pub(crate) mod backoff;
 pub(crate) mod budget;
 mod drain;
 mod greeting;
+#[cfg(test)]
+mod held;
 pub(crate) mod link;
 pub(crate) mod meter;
 #[cfg(test)]
@@ -38,48 +41,41 @@ mod mishaps;
 #[cfg(test)]
 mod model;
 mod month;
+mod outage;
 #[cfg(test)]
 mod outages;
 mod publication;
 mod random;
 mod rotation;
+mod row;
 #[cfg(test)]
 mod scenarios;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use headwater_proto::topic::Kind;
-use headwater_proto::{SeriesSet, pb};
+use headwater_proto::pb;
 
-use crate::clock::{Standing, Verdict};
+use crate::clock::Standing;
 use crate::config;
-use crate::journal::{Extent, Forgotten, Journal, Read};
+use crate::journal::{Forgotten, Journal};
 
 pub(crate) use publication::Publication;
 
 use budget::Allowance;
 use drain::Drain;
-use publication::data;
 use random::Random;
+use row::Published;
 use stream::{PATIENCE_MAX, Stream};
 
 /// The least time between two statuses.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
-/// Series sets whose publication is remembered; beyond it, some are published once more.
-const SETS_MAX: usize = 64;
-/// Sealed streams that may wait, and streams altogether beside which another is sealed.
-const SEALED_MAX: usize = 8;
-const STREAMS_MAX: usize = 16;
 /// Streams that the journal lists anew are told to the relay when of those that it was told of no more than so many still drain: one
 /// hello for many of them.
 const FEW: usize = 8;
 /// Once a month's bytes are spent: the time between two batches, and between two statuses.
 const SPENT_EVERY: Duration = Duration::from_secs(3600);
-/// What a data message costs beside its payload, about: MQTT's header, the topic, TLS' record.
-const PACKET: u64 = 64;
 
 /// Figures since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,16 +101,6 @@ enum Link {
     Up {
         session: u64,
     },
-}
-
-/// A series set that was published in this connection.
-#[derive(Clone, Copy, Debug)]
-struct Published {
-    at: Instant,
-    /// How often the relay asked for it.
-    asked: u32,
-    /// It is to be published again.
-    again: bool,
 }
 
 /// The uplink's state.
@@ -150,7 +136,9 @@ pub(crate) struct Uplink {
     /// The first waiting record as of the last look at it.
     looked: Option<(u64, u64)>,
     /// When other boxes under this name were last spoken of, when they were last logged, and how many they are.
-    others: Option<(Instant, Instant, usize)>,
+    others: Option<answer::Others>,
+    /// What the relay last told of its time.
+    relay_time_us: Option<i64>,
     random: Random,
     standing: Standing,
     /// How long batches are held back whose times may yet become known.
@@ -198,6 +186,7 @@ impl Uplink {
             told: pb::Waiting::default(),
             looked: None,
             others: None,
+            relay_time_us: None,
             random,
             standing: Standing::default(),
             hold: Duration::ZERO,
@@ -293,59 +282,6 @@ impl Uplink {
         self.streams.iter_mut().for_each(Stream::go_back);
     }
 
-    /// Whether what waits in the current stream is the backlog of an outage. `many`: also if it is just much.
-    fn is_outage(&self, now: Instant, journal: &dyn Journal, many: bool) -> bool {
-        journal.streams().last().is_some_and(|current| {
-            let held = (current.last + 1).saturating_sub(current.first);
-            let quiet = self
-                .quiet_since
-                .is_some_and(|since| now >= since + self.drain_after);
-            // Nor is it one while nothing may be sent.
-            held > 0
-                && self.allowance != Allowance::Spent
-                && (quiet || (many && held > self.window.batches as u64))
-        })
-    }
-
-    /// The link is back. After an outage what waits becomes the backlog. Returns whether there is a new stream, which the relay has to
-    /// be told of.
-    fn begin_drain(&mut self, now: Instant, outage: bool, journal: &mut dyn Journal) -> bool {
-        let extents = journal.streams();
-        let holds = |extent: &&Extent| extent.last >= extent.first;
-        let mut sealed = false;
-        if let Some(current) = extents.last().filter(|_| outage) {
-            self.sealed
-                .retain(|id| extents.iter().filter(holds).any(|extent| extent.stream == *id));
-            let found = self
-                .streams
-                .iter_mut()
-                .find(|stream| stream.id() == current.stream);
-            match (self.mode, found) {
-                (config::Drain::InOrder, Some(stream)) => stream.mark_backlog(current.last),
-                (config::Drain::LiveFirst, Some(_))
-                    if self.sealed.len() < SEALED_MAX && extents.len() < STREAMS_MAX =>
-                {
-                    self.sealed.push(current.stream);
-                    self.counters.sealed += 1;
-                    journal.open_stream(self.random.draw());
-                    self.follow(now, journal);
-                    log::info!(
-                        "after an outage: {} batches of stream {:016x} are sent beside live data",
-                        current.last + 1 - current.first,
-                        current.stream
-                    );
-                    sealed = true;
-                }
-                _ => {}
-            }
-        }
-        let backlog = outage || extents.iter().rev().skip(1).any(|extent| holds(&extent));
-        if backlog && (self.mode == config::Drain::LiveFirst || self.drain.has_rate()) {
-            self.drain.begin(now, self.random.draw());
-        }
-        sealed
-    }
-
     /// When [`Uplink::tick`] or [`Uplink::next`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let status =
@@ -403,130 +339,6 @@ impl Uplink {
     /// answer, in the hope that it becomes known.
     pub(crate) fn clock(&mut self, standing: Standing, hold: Duration) {
         (self.standing, self.hold) = (standing, hold);
-    }
-
-    fn holds_back(&self, now: Instant) -> bool {
-        self.answered.is_none_or(|answered| now < answered + self.hold)
-    }
-
-    /// The next message to publish; `None` while there is none, or the window is closed.
-    pub(crate) fn next(&mut self, now: Instant, journal: &mut dyn Journal) -> Option<Publication> {
-        self.held_back = None;
-        if let Some(publication) = self.control.pop_front() {
-            return Some(publication);
-        }
-        if !self.is_up() {
-            return None;
-        }
-        if self.allowance == Allowance::Spent && now < self.spent_until {
-            self.held_back = Some(self.spent_until);
-            return None;
-        }
-        let (config::Window { batches, bytes }, all) = (&self.window, self.streams.len());
-        let whole = (*batches, bytes.as_u64());
-        let live = all.saturating_sub(1);
-        if self.mode == config::Drain::InOrder || live == 0 {
-            return self.next_of(now, 0..all, whole, journal);
-        }
-        let half = (whole.0 / 2, whole.1 / 2);
-        let rest = (whole.0 - half.0, whole.1 - half.1);
-        self.next_of(now, live..all, rest, journal)
-            .or_else(|| self.next_of(now, 0..live, half, journal))
-    }
-
-    /// The next message of streams in a row, which have a share of the window: batches and bytes. One batch may always.
-    fn next_of(
-        &mut self,
-        now: Instant,
-        row: Range<usize>,
-        share: (usize, u64),
-        journal: &mut dyn Journal,
-    ) -> Option<Publication> {
-        let beside = row.end < self.streams.len();
-        let streams = &self.streams[row.clone()];
-        let (batches, bytes) = streams
-            .iter()
-            .map(Stream::in_flight)
-            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        let most = if streams.iter().any(Stream::is_patient) {
-            1
-        } else {
-            share.0
-        };
-        if beside && self.allowance != Allowance::All {
-            return None;
-        }
-        for at in row {
-            let stream = &self.streams[at];
-            if !stream.greeted {
-                return None;
-            }
-            let record = match journal.read(stream.id(), stream.next()) {
-                Read::Record(record) => record,
-                // What comes behind it waits for it.
-                Read::Loading => return None,
-                Read::None => continue,
-            };
-            let correction = match self.standing.judge(record.clock()) {
-                Verdict::Correct(correction) => Some(correction),
-                Verdict::Wait if self.holds_back(now) => continue,
-                Verdict::Wait | Verdict::Final => None,
-            };
-            let stream = &self.streams[at];
-            let backlog = stream.is_backlog(record.seq);
-            let (payload, set) = data(&record, stream.short(), correction.as_ref())?;
-            let room = batches < most && bytes + payload.len() as u64 <= share.1;
-            if batches > 0 && !room {
-                return None;
-            }
-            if backlog && let Some(opens) = self.drain.opens_at(now) {
-                self.held_back = Some(opens);
-                return None;
-            }
-            if let Some(set) = set
-                && let Some(publication) = self.publish_first(now, &set)
-            {
-                return Some(publication);
-            }
-            let cost = payload.len() as u64 + PACKET;
-            if backlog {
-                self.drain.take(now, cost);
-            }
-            if beside {
-                self.counters.backlog_bytes += cost;
-            }
-            if self.allowance == Allowance::Spent {
-                self.spent_until = now + SPENT_EVERY;
-            }
-            let stream = &mut self.streams[at];
-            journal.sent(stream.id(), record.seq);
-            if stream.sending(now, &record, payload.len() as u64) {
-                self.counters.resent += 1;
-            }
-            return Some(Publication {
-                kind: Kind::Data,
-                payload,
-            });
-        }
-        None
-    }
-
-    /// The set to publish before a batch that uses it can be sent.
-    fn publish_first(&mut self, now: Instant, set: &SeriesSet) -> Option<Publication> {
-        let before = self.sets.get(&set.hash()).copied();
-        if before.is_some_and(|published| !published.again) {
-            return None;
-        }
-        if self.sets.len() >= SETS_MAX {
-            self.sets.clear();
-        }
-        let published = Published {
-            at: now,
-            asked: before.map_or(0, |published| published.asked),
-            again: false,
-        };
-        self.sets.insert(set.hash(), published);
-        Some(Publication::control(Kind::Series, &set.to_pb()))
     }
 
     /// The journal has forgotten readings.

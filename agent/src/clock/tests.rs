@@ -379,3 +379,31 @@ fn a_batch_in_either_encoding_keeps_everything_but_its_times() {
         }
     }
 }
+
+#[test]
+fn the_relays_time_is_compared_with_and_changes_nothing() {
+    let clock = Clock::fake(&settings(Trust::Kernel), None, (20 * SECOND, NOON, true));
+    assert_eq!(clock.stats().relay_ahead_us, None);
+    // Late by what its way takes.
+    clock.compare(NOON - 2 * SECOND);
+    assert_eq!(clock.stats().relay_ahead_us, Some(-2 * SECOND));
+    assert!(!clock.stats().is_doubtful());
+    clock.compare(NOON + 3_600 * SECOND);
+    assert!(clock.stats().is_doubtful());
+    assert_eq!((clock.now_us(), clock.epoch()), (NOON, None));
+    assert!(clock.look(|| {}).is_none());
+    // Time goes on for both.
+    clock.show((120 * SECOND, NOON + 100 * SECOND, true));
+    assert_eq!(clock.stats().relay_ahead_us, Some(3_600 * SECOND));
+    // Whatever is told.
+    for told in [i64::MIN, i64::MAX] {
+        clock.compare(told);
+        assert!(clock.stats().is_doubtful());
+        assert_eq!(clock.now_us(), NOON + 100 * SECOND);
+    }
+    // While this clock is not known to be right there is nothing to doubt.
+    let unknown = Clock::fake(&settings(Trust::Kernel), None, (20 * SECOND, NOON, false));
+    unknown.compare(NOON + 3_600 * SECOND);
+    assert_eq!(unknown.stats().relay_ahead_us, Some(3_600 * SECOND));
+    assert!(!unknown.stats().is_doubtful());
+}

@@ -230,6 +230,11 @@ fn exposition(status: &Status) -> String {
             seconds(stats.clock.offset_us),
         ),
         (
+            "clock_relay_ahead_seconds",
+            "By how much the relay's clock is ahead of this one; 0 until it was told.",
+            seconds(stats.clock.relay_ahead_us.unwrap_or(0)),
+        ),
+        (
             "budget_used_bytes",
             "Bytes used of this month's budget.",
             count(stats.budget.used_bytes),

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::allowance::Allowance;
 use super::schedule::sleep_until;
-use super::{Cadence, Meter, Opened, Sample};
+use super::{Cadence, Last, Meter, Opened, Sample};
 use crate::clock::Clock;
 use crate::config;
 use crate::rules::{Counts, RuleSet, Rules};
@@ -28,6 +28,7 @@ const FLOOD: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(crate) struct Output {
     samples: mpsc::Sender<Sample>,
+    last: Last,
     clock: Clock,
     thinning: Thinning,
     meter: Meter,
@@ -72,6 +73,7 @@ impl Output {
         let rule_set = Arc::<RuleSet>::default();
         let output = Self {
             samples,
+            last: Last::default(),
             clock,
             thinning: Thinning::default(),
             meter: Meter::default(),
@@ -115,6 +117,11 @@ impl Output {
     /// How coarsely readings are taken at present. Whoever spends the link's bytes keeps a clone and sets it.
     pub(crate) fn thinning(&self) -> &Thinning {
         &self.thinning
+    }
+
+    /// What sources hand over at their end while there is no room.
+    pub(crate) fn last(&self) -> &Last {
+        &self.last
     }
 
     /// The clock that samples are stamped by.
@@ -208,7 +215,7 @@ impl Output {
         }
     }
 
-    /// Hands over the aggregates of all windows, as they are: the source ends. What the agent has no room for is dropped, and counted.
+    /// Hands over the aggregates of all windows, as they are: the source ends. They do not wait for room, since nobody waits for them.
     pub(super) fn finish(&self) {
         let clock = self.clock.another();
         let (told, now_us) = (clock.told(), clock.now_us());
@@ -216,10 +223,8 @@ impl Output {
         self.rule(told, |rules, _| rules.finish(now_us, &mut closed));
         for sample in closed {
             match self.samples.try_reserve() {
-                Ok(place) => self.put(place, told, sample),
-                Err(_) => {
-                    self.meter.dropped(sample.readings.len() as u64);
-                }
+                Ok(place) => self.put(told, sample, |sample| place.send(sample)),
+                Err(_) => self.put(told, sample, |sample| self.last.put(sample)),
             }
         }
     }
@@ -243,19 +248,19 @@ impl Output {
 
     async fn hand_over(&self, told: usize, sample: Sample) {
         match self.samples.reserve().await {
-            Ok(place) => self.put(place, told, sample),
+            Ok(place) => self.put(told, sample, |sample| place.send(sample)),
             // The agent has stopped listening, and drops this task next.
             Err(_) => std::future::pending().await,
         }
     }
 
-    fn put(&self, place: mpsc::Permit<'_, Sample>, told: usize, mut sample: Sample) {
+    fn put(&self, told: usize, mut sample: Sample, place: impl FnOnce(Sample)) {
         self.clock.hand_over(told, |correction| {
             if let Some(correction) = correction {
                 sample.time_us = correction.apply(sample.time_us);
             }
             self.meter.sampled(&sample);
-            place.send(sample);
+            place(sample);
         });
     }
 

@@ -423,6 +423,51 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_window_is_handed_over_at_a_stop_however_much_waits() {
+        let (output, mut samples) = Output::new(Clock::default());
+        output.set_rules(&[config::Metric {
+            pattern: "hourly".into(),
+            aggregate: vec![config::Aggregate::Max, config::Aggregate::Last],
+            window: Duration::from_secs(86_400),
+            ..Default::default()
+        }]);
+        let flood = opened("flood", Cadence::Own, |_, output| {
+            Box::pin(async move {
+                let hourly = Metric::new("hourly", "");
+                output.send(sample(&hourly, output.clock().now_us(), 1)).await;
+                let flood = Metric::new("flood", "");
+                loop {
+                    output.send(sample(&flood, output.clock().now_us(), 1)).await;
+                }
+            })
+        });
+        let meter = flood.meter.clone();
+        let its = output.of(&flood);
+        let task = tokio::spawn(supervise(flood, its));
+        // Until there is no room, and the source waits.
+        while meter.stats().readings < samples.max_capacity() as u64 {
+            tokio::task::yield_now().await;
+        }
+        assert!(output.last().is_empty());
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        let mut floods = 0;
+        while let Ok(sample) = samples.try_recv() {
+            assert_eq!(sample.readings[0].metric.name, "flood");
+            floods += 1;
+        }
+        assert_eq!(floods, samples.max_capacity());
+        let last = output.last().take();
+        let names = last.iter().flat_map(|sample| &sample.readings);
+        let names: Vec<_> = names.map(|reading| &*reading.metric.name).collect();
+        assert_eq!(names, ["hourly.max", "hourly.last"]);
+        assert_eq!(
+            (meter.stats().dropped_readings, meter.stats().readings),
+            (0, floods as u64 + 2)
+        );
+    }
+
     #[test]
     fn pauses_lie_in_the_upper_half() {
         let wait = Duration::from_secs(8);

@@ -12,6 +12,16 @@ const OTHERS_GONE: Duration = Duration::from_secs(600);
 /// While there are others, it is logged so often.
 const OTHERS_LOGGED: Duration = Duration::from_secs(3600);
 
+/// Other boxes under this device's name.
+#[derive(Debug)]
+pub(super) struct Others {
+    /// When the relay last spoke of them.
+    told: Instant,
+    /// When that was last logged.
+    logged: Instant,
+    boxes: Vec<pb::Box>,
+}
+
 impl Uplink {
     /// An acknowledgement has come.
     pub(crate) fn acknowledged(&mut self, now: Instant, payload: &[u8], journal: &mut dyn Journal) {
@@ -22,13 +32,17 @@ impl Uplink {
         let outage = self.is_outage(now, journal, false);
         let current_acked = |uplink: &Self| uplink.streams.last().map(Stream::acked);
         let acked_before = current_acked(self);
+        // First of all: what other boxes there are says what positions may mean.
+        self.meet(now, &ack);
+        if ack.time_us != 0 {
+            self.relay_time_us = Some(ack.time_us);
+        }
         for position in &ack.positions {
             self.position(now, position, ack.session != 0, journal);
         }
         for refusal in &ack.refusals {
             self.refused(refusal, journal);
         }
-        self.meet(now, &ack);
         let current = match self.link {
             Link::Down => return,
             Link::Greeting { session, .. } | Link::Up { session } => session,
@@ -90,12 +104,17 @@ impl Uplink {
         }
     }
 
-    /// How many other boxes use this device's name at present, as far as the relay has told.
-    pub(crate) fn other_boxes(&self, now: Instant) -> usize {
-        match self.others {
-            Some((told, _, count)) if now < told + OTHERS_GONE => count,
-            _ => 0,
+    /// The other boxes that use this device's name at present, as far as the relay has told.
+    pub(crate) fn other_boxes(&self, now: Instant) -> &[pb::Box] {
+        match &self.others {
+            Some(others) if now < others.told + OTHERS_GONE => &others.boxes,
+            _ => &[],
         }
+    }
+
+    /// The relay's time, if it was told since this was last asked: microseconds since the Unix epoch.
+    pub(crate) fn relay_time_us(&mut self) -> Option<i64> {
+        self.relay_time_us.take()
     }
 
     fn holds_current(&self, journal: &dyn Journal) -> bool {
@@ -131,14 +150,15 @@ impl Uplink {
             .position(|stream| stream.id() == position.stream)
         else {
             // An answer to hello may name streams of earlier starts that ended with their process, and another box's.
-            if !answers_hello && self.other_boxes(now) == 0 {
+            if !answers_hello && self.other_boxes(now).is_empty() {
                 self.ignore(&format!("stream {:016x} is not of this agent", position.stream));
             }
             return;
         };
         let current = at + 1 == self.streams.len();
+        let other_box = !self.other_boxes(now).is_empty();
         let stream = &mut self.streams[at];
-        let seq = stream.within(position.seq);
+        let seq = stream.within(position.seq, other_box);
         if seq > stream.highest_sent() {
             let highest = stream.highest_sent();
             return self.ignore(&format!(
@@ -178,13 +198,14 @@ impl Uplink {
 
     /// Takes in what the relay says of other boxes.
     fn meet(&mut self, now: Instant, ack: &pb::Ack) {
-        let others: Vec<_> = ack
+        let boxes: Vec<_> = ack
             .boxes
             .iter()
             .filter(|other| other.process != self.agent.process)
+            .cloned()
             .collect();
-        let Some(other) = others.first() else { return };
-        let logged = self.others.map(|(_, logged, _)| logged);
+        let Some(other) = boxes.first() else { return };
+        let logged = self.others.as_ref().map(|others| others.logged);
         let log = logged.is_none_or(|logged| now >= logged + OTHERS_LOGGED);
         if log {
             log::error!(
@@ -198,7 +219,11 @@ impl Uplink {
                 self.agent.process,
             );
         }
-        self.others = Some((now, logged.filter(|_| !log).unwrap_or(now), others.len()));
+        self.others = Some(Others {
+            told: now,
+            logged: logged.filter(|_| !log).unwrap_or(now),
+            boxes,
+        });
     }
 
     fn ignore(&mut self, why: &str) {

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use headwater_proto::frame::{self, Compression, Encoding, Frame, Sealed};
-use headwater_proto::{Body, Limits, LossReason, Readings};
+use headwater_proto::topic::Kind;
+use headwater_proto::{Body, Limits, LossReason, Readings, SeriesSet};
 use tokio::sync::Notify;
 
+use super::outage::SEALED_MAX;
 use super::*;
-use crate::journal::{Entry, Figures, Memory, Waiting};
+use crate::journal::{ClockEpoch, Entry, Extent, Figures, Memory, Read, Waiting};
 
 pub(super) const STREAM: u64 = 0xabc;
 
@@ -31,6 +33,8 @@ pub(super) struct Slow {
     pub(super) loading: u32,
     /// So many streams are listed at a time.
     pub(super) listed: usize,
+    /// Earlier starts ended cleanly, and their streams have the mark of it.
+    pub(super) clean: bool,
 }
 
 impl Journal for Slow {
@@ -47,6 +51,9 @@ impl Journal for Slow {
         let mut streams = self.inner.streams();
         let most = self.listed.min(streams.len());
         streams.drain(most - 1..streams.len() - 1);
+        if let Some((_, earlier)) = streams.split_last_mut() {
+            earlier.iter_mut().for_each(|extent| extent.torn = !self.clean);
+        }
         streams
     }
     fn open_stream(&mut self, stream: u64) {
@@ -238,6 +245,8 @@ pub(super) struct World {
     starts: u64,
     /// Of earlier starts.
     counted: Counters,
+    /// What batches that are appended are marked with.
+    pub(super) epoch: Option<ClockEpoch>,
 }
 
 impl World {
@@ -247,6 +256,7 @@ impl World {
             inner: Memory::new(STREAM, bound),
             loading: 0,
             listed: usize::MAX,
+            clean: false,
         };
         let sets = (1..=3)
             .map(|salt| Arc::new(SeriesSet::new(Vec::new(), salt)))
@@ -266,6 +276,7 @@ impl World {
             data_sent: 0,
             starts: 1,
             counted: Counters::default(),
+            epoch: None,
         }
     }
 
@@ -290,7 +301,8 @@ impl World {
         .unwrap();
         sealed.body.extend(std::iter::repeat_n(0, length));
         sealed.body.extend(mark.to_le_bytes());
-        let seq = self.journal.append(Entry::batch(sealed, series, readings, 1));
+        let entry = Entry::batch(sealed, series, readings, 1).made_with(self.epoch);
+        let seq = self.journal.append(entry);
         assert_eq!(seq, current.last + 1);
         self.appended.insert((current.stream, seq), (mark, readings));
         self.uplink.tick(self.now, &self.journal);

@@ -2,9 +2,11 @@
 
 use headwater_config::ByteSize;
 use headwater_proto::frame::{self, Frame};
+use headwater_proto::topic::Kind;
 use headwater_proto::{Limits, pb};
 
 use super::model::{STREAM, World, settings};
+use super::outage::SEALED_MAX;
 use super::*;
 
 fn world(drain: config::Drain, rate: Option<u64>) -> World {
@@ -422,6 +424,41 @@ fn what_the_relay_has_of_an_earlier_start_is_not_sent_again_though_it_is_more_th
 }
 
 #[test]
+fn beyond_the_end_of_a_stream_that_ended_cleanly_the_relay_can_know_nothing() {
+    let mut world = world(config::Drain::InOrder, None);
+    world.journal.clean = true;
+    for _ in 0..10 {
+        world.append(10, 1, 0);
+    }
+    world.kill();
+    world.connect();
+    world.speak(20);
+    let beyond = |session, boxes| pb::Ack {
+        positions: vec![pb::StreamPosition {
+            stream: STREAM,
+            seq: 17,
+        }],
+        session,
+        boxes,
+        ..Default::default()
+    };
+    let session = world.session;
+    for (ignored, session) in [(1, session), (2, 0)] {
+        answer(&mut world, &beyond(session, Vec::new()));
+        assert_eq!(world.journal.waiting().batches, 10, "it made the journal forget");
+        assert_eq!(world.uplink.counters().ignored, ignored);
+    }
+    // Another box that has a copy of this journal may have gone on with the stream.
+    let twin = pb::Box {
+        process: 7,
+        ..Default::default()
+    };
+    answer(&mut world, &beyond(0, vec![twin]));
+    assert_eq!(world.journal.waiting().batches, 0);
+    assert_eq!(world.uplink.counters().ignored, 2);
+}
+
+#[test]
 fn other_boxes_are_counted_while_the_relay_speaks_of_them() {
     let mut world = world(config::Drain::InOrder, None);
     world.connect();
@@ -440,7 +477,8 @@ fn other_boxes_are_counted_while_the_relay_speaks_of_them() {
             ..Default::default()
         },
     );
-    assert_eq!(world.uplink.other_boxes(world.now), 1);
+    let known = world.uplink.other_boxes(world.now);
+    assert_eq!(known, [named(own ^ 1)]);
     // What is said to the other box is no mistake now.
     let positions = vec![pb::StreamPosition { stream: 99, seq: 4 }];
     answer(
@@ -451,7 +489,12 @@ fn other_boxes_are_counted_while_the_relay_speaks_of_them() {
         },
     );
     assert_eq!(world.uplink.counters().ignored, 0);
-    assert_eq!(world.uplink.other_boxes(world.now + Duration::from_secs(601)), 0);
+    assert!(
+        world
+            .uplink
+            .other_boxes(world.now + Duration::from_secs(601))
+            .is_empty()
+    );
     // A reload keeps the process' number.
     let settings = world.settings.clone();
     world

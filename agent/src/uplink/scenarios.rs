@@ -1,6 +1,7 @@
 //! What the uplink does in situations that deserve a name.
 
 use headwater_proto::frame;
+use headwater_proto::topic::Kind;
 
 use super::model::{STREAM, World, settings};
 use super::*;

@@ -29,7 +29,9 @@ pub(super) struct Stream {
     /// Position and time of the last going back that was asked for.
     went_back: Option<(u64, Instant)>,
     go_back_at: Option<Instant>,
-    /// It was begun by an earlier start, whose end the journal may not have seen.
+    /// It was begun by an earlier start that did not end cleanly: the journal may not have seen its end.
+    torn: bool,
+    /// It was begun by an earlier start.
     earlier: bool,
     /// Everything through here is backlog.
     backlog_through: u64,
@@ -63,6 +65,7 @@ impl Stream {
             patience: 1,
             went_back: None,
             go_back_at: None,
+            torn: earlier && extent.torn,
             earlier,
             backlog_through: if earlier { u64::MAX } else { 0 },
             greeted: false,
@@ -94,9 +97,9 @@ impl Stream {
     }
 
     /// What a position that the relay names means here. It may know more of an earlier start's stream than was durable when that
-    /// start was cut off.
-    pub(super) fn within(&self, seq: u64) -> u64 {
-        if self.earlier {
+    /// start was cut off; and another box, whose journal is a copy of this one, may have gone on with it before it was.
+    pub(super) fn within(&self, seq: u64, other_box: bool) -> u64 {
+        if self.torn || (self.earlier && other_box) {
             seq.min(self.highest_sent)
         } else {
             seq

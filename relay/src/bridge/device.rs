@@ -34,6 +34,8 @@ impl Now {
 /// A stream that no hello lists any more is remembered for so long: a second box under the same name, or a stray hello, must
 /// not make the bridge forget what of it is in Kafka.
 const REMEMBER: Duration = Duration::from_secs(600);
+/// Agents are told the time so often, and with every answer to hello.
+const TELL_TIME: Duration = Duration::from_secs(600);
 /// The longest text that is kept of what an agent says of itself, bytes.
 const INFO: usize = 200;
 
@@ -61,6 +63,8 @@ pub struct Device {
     shorts: HashMap<u32, (u64, u64)>,
     /// Those that use its name.
     pub boxes: Boxes,
+    /// When it was last told the time.
+    timed: Option<Instant>,
     /// Last heard of.
     heard_at: Option<Instant>,
     series: Vec<Arc<SeriesSet>>,
@@ -87,12 +91,25 @@ impl Device {
             waiting: None,
             shorts: HashMap::new(),
             boxes: Boxes::default(),
+            timed: None,
             heard_at: None,
             series: Vec::new(),
             confirmed: false,
             asked: HashMap::new(),
             dead_letter: None,
         }
+    }
+
+    /// What the next ack says of the time; 0: nothing.
+    pub fn tell_time(&mut self, now: Now, answers_hello: bool) -> i64 {
+        let due = self
+            .timed
+            .is_none_or(|told| now.at.saturating_duration_since(told) >= TELL_TIME);
+        if !due && !answers_hello {
+            return 0;
+        }
+        self.timed = Some(now.at);
+        now.us
     }
 
     /// As an earlier bridge left it.

@@ -291,7 +291,7 @@ impl Driver {
     }
 
     fn acks(&mut self) {
-        let now = Instant::now();
+        let now = Now::read();
         // Until everything is subscribed they wait; a connection that ends takes them along.
         while self.connected.is_some() {
             let Some((topic, payload)) = self.fleet.ack(now) else {

@@ -321,7 +321,7 @@ impl World {
                 }
             }
             Event::Ack => {
-                while let Some((_, payload)) = self.fleet.ack(self.now.at) {
+                while let Some((_, payload)) = self.fleet.ack(self.now) {
                     self.down.push(open_control("ack", &payload).unwrap());
                 }
             }

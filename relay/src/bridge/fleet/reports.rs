@@ -165,10 +165,11 @@ impl Fleet {
     }
 
     /// The next ack that is due: topic and payload.
-    pub fn ack(&mut self, now: Instant) -> Option<(String, Vec<u8>)> {
-        let (number, note) = self.acks.take(now)?;
+    pub fn ack(&mut self, now: Now) -> Option<(String, Vec<u8>)> {
+        let (number, note) = self.acks.take(now.at)?;
         let device = &mut self.devices[number as usize];
-        let boxes = device.boxes.tell(now, note.session != 0);
+        let boxes = device.boxes.tell(now.at, note.session != 0);
+        let time_us = device.tell_time(now, note.session != 0);
         let positions = note.streams.iter().filter(|id| device.streams.contains_key(id));
         let ack = pb::Ack {
             positions: positions.map(|&id| device.position(id)).collect(),
@@ -178,6 +179,7 @@ impl Fleet {
             go_back: note.go_back,
             session: note.session,
             boxes,
+            time_us,
         };
         Some((topic::topic(&device.name, Kind::Ack), seal_control(&ack)))
     }
