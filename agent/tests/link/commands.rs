@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_agent::Status;
 use headwater_proto::pb::ReplyStatus;
@@ -328,6 +328,104 @@ async fn a_configuration_without_a_relay_is_rolled_back_and_says_so() {
     assert_eq!(site.ask("flush", &[]).await.0, ReplyStatus::Ok);
     let (taken, lost) = site.bridge.check_chains();
     assert!(taken >= 8 * 20 && lost == 0, "{taken} readings, {lost} lost");
+}
+
+/// As from a slip in the field: the settings lead to a broker that is there, takes the connection, and goes away.
+#[tokio::test]
+async fn a_configuration_is_rolled_back_when_its_broker_goes_away() {
+    let confirm = "[control]\nconfirm = '2s'\n";
+    let mut site = Site::start(confirm).await;
+    let before = site.status().await.settings;
+    // Another broker, behind which there is no relay.
+    let mut other = Mosquitto::started();
+    let text = site.text_to(&other.address(), confirm);
+    let apply = site.operator.command("config", &["apply", &text]);
+    site.operator.send(&apply);
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = site.status().await;
+        if status.link.broker == other.address() && status.link.since_us > 0 {
+            assert_eq!(status.settings.trial.as_deref(), Some(&*apply.id));
+            break;
+        }
+        assert!(Instant::now() < until, "not connected to it: {status:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    other.kill();
+    let reply = site.operator.reply(&apply.id).await;
+    assert_eq!(reply.status(), ReplyStatus::Failed);
+    assert!(reply.output.starts_with("rolled back: "), "{}", reply.output);
+    assert_eq!(site.status().await.settings, before);
+    // The broker that it has had all along goes away in the middle of a trial, and the relay never answers.
+    site.bridge.state(|state| state.script.silent = true);
+    let text = site.text(&format!("{confirm}[batch]\nage = '3s'\n"));
+    let apply = site.operator.command("config", &["apply", &text]);
+    site.operator.send(&apply);
+    wait_for("the trial", || site.in_state("trial")).await;
+    site.broker.kill();
+    wait_for("the end of the trial", || !site.in_state("trial")).await;
+    assert!(!site.in_state("config.toml"));
+    site.bridge.state(|state| state.script.silent = false);
+    site.broker.start();
+    // The reply has waited for the broker.
+    let reply = site.operator.reply(&apply.id).await;
+    assert_eq!(reply.status(), ReplyStatus::Failed);
+    assert!(reply.output.starts_with("rolled back: "), "{}", reply.output);
+    assert_eq!(site.status().await.settings, before);
+    assert_eq!(site.ask("flush", &[]).await.0, ReplyStatus::Ok);
+    let (taken, lost) = site.bridge.check_chains();
+    assert!(taken >= 8 * 20 && lost == 0, "{taken} readings, {lost} lost");
+}
+
+#[tokio::test]
+async fn set_changes_a_metrics_rule_in_what_arrives_lasts_over_a_kill_and_is_taken_back() {
+    let mut site =
+        Site::start("[batch]\nage = '100ms'\n[[metric]]\nmatch = 'temperature'\nheartbeat = '0s'\n").await;
+    let came = |metric: &str| site.bridge.readings(metric).len();
+    wait_for("both metrics", || came("temperature") > 5 && came("humidity") > 5).await;
+    let before = site.status().await.settings;
+    for (arguments, part) in [
+        (&["metric.kettle.deadband", "1"][..], "there is temperature"),
+        (&["metric.temperature.deadbant", "1"], "did you mean `deadband`"),
+        (&["metric.temperature.deadband", "wide"], "a number of at least 0"),
+        (&["metric.temperature", "1"], "it is empty"),
+    ] {
+        let (status, output) = site.ask("set", arguments).await;
+        assert_eq!(status, ReplyStatus::Refused, "{arguments:?}: {output}");
+        assert!(output.contains(part), "{arguments:?}: {output}");
+    }
+    assert_eq!(site.status().await.settings, before);
+    let key = "metric.temperature.deadband";
+    let (status, output) = site.ask("set", &[key, "1000000.0"]).await;
+    assert_eq!(status, ReplyStatus::Ok, "{output}");
+    // All that was read before is through; of what is read from now on nothing goes far enough.
+    assert_eq!(site.ask("flush", &[]).await.0, ReplyStatus::Ok);
+    let (held, free) = (came("temperature"), came("humidity"));
+    wait_for("the other metric goes on", || came("humidity") > free + 10).await;
+    assert_eq!(came("temperature"), held);
+    let spared = site.status().await.sources[0].spared_readings;
+    assert!(spared >= 10, "{spared} spared");
+    let shown = Command::new(env!("CARGO_BIN_EXE_headwater-agent"))
+        .args(["status", "--socket"])
+        .arg(site.socket())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains(&format!("override  {key} = 1000000.0")), "{shown}");
+    site.kill();
+    site.run().await;
+    assert_eq!(site.ask("set", &[]).await.1, format!("{key} = 1000000.0"));
+    let came = |metric: &str| site.bridge.readings(metric).len();
+    let free = came("humidity");
+    wait_for("it goes on after the start", || came("humidity") > free + 10).await;
+    assert_eq!(
+        came("temperature"),
+        held + 1,
+        "the first after a start has none before it"
+    );
+    assert_eq!(site.ask("set", &["--unset", key]).await.0, ReplyStatus::Ok);
+    wait_for("all readings again", || came("temperature") > held + 10).await;
+    assert_eq!(site.status().await.settings, before);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod program;
 mod proxy;
 mod reload;
 mod service;
+mod state;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bridge::Bridge;
 use crate::library::wait_for;
@@ -101,6 +101,64 @@ async fn the_manager_is_told_ready_alive_reloading_and_stopping_and_nothing_whil
     wait_for("stopping", || count("STOPPING=1") == 1).await;
     let ended = tokio::task::spawn_blocking(move || child.0.wait().unwrap());
     assert!(ended.await.unwrap().success());
+}
+
+/// The log goes to a pipe that nobody reads, as to a journal daemon that hangs: once it is full, the thread that moves readings stands still
+/// in a write. The process lives, and its other threads too.
+#[tokio::test]
+async fn the_watchdog_starves_while_the_thread_that_moves_readings_stands_still() {
+    use std::io::Read;
+    let broker = Mosquitto::started();
+    let folder = tempfile::tempdir().unwrap();
+    let told = manager(folder.path());
+    let config = folder.path().join("agent.toml");
+    let text = format!(
+        "device = 'gw-01'\nstate_dir = '{}/state'\n[uplink]\nbroker = '{}'\n[[source]]\ntype = 'simulated'\n",
+        folder.path().display(),
+        broker.address()
+    );
+    std::fs::write(&config, text).unwrap();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // The least there is: a page.
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    let child = program()
+        .args(["run", "--config"])
+        .arg(&config)
+        .env("NOTIFY_SOCKET", folder.path().join("notify"))
+        .env("WATCHDOG_USEC", "600000")
+        .stderr(writer)
+        .spawn();
+    let mut child = Agent(child.unwrap());
+    let fed = || {
+        let told = told.lock().unwrap();
+        told.iter().filter(|text| text.contains("WATCHDOG=1")).count()
+    };
+    wait_for("signs of life", || fed() > 3).await;
+    // Every reload is logged.
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let before = fed();
+        for _ in 0..20 {
+            signal(&child, "-HUP");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Five times as long as it is fed in.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if fed() == before {
+            break;
+        }
+        assert!(Instant::now() < until, "it is fed all the while");
+    }
+    let starved = fed();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fed(), starved, "nobody feeds it in its place");
+    assert!(child.0.try_wait().unwrap().is_none());
+    // Somebody reads again.
+    std::thread::spawn(move || {
+        let mut page = [0; 4096];
+        while let Ok(1..) = reader.read(&mut page) {}
+    });
+    wait_for("signs of life again", || fed() > starved).await;
 }
 
 /// Exit code and standard output.
