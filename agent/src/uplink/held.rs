@@ -106,7 +106,11 @@ fn while_they_are_held_the_journal_keeps_to_its_bound_and_what_makes_way_is_told
         assert!(held.world.journal.waiting().bytes <= bound as u64);
     }
     let waiting = held.world.journal.waiting();
-    assert_eq!(held.exchange(), 1, "what was lost is told at once, and nothing else goes");
+    assert_eq!(
+        held.exchange(),
+        1,
+        "what was lost is told at once, and nothing else goes"
+    );
     assert_eq!(held.world.uplink.counters().delivered, 0);
     assert!(waiting.lost > 0 && waiting.readings > 0);
     assert_eq!(waiting.readings + waiting.lost, 5_000);
