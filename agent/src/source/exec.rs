@@ -167,10 +167,7 @@ impl Exec {
                                 foreign.take(output, "", line).await;
                             }
                         }
-                        let long = lines.take_long();
-                        if long > 0 {
-                            output.report(&format_args!("{long} line(s) of more than max_payload ({max} bytes)"));
-                        }
+                        report_long(&mut lines, max, output);
                     }
                     Err(error) => break Some(format!("its output cannot be read: {error}")),
                 },
@@ -205,6 +202,7 @@ impl Exec {
                     foreign.take(output, "", line).await;
                 }
             }
+            report_long(&mut lines, max, output);
         }
         let why = ended.unwrap_or_else(|| "it has closed its output".into());
         self.end(output).await;
@@ -235,6 +233,16 @@ impl Source for Exec {
                 self.once(tick, output).await?;
             }
         })
+    }
+}
+
+/// Tells of lines that were left out because they are longer than `max`.
+fn report_long(lines: &mut Lines, max: usize, output: &Output) {
+    let long = lines.take_long();
+    if long > 0 {
+        output.report(&format_args!(
+            "{long} line(s) of more than max_payload ({max} bytes)"
+        ));
     }
 }
 
