@@ -7,6 +7,7 @@
 
 mod disk;
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
