@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "headwater/v1/fleet.proto",
     "headwater/v1/command.proto",
     "headwater/v1/live.proto",
+    "headwater/v1/reading.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
 pub use context::Context;
-pub use topics::{Topics, await_topics, ensure_topics};
+pub use topics::{Topics, await_topics, ensure_topic, ensure_topics};
 
 /// How Kafka is reached, and what the topics are.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -14,5 +14,6 @@ pub mod bridge;
 pub mod demo;
 pub mod gateway;
 pub mod kafka;
+pub mod rows;
 pub mod serve;
 pub mod settings;

@@ -26,6 +26,8 @@ enum Command {
     Bridge(Config),
     /// Kafka → WebSocket, and the dashboard page.
     Gateway(Config),
+    /// Kafka → Kafka: one record a reading, for programs that want rows. Any number may run.
+    Rows(Config),
     /// Everything in one process, embedded, for trying out: nothing to install, nothing kept.
     #[cfg(feature = "demo")]
     Demo(headwater_relay::demo::Options),
@@ -59,9 +61,10 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Failure> {
     let (config, parts): (Config, &[Part]) = match command {
-        Command::Run(config) => (config, &[Part::Bridge, Part::Gateway]),
+        Command::Run(config) => (config, &[Part::Bridge, Part::Gateway, Part::Rows]),
         Command::Bridge(config) => (config, &[Part::Bridge]),
         Command::Gateway(config) => (config, &[Part::Gateway]),
+        Command::Rows(config) => (config, &[Part::Rows]),
         #[cfg(feature = "demo")]
         Command::Demo(options) => {
             serve::log(&headwater_relay::demo::log_settings(&options))

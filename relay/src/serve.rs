@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Monitor};
 use crate::settings::{LogFormat, LogSettings, Settings};
-use crate::{bridge, gateway};
+use crate::{bridge, gateway, kafka, rows};
 
 /// A part of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Part {
     Bridge,
     /// Kafka → WebSocket.
     Gateway,
+    /// Kafka → Kafka, one record a reading.
+    Rows,
 }
 
 /// What ends the process. Each message is whole.
@@ -50,6 +52,9 @@ pub enum Error {
     /// The gateway ended.
     #[error("gateway: {0}")]
     Gateway(gateway::Error),
+    /// The making of rows ended.
+    #[error("rows: {0}")]
+    Rows(kafka::Error),
 }
 
 /// Sets up logging to standard error.
@@ -79,13 +84,16 @@ pub fn log(settings: &LogSettings) -> Result<(), Error> {
 /// secrets, properties of Kafka's client, who would be served.
 ///
 /// # Errors
-/// [`Error::Bridge`], [`Error::Gateway`].
+/// [`Error::Bridge`], [`Error::Gateway`], [`Error::Rows`].
 pub fn check(settings: &Settings, parts: &[Part]) -> Result<(), Error> {
     if parts.contains(&Part::Gateway) {
         gateway::check(&settings.gateway, &settings.kafka).map_err(Error::Gateway)?;
     }
     if parts.contains(&Part::Bridge) {
         bridge::check(&settings.mqtt, &settings.kafka).map_err(Error::Bridge)?;
+    }
+    if parts.contains(&Part::Rows) {
+        settings.kafka.check().map_err(Error::Rows)?;
     }
     Ok(())
 }
@@ -113,6 +121,17 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
             gateway::run(gateway, kafka, monitor, axum::Router::new(), listener, stop)
                 .await
                 .map_err(Error::Gateway)
+        });
+    }
+    // With the others only where it is asked for: it doubles what Kafka stores many times over.
+    if parts.contains(&Part::Rows) && (parts == [Part::Rows] || settings.rows.enabled) {
+        let (rows, kafka) = (settings.rows.clone(), settings.kafka.clone());
+        let limits = settings.bridge.limits.codec();
+        let (monitor, stop) = (monitor.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            rows::run(rows, kafka, limits, monitor, stop)
+                .await
+                .map_err(Error::Rows)
         });
     }
     if parts.contains(&Part::Bridge) {

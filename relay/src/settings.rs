@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::bridge::settings::{BridgeSettings, MqttSettings};
 use crate::gateway::settings::GatewaySettings;
 use crate::kafka::KafkaSettings;
+use crate::rows::settings::RowsSettings;
 
 /// The environment variables that override the file begin so: `HEADWATER_RELAY_KAFKA__BOOTSTRAP`.
 pub const PREFIX: &str = "HEADWATER_RELAY_";
@@ -34,6 +35,8 @@ pub struct Settings {
     pub bridge: BridgeSettings,
     /// Kafka → WebSocket.
     pub gateway: GatewaySettings,
+    /// Kafka → Kafka, one record a reading.
+    pub rows: RowsSettings,
 }
 
 impl Settings {

@@ -9,6 +9,7 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::token;
 
@@ -86,3 +87,10 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+/// For producers in transactions: a commit waits for the delivery of all that is in it, and fails with them.
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}

@@ -24,6 +24,8 @@ pub struct Topics {
     pub replies: String,
     /// What could not be taken in, as it came.
     pub deadletter: String,
+    /// One record a reading, where rows are made; key: device.
+    pub readings: String,
 }
 
 impl Topics {
@@ -35,10 +37,11 @@ impl Topics {
             commands: format!("{prefix}.commands"),
             replies: format!("{prefix}.replies"),
             deadletter: format!("{prefix}.deadletter"),
+            readings: format!("{prefix}.readings"),
         }
     }
 
-    /// All names: those whose partitions must match first.
+    /// All that bridge and gateway need: those whose partitions must match first.
     pub fn all(&self) -> [&str; 5] {
         [
             &self.telemetry,
@@ -71,7 +74,17 @@ pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
         }
         // Where some exist already, the others follow them rather than the settings.
         let count = sharded.unwrap_or(settings.partitions);
-        create(settings, &topics, &missing, count).await?;
+        let names = topics.all();
+        let new = missing.iter().map(|&index| {
+            let partitions = if index < Topics::SHARDED { count } else { 1 };
+            let topic = new_topic(settings, names[index], partitions);
+            if names[index] == topics.devices {
+                topic.set("cleanup.policy", "compact")
+            } else {
+                topic
+            }
+        });
+        create(settings, new.collect()).await?;
         // A topic just made takes a moment to show in the metadata.
         for _ in 0..50 {
             found = partitions(settings).await?;
@@ -82,6 +95,26 @@ pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
         }
     }
     judge(&topics, &found)
+}
+
+/// Makes sure that a topic beside those exists with so many partitions, creating it where the settings say so.
+///
+/// # Errors
+/// As [`ensure_topics`].
+pub async fn ensure_topic(settings: &KafkaSettings, name: &str, partitions: u32) -> Result<(), Error> {
+    let found = counts(settings, vec![name.to_owned()]).await?[0];
+    let why = match found {
+        _ if found == partitions => return Ok(()),
+        0 if settings.create_topics => {
+            return create(settings, vec![new_topic(settings, name, partitions)]).await;
+        }
+        0 => "does not exist; create it, or set kafka.create_topics = true".to_string(),
+        _ => format!("has {found} partitions, but telemetry has {partitions}; they must match"),
+    };
+    Err(Error::Topic {
+        topic: name.to_string(),
+        why,
+    })
 }
 
 /// [`ensure_topics`], again and again while Kafka does not answer, with the reason in `check`. `None` once `shutdown`.
@@ -112,18 +145,24 @@ pub async fn await_topics(
 
 /// Partitions of each topic in the order of [`Topics::all`], 0 where it does not exist.
 async fn partitions(settings: &KafkaSettings) -> Result<Vec<u32>, Error> {
+    let names = settings.topics().all().map(str::to_owned).to_vec();
+    counts(settings, names).await
+}
+
+/// Partitions of each of these topics, 0 where it does not exist.
+async fn counts(settings: &KafkaSettings, names: Vec<String>) -> Result<Vec<u32>, Error> {
     let config = settings.client_config(&[("allow.auto.create.topics", "false")])?;
-    let (topics, settings) = (settings.topics(), settings.clone());
+    let settings = settings.clone();
     let work = move || {
         let consumer = settings.consumer(&config)?;
         let metadata = consumer
             .fetch_metadata(None, settings.timeout)
             .map_err(|error| settings.unreachable(&consumer, &error))?;
-        let count = |name: &str| {
+        let count = |name: &String| {
             let topic = metadata.topics().iter().find(|topic| topic.name() == name);
             topic.map_or(0, |topic| topic.partitions().len() as u32)
         };
-        Ok(topics.all().into_iter().map(count).collect())
+        Ok(names.iter().map(count).collect())
     };
     // librdkafka's metadata call blocks.
     tokio::task::spawn_blocking(work)
@@ -131,33 +170,16 @@ async fn partitions(settings: &KafkaSettings) -> Result<Vec<u32>, Error> {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-async fn create(
-    settings: &KafkaSettings,
-    topics: &Topics,
-    missing: &[usize],
-    count: u32,
-) -> Result<(), Error> {
+fn new_topic<'a>(settings: &KafkaSettings, name: &'a str, partitions: u32) -> NewTopic<'a> {
+    let copies = TopicReplication::Fixed(i32::from(settings.replication));
+    NewTopic::new(name, partitions as i32, copies)
+}
+
+async fn create(settings: &KafkaSettings, new: Vec<NewTopic<'_>>) -> Result<(), Error> {
     let config = settings.client_config(&[])?;
     let admin: AdminClient<Context> = config
         .create_with_context(settings.context())
         .map_err(Error::Client)?;
-    let names = topics.all();
-    let new: Vec<NewTopic<'_>> = missing
-        .iter()
-        .map(|&index| {
-            let partitions = if index < Topics::SHARDED { count as i32 } else { 1 };
-            let topic = NewTopic::new(
-                names[index],
-                partitions,
-                TopicReplication::Fixed(i32::from(settings.replication)),
-            );
-            if names[index] == topics.devices {
-                topic.set("cleanup.policy", "compact")
-            } else {
-                topic
-            }
-        })
-        .collect();
     let options = AdminOptions::new()
         .request_timeout(Some(settings.timeout))
         .operation_timeout(Some(settings.timeout));
@@ -179,7 +201,7 @@ async fn create(
             }
         }
     }
-    tracing::info!(topics = ?missing.iter().map(|&index| names[index]).collect::<Vec<_>>(), "created topics");
+    tracing::info!(topics = ?new.iter().map(|topic| topic.name).collect::<Vec<_>>(), "created topics");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use headwater_config::ByteSize;
 
 use super::{Error, LogSettings, Settings};
 use crate::kafka::properties;
+use crate::rows::settings::Format;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -30,6 +31,14 @@ impl Settings {
         self.sizes()?;
         self.counts()?;
         self.properties()?;
+        if self.rows.schema_id.is_some() && self.rows.format != Format::Protobuf {
+            let why = "only protobuf rows are framed; write rows.format = \"protobuf\"".to_string();
+            return Err(refused(
+                "rows.schema_id",
+                format!("{:?}", self.rows.schema_id),
+                why,
+            ));
+        }
         let keep_alive = self.mqtt.keep_alive;
         if keep_alive.subsec_nanos() != 0 {
             let why = "MQTT takes whole seconds only".to_string();
@@ -76,6 +85,11 @@ impl Settings {
                 "bridge.checkpoint_interval",
                 bridge.checkpoint_interval,
                 MILLISECOND..=DAY,
+            ),
+            (
+                "rows.commit_interval",
+                self.rows.commit_interval,
+                MILLISECOND..=10 * SECOND,
             ),
             // A shorter one lets clients go that are only far away.
             ("gateway.keep_alive", gateway.keep_alive, SECOND..=DAY),
