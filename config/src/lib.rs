@@ -7,12 +7,15 @@
 //! A program's settings are a plain `serde` struct with `#[serde(deny_unknown_fields, default)]`; times are
 //! [`Duration`] fields marked `#[serde(with = "headwater_config::duration")]`, sizes are [`ByteSize`].
 
+mod tree;
+
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 pub use bytesize::ByteSize;
 pub use std::time::Duration;
+pub use tree::{Mistake, from_table};
 
 /// What can be wrong with a program's settings.
 ///
@@ -78,8 +81,15 @@ pub fn parse<T: DeserializeOwned>(
     prefix: &str,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, Error> {
+    let mut table = table(text, origin)?;
     // The text alone first, so that what is wrong in it is reported with its line.
-    let alone = toml::from_str::<T>(text).map_err(|error| in_file(origin, text, &error));
+    let alone = from_table::<T>(table.clone()).map_err(|mistake| Error::Invalid {
+        origin: match mistake.line(text) {
+            Some(line) => format!("{origin}, line {line}"),
+            None => origin.to_string(),
+        },
+        message: with_suggestion(mistake.message()),
+    });
     let mut overrides: Vec<(String, String)> = variables
         .into_iter()
         .filter(|(name, _)| name.starts_with(prefix))
@@ -88,18 +98,17 @@ pub fn parse<T: DeserializeOwned>(
         return alone;
     }
     overrides.sort();
-    let mut table: toml::Table = text.parse().map_err(|error| in_file(origin, text, &error))?;
     for (name, value) in &overrides {
         set(&mut table, name, &name[prefix.len()..], value)?;
         // Each by itself, so that the one that is wrong is named; a file that only the environment makes complete
         // is judged once all are laid over it.
         if alone.is_ok() {
-            T::deserialize(table.clone()).map_err(|error| in_variable(name, &error))?;
+            from_table::<T>(table.clone()).map_err(|mistake| in_variable(name, &mistake))?;
         }
     }
-    T::deserialize(table).map_err(|error| match alone {
+    from_table(table).map_err(|mistake| match alone {
         Err(in_file) => in_file,
-        Ok(_) => in_variable(prefix, &error),
+        Ok(_) => in_variable(prefix, &mistake),
     })
 }
 
@@ -117,7 +126,7 @@ pub fn parse_with<T: DeserializeOwned>(
 ) -> Result<T, Error> {
     let variables: Vec<(String, String)> = variables.into_iter().collect();
     parse::<T>(text, origin, prefix, variables.iter().cloned())?;
-    let mut table: toml::Table = text.parse().map_err(|error| in_file(origin, text, &error))?;
+    let mut table = table(text, origin)?;
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with(prefix)) {
         set(&mut table, name, &name[prefix.len()..], value)?;
     }
@@ -126,7 +135,7 @@ pub fn parse_with<T: DeserializeOwned>(
         message,
     };
     change(&mut table).map_err(invalid)?;
-    T::deserialize(table).map_err(|error| invalid(with_suggestion(error.message())))
+    from_table(table).map_err(|mistake| invalid(with_suggestion(mistake.message())))
 }
 
 /// Reads a secret from a file, without the white space at its end.
@@ -166,24 +175,24 @@ fn set(table: &mut toml::Table, variable: &str, path: &str, value: &str) -> Resu
     Ok(())
 }
 
-fn in_file(origin: &str, text: &str, error: &toml::de::Error) -> Error {
-    let origin = match error.span() {
-        Some(span) => {
-            let before = text.get(..span.start).unwrap_or(text);
-            format!("{origin}, line {}", before.matches('\n').count() + 1)
-        }
-        None => origin.to_string(),
-    };
-    Error::Invalid {
-        origin,
+/// The text as a table; where it is no TOML, what is wrong with its line.
+fn table(text: &str, origin: &str) -> Result<toml::Table, Error> {
+    text.parse().map_err(|error: toml::de::Error| Error::Invalid {
+        origin: match error.span() {
+            Some(span) => {
+                let before = text.get(..span.start).unwrap_or(text);
+                format!("{origin}, line {}", before.matches('\n').count() + 1)
+            }
+            None => origin.to_string(),
+        },
         message: with_suggestion(error.message()),
-    }
+    })
 }
 
-fn in_variable(name: &str, error: &toml::de::Error) -> Error {
+fn in_variable(name: &str, mistake: &Mistake) -> Error {
     Error::Invalid {
         origin: format!("environment variable {name}"),
-        message: with_suggestion(error.message()),
+        message: with_suggestion(mistake.message()),
     }
 }
 
@@ -333,6 +342,46 @@ mod tests {
             error.contains("line 2") && error.contains("is not a duration such as"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_wrong_deep_inside_is_refused_with_its_line() {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Plant {
+            pump: Vec<Pump>,
+        }
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Pump {
+            levels: Vec<u8>,
+        }
+        for (text, line) in [
+            (
+                "[[pump]]\nlevels = [1]\n\n[[pump]]\nlevel = 3",
+                "line 5: unknown key `level`",
+            ),
+            (
+                "[[pump]]\n[[pump]]\nlevels = [\n1,\n'x']",
+                "line 5: invalid type: string",
+            ),
+            (
+                "[[pump]]\n[[pump]]\nlevels = [\n1,\n300]",
+                "line 5: invalid value: integer `300`",
+            ),
+            ("pump = [\n{ levels = [] },\n5]", "line 3: invalid type: integer"),
+            ("\npump = 1", "line 2: invalid type: integer"),
+            ("\npump = 2026-01-01", "line 2: invalid type: string"),
+            ("[[pump]]\nlevels = ", "line 2: "),
+        ] {
+            let error = parse::<Plant>(text, "plant.toml", "HW_", [])
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with(&format!("plant.toml, {line}")),
+                "{text:?}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod system;
 use std::collections::HashSet;
 use std::fmt;
 
+use headwater_config::{Mistake, from_table};
 use headwater_proto::name;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -53,8 +54,7 @@ pub struct Source {
 }
 
 /// The settings of each type of source.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SourceKind {
     /// This machine's own figures.
     System(SystemSource),
@@ -80,7 +80,48 @@ pub enum SourceKind {
     File(FileSource),
 }
 
+/// The values of `type`.
+const TYPES: [&str; 11] = [
+    "system",
+    "modbus",
+    "serial",
+    "replay",
+    "sysfs",
+    "simulated",
+    "mqtt",
+    "http",
+    "socket",
+    "exec",
+    "file",
+];
+
 impl SourceKind {
+    /// Of a table with a `type`. Not by serde's own tagged enums, which read everything by a second deserializer.
+    fn read(mut table: toml::Table) -> Result<Self, Mistake> {
+        let kind = match table.remove("type") {
+            Some(toml::Value::String(kind)) => kind,
+            Some(other) => {
+                let what = format!("invalid type: {}, expected a string as `type`", other.type_str());
+                return Err(Mistake::custom(what));
+            }
+            None => return Err(Mistake::missing_field("type")),
+        };
+        match kind.as_str() {
+            "system" => from_table(table).map(Self::System),
+            "modbus" => from_table(table).map(Self::Modbus),
+            "serial" => from_table(table).map(Self::Serial),
+            "replay" => from_table(table).map(Self::Replay),
+            "sysfs" => from_table(table).map(Self::Sysfs),
+            "simulated" => from_table(table).map(Self::Simulated),
+            "mqtt" => from_table(table).map(Self::Mqtt),
+            "http" => from_table(table).map(Self::Http),
+            "socket" => from_table(table).map(Self::Socket),
+            "exec" => from_table(table).map(Self::Exec),
+            "file" => from_table(table).map(Self::File),
+            other => Err(Mistake::unknown_variant(other, &TYPES)),
+        }
+    }
+
     /// The value of `type`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -182,7 +223,7 @@ impl<'de> Deserialize<'de> for Source {
                     }
                 }
                 let kind =
-                    SourceKind::deserialize(rest).map_err(|error| A::Error::custom(with_common(&error)))?;
+                    SourceKind::read(rest).map_err(|mistake| A::Error::custom(with_common(&mistake)))?;
                 Ok(Source { name, rate, kind })
             }
         }
@@ -192,8 +233,8 @@ impl<'de> Deserialize<'de> for Source {
 }
 
 /// What is wrong, with the common keys among those that an unknown one may have meant.
-fn with_common(error: &toml::de::Error) -> String {
-    let message = error.message().trim();
+fn with_common(mistake: &Mistake) -> String {
+    let message = mistake.message().trim();
     if message.starts_with("unknown field") {
         format!("{message}, `name`, `rate`")
     } else {

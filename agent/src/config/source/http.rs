@@ -52,5 +52,5 @@ impl Default for HttpSource {
 fn line_protocol<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mapping, D::Error> {
     let mut table = toml::Table::deserialize(deserializer)?;
     table.entry("format").or_insert_with(|| "influx".into());
-    Mapping::deserialize(table).map_err(|error| D::Error::custom(error.message()))
+    headwater_config::from_table(table).map_err(D::Error::custom)
 }
