@@ -2,6 +2,7 @@
 //! with a backlog draining.
 
 pub(crate) mod acknowledger;
+mod binary;
 pub(crate) mod broker;
 pub(crate) mod process;
 
@@ -10,9 +11,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use acknowledger::Acknowledger;
+use binary::Binary;
 use broker::Broker;
 use process::{Process, Usage};
 
@@ -20,6 +22,8 @@ use process::{Process, Usage};
 const STEADY_KIB: u64 = 4 * 1024;
 /// The same while a backlog drains.
 const DRAINING_KIB: u64 = 6 * 1024;
+/// Bytes of the stripped program for aarch64.
+const PROGRAM_BYTES: u64 = 3 << 20;
 /// Telegraf's memory and CPU time are at least so many times the agent's.
 const TELEGRAF_TIMES: f64 = 10.0;
 /// After a start, before anything is counted: starting is not the job.
@@ -32,6 +36,8 @@ pub struct Plan {
     pub agent: PathBuf,
     /// Telegraf's programs; none: it is left out, and said so.
     pub telegraf: Vec<PathBuf>,
+    /// The same agent's program for aarch64, whose size is told; it is not run.
+    pub aarch64: Option<PathBuf>,
     /// How long each steady part is watched.
     pub watch: Duration,
     /// Bytes of the backlog; 0: that part is left out.
@@ -46,14 +52,14 @@ pub type Shortfall = String;
 /// # Errors
 /// What keeps it from measuring: a program that is missing, a broker that does not start, an agent that does not deliver.
 pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
+    let mut shortfalls = Vec::new();
+    println!("agent: {} ({})", plan.agent.display(), Binary::read(&plan.agent)?);
+    match &plan.aarch64 {
+        Some(path) => shortfalls.extend(size(path)?),
+        None => println!("size for aarch64: not measured; give its program by --aarch64"),
+    }
     let work = tempfile::tempdir().context("no directory for temporary files")?;
     let broker = Broker::start(work.path())?;
-    let mut shortfalls = Vec::new();
-    println!(
-        "agent: {} ({} bytes)",
-        plan.agent.display(),
-        fs::metadata(&plan.agent)?.len()
-    );
     println!(
         "{:<58} {:>9} {:>9} {:>14}",
         "", "RSS KiB", "peak KiB", "CPU ms/minute"
@@ -65,7 +71,6 @@ pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
         tls: true,
     };
     let usage = sensors.watch(plan, &broker, work.path())?;
-    print(sensors.name, &usage);
     if usage.rss_kib > STEADY_KIB {
         shortfalls.push(format!("{}: {} KiB of {STEADY_KIB}", sensors.name, usage.rss_kib));
     }
@@ -76,7 +81,6 @@ pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
         tls: false,
     };
     let ours = system.watch(plan, &broker, work.path())?;
-    print(system.name, &ours);
     for telegraf in &plan.telegraf {
         let config = work.path().join("telegraf.conf");
         fs::write(&config, telegraf_config(broker.port))?;
@@ -84,7 +88,8 @@ pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
             std::process::Command::new(telegraf).arg("--config").arg(&config),
             &work.path().join("telegraf.log"),
         )?;
-        let theirs = process.watch(SETTLE, plan.watch)?;
+        std::thread::sleep(SETTLE);
+        let theirs = process.watch(plan.watch)?;
         let name = format!("the same by {}", telegraf.display());
         print(&name, &theirs);
         let (memory, cpu) = (
@@ -107,6 +112,24 @@ pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
     Ok(shortfalls)
 }
 
+/// Tells the size of the program for aarch64.
+fn size(path: &Path) -> Result<Option<Shortfall>> {
+    let binary = Binary::read(path)?;
+    println!("for aarch64: {} ({binary})", path.display());
+    ensure!(
+        binary.machine == "aarch64" && binary.is_stripped,
+        "--aarch64 {}: it is no stripped program for aarch64",
+        path.display()
+    );
+    let over = binary.bytes > PROGRAM_BYTES;
+    Ok(over.then(|| {
+        format!(
+            "the program for aarch64: {} bytes of {PROGRAM_BYTES}",
+            binary.bytes
+        )
+    }))
+}
+
 fn print(name: &str, usage: &Usage) {
     println!(
         "{name:<58} {:>9} {:>9} {:>14.1}",
@@ -126,12 +149,21 @@ impl Job {
         let acknowledger = Acknowledger::start(broker.port)?;
         let config = agent_config(broker, work, self.tls, self.source, "");
         let process = start_agent(plan, work, &config)?;
-        let usage = process.watch(SETTLE, plan.watch)?;
+        std::thread::sleep(SETTLE);
+        let before = acknowledger.readings();
+        let usage = process.watch(plan.watch)?;
+        let readings = acknowledger.readings() - before;
         ensure!(
-            acknowledger.readings() > 0,
+            readings > 0,
             "{}: nothing arrived; the agent's log is {}",
             self.name,
             process.log().display()
+        );
+        print(self.name, &usage);
+        let cpu_us = usage.cpu_ms_per_minute * 1000.0 * plan.watch.as_secs_f64() / 60.0;
+        println!(
+            "    {readings} readings, {:.1} µs of CPU time each",
+            cpu_us / readings as f64
         );
         Ok(usage)
     }
@@ -188,10 +220,13 @@ fn drain(plan: &Plan, broker: &Broker, work: &Path, shortfalls: &mut Vec<Shortfa
         "{:<58} {peak:>9} {:>9} {:>14.1}",
         "it drains over TLS", usage.peak_kib, usage.cpu_ms_per_minute
     );
+    let readings = acknowledger.readings() as f64;
     println!(
-        "    {:.1} MiB/s, {:.2} M readings/s",
+        "    {:.0} MiB in {seconds:.0} s: {:.1} MiB/s, {:.2} M readings/s, {:.2} µs of CPU time each",
+        bytes as f64 / 1_048_576.0,
         bytes as f64 / 1_048_576.0 / seconds,
-        acknowledger.readings() as f64 / seconds / 1e6
+        readings / seconds / 1e6,
+        usage.cpu_ms_per_minute * 1000.0 * seconds / 60.0 / readings
     );
     if usage.peak_kib > DRAINING_KIB {
         shortfalls.push(format!("draining: {} KiB of {DRAINING_KIB}", usage.peak_kib));
@@ -232,12 +267,6 @@ fn held(dir: &Path) -> u64 {
 fn start_agent(plan: &Plan, work: &Path, config: &str) -> Result<Process> {
     let file = work.join("agent.toml");
     fs::write(&file, config)?;
-    if !plan.agent.is_file() {
-        bail!(
-            "there is no agent at {}: cargo build --profile dist -p headwater-agent",
-            plan.agent.display()
-        );
-    }
     Process::start(
         std::process::Command::new(&plan.agent)
             .args(["run", "--config"])

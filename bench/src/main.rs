@@ -70,6 +70,9 @@ enum Command {
         /// The agent's program, as it ships (cargo build --profile dist -p headwater-agent).
         #[arg(long, default_value = "target/dist/headwater-agent")]
         agent: PathBuf,
+        /// The stripped program for aarch64, whose size is told; it is not run.
+        #[arg(long)]
+        aarch64: Option<PathBuf>,
         /// Telegraf's program (bench/telegraf builds it); may be given several times.
         #[arg(long)]
         telegraf: Vec<PathBuf>,
@@ -126,6 +129,7 @@ fn main() -> Result<ExitCode> {
         }
         Command::Agent {
             agent,
+            aarch64,
             telegraf,
             seconds,
             backlog,
@@ -133,6 +137,7 @@ fn main() -> Result<ExitCode> {
         } => {
             let plan = agent::Plan {
                 agent,
+                aarch64,
                 telegraf,
                 watch: Duration::from_secs(seconds),
                 backlog: backlog << 20,

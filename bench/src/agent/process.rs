@@ -54,9 +54,8 @@ impl Process {
         &self.log
     }
 
-    /// Lets it settle, then watches it: memory at the end, CPU time of the watched part alone.
-    pub(crate) fn watch(&self, settle: Duration, watch: Duration) -> Result<Usage> {
-        std::thread::sleep(settle);
+    /// Watches it: memory at the end, CPU time of the watched part alone.
+    pub(crate) fn watch(&self, watch: Duration) -> Result<Usage> {
         let before = self.cpu()?;
         let begun = Instant::now();
         std::thread::sleep(watch);
