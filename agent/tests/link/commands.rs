@@ -367,7 +367,13 @@ async fn a_configuration_is_rolled_back_when_its_broker_goes_away() {
     assert!(!site.in_state("config.toml"));
     site.bridge.state(|state| state.script.silent = false);
     site.broker.start();
-    // The reply has waited for the broker.
+    // The reply has waited for the broker; who is back later than the agent asks again for it.
+    let until = Instant::now() + Duration::from_secs(20);
+    while site.operator.replies(&apply.id).is_empty() {
+        assert!(Instant::now() < until, "no reply");
+        site.operator.send(&apply);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     let reply = site.operator.reply(&apply.id).await;
     assert_eq!(reply.status(), ReplyStatus::Failed);
     assert!(reply.output.starts_with("rolled back: "), "{}", reply.output);
