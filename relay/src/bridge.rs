@@ -7,10 +7,13 @@
 
 pub mod ack;
 pub mod boxes;
+pub mod budget;
 pub mod checkpoint;
 pub mod device;
 pub mod driver;
 pub mod fleet;
+pub mod fleets;
+pub mod group;
 pub mod metrics;
 pub mod mqtt;
 pub mod ownership;
@@ -20,6 +23,8 @@ pub mod record;
 pub mod scan;
 pub mod settings;
 pub mod stream;
+pub mod transactions;
+pub mod writer;
 
 pub use driver::run;
 

@@ -171,9 +171,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
         broker: mqtt_url.clone(),
         ..MqttSettings::default()
     };
+    // The embedded Kafka has no transactions; nor is there another bridge.
+    let settings = BridgeSettings {
+        alone: true,
+        ..BridgeSettings::default()
+    };
     let (of_bridge, of_kafka, stop) = (monitor.clone(), kafka.clone(), relay_stop.clone());
     relay.spawn(async move {
-        bridge::run(BridgeSettings::default(), mqtt, of_kafka, of_bridge, stop)
+        bridge::run(settings, mqtt, of_kafka, of_bridge, stop)
             .await
             .map_err(Error::Bridge)
     });

@@ -157,6 +157,11 @@ impl KafkaSettings {
         Topics::new(&self.prefix)
     }
 
+    /// The group of bridges, and what their transactional ids begin with.
+    pub fn group(&self) -> String {
+        format!("{}.bridge", self.prefix)
+    }
+
     /// What every client of ours begins with; the caller adds what its kind of client needs *before* the operator's
     /// properties, so that those have the last word.
     ///
@@ -203,6 +208,28 @@ pub enum Error {
     /// A client cannot be made of the settings.
     #[error("no Kafka client can be made of these settings: {0} (look at kafka.properties)")]
     Client(KafkaError),
+    /// Kafka lets this bridge write no transactions.
+    #[error(
+        "no transactions with Kafka: {0} (the bridge needs the transactional ids that begin with <kafka.prefix>.bridge, and the group of \
+         that name; a Kafka without transactions takes one bridge only, with bridge.alone = true)"
+    )]
+    Transactions(KafkaError),
+    /// The system gives no thread.
+    #[error("no thread for Kafka's client: {0}")]
+    Thread(std::io::Error),
+    /// There are more partitions than there were at the start.
+    #[error(
+        "topic {topic} has a partition {partition} now, and had {count} in all when this bridge started: partitions are added while no \
+         bridge runs (see deploy/relay.toml, kafka.partitions)"
+    )]
+    Grown {
+        /// The topic.
+        topic: String,
+        /// The partition that is new.
+        partition: u32,
+        /// How many there were.
+        count: u32,
+    },
     /// No broker answers, for now.
     #[error("no answer from Kafka at {bootstrap}: {why}")]
     Unreachable {

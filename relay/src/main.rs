@@ -20,9 +20,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Bridge and gateway in one process. Exactly one bridge runs at a time, this one's or another.
+    /// Bridge and gateway in one process.
     Run(Config),
-    /// MQTT → Kafka. Exactly one bridge runs at a time: nothing prevents a second, which would write every batch once more.
+    /// MQTT → Kafka. Any number of bridges share the work.
     Bridge(Config),
     /// Kafka → WebSocket, and the dashboard page.
     Gateway(Config),

@@ -212,6 +212,7 @@ async fn records_that_kafka_fails_are_asked_for_again_in_order() {
     // No states meanwhile: they are produced too, and would take the errors that are meant for telemetry.
     let never = Duration::from_secs(3600);
     let settings = BridgeSettings {
+        alone: true,
         state_interval: never,
         checkpoint_interval: never,
         ..Default::default()

@@ -1,4 +1,7 @@
-//! Ties the fleet to MQTT and Kafka. It never waits for either: whatever Kafka does, MQTT is read on.
+//! Ties the fleets to MQTT, Kafka and the group of bridges. It never waits for any of them: whatever Kafka does, MQTT is read on.
+
+mod handover;
+mod writing;
 
 use std::time::{Duration, Instant};
 
@@ -7,24 +10,26 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::budget::Budget;
 use super::device::Now;
-use super::fleet::{Fleet, Message, Outcome, Step};
+use super::fleet::{Message, Shared, Step};
+use super::fleets::Fleets;
+use super::group::{self, Group};
 use super::metrics::Metrics;
 use super::mqtt::{self, Event, Mqtt};
-use super::ownership::Ownership;
-use super::producer::{Producer, Refusal, Report};
-use super::reader;
-use super::scan::Scan;
+use super::ownership::Terms;
+use super::producer::{Producer, Report};
 use super::settings::{BridgeSettings, MqttSettings};
+use super::writer::{Maker, Writer};
 use crate::admin::{Check, Monitor};
-use crate::kafka::{self, Context, KafkaSettings};
+use crate::kafka::{self, KafkaSettings};
+use handover::{Leaving, Takeovers};
+use writing::Recovered;
 
 /// The beat of everything periodic.
 const BEAT: Duration = Duration::from_millis(50);
-/// Devices that gave no sign of life this long after the MQTT connection was made are taken as away.
+/// Devices that gave no sign of life this long after the subscription was made are taken as away.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
-/// Records in flight that get no report for this long: Kafka is not well.
-const SILENCE: Duration = Duration::from_secs(5);
 /// How long stopping may take for what is in flight, and again for the states.
 const LAST_WORDS: Duration = Duration::from_millis(1200);
 /// Messages or reports handled in one go, before the others get their turn.
@@ -49,51 +54,62 @@ pub async fn run(
     let Some(partitions) = kafka::await_topics(&kafka, &kafka_check, &shutdown).await? else {
         return Ok(());
     };
-    let ownership = Ownership::all(partitions);
-    let limits = bridge.limits.codec();
-    let mut fleet = Fleet::new(&bridge, ownership.clone(), metrics.clone());
-
-    // Positions first: only who knows them can tell a duplicate.
-    let began = Instant::now();
-    let scans = {
-        let (kafka, limits) = (kafka.clone(), limits.clone());
-        let (check, stop) = (kafka_check.clone(), shutdown.clone());
-        let owned: Vec<u32> = ownership.owned().collect();
-        blocking(move || reader::read_all(&kafka, &owned, &limits, &check, &stop)).await?
-    };
-    let Some(scans) = scans else { return Ok(()) };
-    for (partition, scan) in scans {
-        fleet.restore(partition, scan, Now::read());
-    }
-    tracing::info!(
+    let terms = Terms::new(partitions);
+    let shared = Shared {
         partitions,
-        devices = fleet.devices().len(),
-        took = ?began.elapsed(),
-        "positions read from Kafka"
-    );
-    kafka_check.ready();
-
+        in_flight: Budget::new(bridge.in_flight.as_u64() as usize),
+        devices: Budget::new(bridge.limits.devices),
+        metrics: metrics.clone(),
+    };
     let (tell, reports) = mpsc::unbounded_channel();
+    let (tell_of_group, of_group) = mpsc::unbounded_channel();
     let context = kafka.context();
-    let telemetry = Producer::telemetry(&kafka, &bridge, context.clone(), tell.clone())?;
     let side = Producer::side(&kafka, context.clone(), tell.clone())?;
-    mqtt_check.failing(format!("connecting to {}", mqtt.broker));
-    let longest = limits.body_bytes.max(limits.frame_bytes) + 1;
-    let (connection, events) = Mqtt::start(options, &mqtt.broker, &ownership, longest);
-    let driver = Driver {
-        bridge,
+    let (mut group, mut member) = (None, None);
+    if bridge.alone {
+        let all = (0..partitions).filter_map(|partition| Some((partition, terms.begin(partition)?)));
+        // The receiver is right here.
+        let _ = tell_of_group.send(group::Event::Assigned(all.collect()));
+    } else {
+        kafka_check.failing(format!("joining the group {} of bridges", kafka.group()));
+        let (joined, thread) = Group::join(
+            &kafka,
+            &bridge,
+            terms.clone(),
+            context.clone(),
+            tell_of_group.clone(),
+        )?;
+        let id = format!("{}.{:08x}", kafka.group(), mqtt::random());
+        group = Some((joined.clone(), id));
+        member = Some((joined, thread));
+    }
+    let maker = Maker {
         kafka,
-        fleet,
-        metrics,
-        telemetry: Some(telemetry),
-        side,
-        connection,
+        bridge: bridge.clone(),
         context,
         tell,
-        kafka_check,
+        check: kafka_check,
+        group,
+        terms,
+    };
+    mqtt_check.failing(format!("connecting to {}", mqtt.broker));
+    let limits = bridge.limits.codec();
+    let longest = limits.body_bytes.max(limits.frame_bytes) + 1;
+    let (connection, events) = Mqtt::start(options, &mqtt.broker, longest);
+    let mut driver = Driver {
+        fleets: Fleets::new(bridge, shared),
+        maker,
+        metrics,
+        writer: None,
+        side,
+        connection,
         mqtt_check,
         shutdown,
-        connected: None,
+        connected: false,
+        joined: false,
+        member,
+        takeovers: Takeovers::new(),
+        leaving: Vec::new(),
         recovery: None,
         recoveries: 0,
         last_report: Instant::now(),
@@ -101,27 +117,28 @@ pub async fn run(
         fault: None,
         probe: None,
     };
-    driver.run(events, reports).await
+    driver.begin();
+    driver.run(events, reports, of_group).await
 }
 
-type Recovered = Result<Option<(Vec<(u32, Scan)>, Producer)>, kafka::Error>;
-
 struct Driver {
-    bridge: BridgeSettings,
-    kafka: KafkaSettings,
-    fleet: Fleet,
+    maker: Maker,
+    fleets: Fleets,
     metrics: Metrics,
-    /// `None` while it is made anew.
-    telemetry: Option<Producer>,
+    /// `None` while it is made, or made anew.
+    writer: Option<Writer>,
     side: Producer,
     connection: Mqtt,
-    context: Context,
-    tell: mpsc::UnboundedSender<Report>,
-    kafka_check: Check,
     mqtt_check: Check,
     shutdown: CancellationToken,
-    /// Since when the MQTT connection stands, and whether its grace is over.
-    connected: Option<(Instant, bool)>,
+    /// Whether the MQTT connection stands.
+    connected: bool,
+    /// Whether the group has told what is ours, if only that nothing is.
+    joined: bool,
+    /// The membership and its thread, of a bridge that is not alone.
+    member: Option<(Group, std::thread::JoinHandle<()>)>,
+    takeovers: Takeovers,
+    leaving: Vec<Leaving>,
     recovery: Option<JoinHandle<Recovered>>,
     /// In a row, without a delivery between them.
     recoveries: u32,
@@ -138,18 +155,28 @@ impl Driver {
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut reports: mpsc::UnboundedReceiver<Report>,
+        mut of_group: mpsc::UnboundedReceiver<group::Event>,
     ) -> Result<(), Error> {
         let shutdown = self.shutdown.clone();
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut checkpoint = tokio::time::interval(self.bridge.checkpoint_interval.max(BEAT));
-        loop {
-            let next_ack = self
-                .connected
-                .and_then(|_| self.fleet.next_ack())
-                .map(tokio::time::Instant::from_std);
+        let mut checkpoint = tokio::time::interval(self.maker.bridge.checkpoint_interval.max(BEAT));
+        // Once it is told to stop, it lets go of everything first.
+        let mut until = None;
+        while !self.has_let_go(until) {
+            let next_ack = if self.connected {
+                self.fleets.next_ack()
+            } else {
+                None
+            };
+            let next_ack = next_ack.map(tokio::time::Instant::from_std);
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled(), if until.is_none() => {
+                    if let Some((group, _)) = &self.member {
+                        group.leave();
+                    }
+                    until = Some(Instant::now() + 2 * LAST_WORDS);
+                }
                 Some(event) = events.recv() => {
                     self.event(event);
                     for _ in 1..BURST {
@@ -158,11 +185,13 @@ impl Driver {
                     }
                 }
                 Some(report) = reports.recv() => self.reports(report, &mut reports),
+                Some(event) = of_group.recv() => self.of_group(event)?,
                 () = tokio::time::sleep_until(next_ack.unwrap_or_else(tokio::time::Instant::now)), if next_ack.is_some() => {
                     self.acks();
                 }
                 _ = beat.tick() => self.beat(),
-                _ = checkpoint.tick() => self.fleet.mark(Now::read()),
+                _ = checkpoint.tick() => self.fleets.mark(Now::read()),
+                taken = self.takeovers.next() => self.taken(taken?),
                 ended = async { self.recovery.as_mut().expect("polled only if there is one").await }, if self.recovery.is_some() => {
                     self.recovery = None;
                     // All reports of the old producer are in by now: it is gone.
@@ -170,11 +199,7 @@ impl Driver {
                         self.report(report);
                     }
                     let recovered = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-                    if let Some((scans, producer)) = recovered {
-                        self.fleet.resume(Now::read(), scans);
-                        self.telemetry = Some(producer);
-                        self.last_report = Instant::now();
-                    }
+                    self.recovered(recovered);
                 }
             }
         }
@@ -188,113 +213,45 @@ impl Driver {
             Event::Connected => {
                 self.metrics.mqtt_connects.inc();
                 self.metrics.mqtt_connected.set(1);
+                self.connected = true;
+                // Where something is to be subscribed, it is in order when that is done.
+                if self.fleets.partitions().is_empty() {
+                    self.mqtt_check.ready();
+                }
+            }
+            Event::Subscribed(shares) => {
                 self.mqtt_check.ready();
-                self.connected = Some((Instant::now(), false));
-                self.fleet.connected();
+                let now = Instant::now();
+                shares
+                    .into_iter()
+                    .for_each(|share| self.fleets.subscribed(share, now));
             }
             Event::Disconnected(reason) => {
                 self.metrics.mqtt_connected.set(0);
                 self.mqtt_check.failing(reason);
-                self.connected = None;
-                self.fleet.disconnected();
+                self.connected = false;
+                self.fleets.disconnected();
             }
         }
     }
 
     fn message(&mut self, message: &Message) {
-        match self.fleet.message(Now::read(), message) {
+        match self.fleets.message(Now::read(), message) {
             Step::Nothing => {}
-            Step::Produce(record) => {
-                let Some(telemetry) = &self.telemetry else { return };
-                match telemetry.record(&record) {
-                    Ok(()) => {
-                        if self.fleet.in_flight() == 0 {
-                            self.last_report = Instant::now();
-                        }
-                        self.fleet.sent(&record);
-                    }
-                    Err(Refusal::Full) => self.fleet.unsent(&record, None),
-                    Err(Refusal::Unfit(reason)) => self.fleet.unsent(&record, Some(reason)),
-                    Err(Refusal::Fatal(reason)) => self.recover(&reason),
-                }
-            }
+            Step::Produce(record) => self.produce(record),
             Step::DeadLetter(letter) => {
                 if self.side.dead_letter(&letter).is_err() {
-                    self.fleet.dead_letter(Now::read(), &letter.letter, false);
+                    self.fleets.dead_letter(Now::read(), &letter.letter, false);
                 }
             }
         }
-    }
-
-    fn reports(&mut self, first: Report, more: &mut mpsc::UnboundedReceiver<Report>) {
-        self.report(first);
-        for _ in 1..BURST {
-            let Ok(report) = more.try_recv() else { break };
-            self.report(report);
-        }
-    }
-
-    fn report(&mut self, report: Report) {
-        let now = Now::read();
-        match report {
-            Report::Telemetry(ticket, outcome) => {
-                let failed = !matches!(outcome, Outcome::Stored(_));
-                self.fleet.reported(now, &ticket, outcome);
-                self.last_report = now.at;
-                if failed {
-                    self.recover("records were not delivered");
-                } else if self.recovery.is_none() {
-                    self.recoveries = 0;
-                }
-            }
-            Report::State(device, stored) => self.fleet.state(now.at, device, stored),
-            Report::DeadLetter(letter, stored) => self.fleet.dead_letter(now, &letter, stored),
-        }
-    }
-
-    /// Makes the telemetry producer anew: ends the old one, waits for its reports, and scans what of it got through.
-    fn recover(&mut self, reason: &str) {
-        let Some(old) = self.telemetry.take() else { return };
-        self.fault = Some(format!(
-            "{reason}: finding out what got through, then going on from there"
-        ));
-        self.recoveries += 1;
-        let from: Vec<(u32, i64)> = (0u32..).zip(self.fleet.halt()).collect();
-        let (bridge, kafka) = (self.bridge.clone(), self.kafka.clone());
-        let (context, tell) = (self.context.clone(), self.tell.clone());
-        let (check, stop) = (self.kafka_check.clone(), self.shutdown.clone());
-        // The first time at once: it may have been one record. Then ever slower.
-        let wait = Duration::from_millis(250) * ((1 << self.recoveries.min(6)) - 2).min(20);
-        self.recovery = Some(tokio::spawn(async move {
-            blocking(move || drop(old)).await;
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = stop.cancelled() => return Ok(None),
-            }
-            blocking(move || {
-                let scans = from
-                    .iter()
-                    .map(|(partition, _)| (*partition, Scan::default()))
-                    .collect();
-                let limits = bridge.limits.codec();
-                let Some(scans) = reader::read_telemetry(&kafka, scans, &from, &limits, &check, &stop)?
-                else {
-                    return Ok(None);
-                };
-                Ok(Some((
-                    scans,
-                    Producer::telemetry(&kafka, &bridge, context, tell)?,
-                )))
-            })
-            .await
-        }));
     }
 
     fn acks(&mut self) {
         let now = Now::read();
-        // Until everything is subscribed they wait; a connection that ends takes them along.
-        while self.connected.is_some() {
-            let Some((topic, payload)) = self.fleet.ack(now) else {
+        // A connection that ends takes them along.
+        while self.connected {
+            let Some((topic, payload)) = self.fleets.ack(now) else {
                 return;
             };
             // With no room it is lost: the agent's resend asks for it again.
@@ -306,91 +263,12 @@ impl Driver {
 
     fn beat(&mut self) {
         let now = Now::read();
-        if let Some((since, false)) = self.connected
-            && since.elapsed() > SIGN_OF_LIFE
-        {
-            self.connected = Some((since, true));
-            self.fleet.give_up(now);
-        }
-        let rate = f64::from(self.bridge.state_rate);
+        self.fleets.give_up(now, SIGN_OF_LIFE);
+        let rate = f64::from(self.maker.bridge.state_rate);
         self.states_budget = (self.states_budget + rate * BEAT.as_secs_f64()).min(rate);
         self.states(now.at);
+        self.let_go();
         self.judge_kafka();
-    }
-
-    fn states(&mut self, now: Instant) {
-        while self.states_budget >= 1.0 {
-            let Some(state) = self.fleet.next_state(now) else {
-                return;
-            };
-            self.states_budget -= 1.0;
-            if self.side.state(&state).is_err() {
-                self.fleet.state(now, state.device, false);
-                return;
-            }
-        }
-    }
-
-    fn judge_kafka(&mut self) {
-        let bootstrap = &self.kafka.bootstrap;
-        if self.telemetry.is_some() {
-            self.fault = None;
-        }
-        if self.context.all_down() {
-            if self.probe.as_ref().is_none_or(JoinHandle::is_finished) {
-                let side = self.side.clone();
-                self.probe = Some(tokio::task::spawn_blocking(move || {
-                    if !side.probe(Duration::from_secs(1)) {
-                        std::thread::sleep(Duration::from_millis(500));
-                    }
-                }));
-            }
-            self.fault = Some(format!("no broker of {bootstrap} can be reached"));
-        } else if self.fleet.in_flight() > 0 && self.last_report.elapsed() > SILENCE {
-            self.fault = Some(format!("{bootstrap} confirms nothing that was sent"));
-        }
-        match &self.fault {
-            None => self.kafka_check.ready(),
-            Some(reason) => self.kafka_check.failing(reason.clone()),
-        }
-    }
-
-    /// Lets what is in flight arrive, tells the agents, leaves states and checkpoints behind.
-    async fn stop(mut self, reports: &mut mpsc::UnboundedReceiver<Report>) {
-        let until = tokio::time::Instant::now() + LAST_WORDS;
-        while self.fleet.in_flight() > 0 {
-            match tokio::time::timeout_at(until, reports.recv()).await {
-                Ok(Some(report)) => self.reports(report, reports),
-                _ => break,
-            }
-        }
-        tokio::time::sleep(self.bridge.ack_interval.min(BEAT)).await;
-        self.acks();
-        self.connection.stop().await;
-        self.fleet.mark(Now::read());
-        let until = tokio::time::Instant::now() + LAST_WORDS;
-        // Everything that changed is due now.
-        let due = Instant::now() + self.bridge.state_interval;
-        while !self.fleet.is_clean() {
-            while let Some(state) = self.fleet.next_state(due) {
-                if self.side.state(&state).is_err() {
-                    self.fleet.state(due, state.device, false);
-                    break;
-                }
-            }
-            match tokio::time::timeout_at(until, reports.recv()).await {
-                Ok(Some(Report::State(device, stored))) => self.fleet.state(due, device, stored),
-                Ok(Some(_)) => {}
-                _ => break,
-            }
-        }
-        let (telemetry, side) = (self.telemetry, self.side);
-        blocking(move || {
-            // The last checkpoint may still be on its way.
-            side.flush(LAST_WORDS);
-            drop((telemetry, side));
-        })
-        .await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! All devices of a bridge: what a message from MQTT, a report from Kafka or the passing of time makes of them.
+//! All devices of a partition: what a message from MQTT, a report from Kafka or the passing of time makes of them.
 //!
 //! Pure: time and messages are arguments, and what is to be done is returned. [`Fleet::message`] never changes a stream's
 //! position; only [`Fleet::sent`] (handed to Kafka's client) and [`Fleet::reported`] do.
@@ -13,19 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_proto::frame::{Frame, open_control};
-use headwater_proto::topic::{self, Kind};
+use headwater_proto::topic::Kind;
 use headwater_proto::{Batch, Body, Error, Limits, Loss, LossReason, SeriesSet, pb};
 
 use super::ack::Acks;
+use super::budget::Budget;
 use super::checkpoint::{Entry, Ledger};
 use super::device::{Device, Now};
 use super::metrics::Metrics;
-use super::ownership::Ownership;
 use super::record::Name;
 use super::scan::Scan;
 use super::settings::BridgeSettings;
 use super::stream::{Refused, Verdict};
-pub use step::{DeadLetter, Letter, Message, Outcome, Record, State, Step, Ticket};
+pub use step::{DeadLetter, Entered, Letter, Message, Outcome, Record, State, Step, Ticket};
 
 /// Not told again to go back for the same position within this time.
 const GO_BACK: Duration = Duration::from_millis(500);
@@ -36,59 +36,80 @@ const DEAD_LETTER: Duration = Duration::from_secs(1);
 /// So often Kafka may fail a stream's next batch, for its size or content, before it is refused.
 const FAILURES: u32 = 3;
 
-/// All devices.
+/// What all partitions of a bridge share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// How many partitions there are.
+    pub partitions: u32,
+    /// Bytes handed to Kafka and not reported.
+    pub in_flight: Budget,
+    /// Devices known.
+    pub devices: Budget,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// All devices of a partition, in one term of owning it.
 #[derive(Debug)]
 pub struct Fleet {
     limits: Limits,
     control_limit: usize,
-    max_devices: usize,
     max_streams: usize,
     max_series_sets: usize,
-    max_in_flight: usize,
-    ownership: Ownership,
+    shared: Shared,
+    partition: u32,
+    term: u64,
     devices: Vec<Device>,
     index: HashMap<Arc<str>, u32>,
     acks: Acks,
     ledger: Ledger,
-    /// By partition: the offset after the last record delivered, and the one last marked.
-    offsets: Vec<(i64, i64)>,
+    /// The offset after the last record delivered.
+    next_offset: i64,
+    /// The offset that was marked last.
+    marked: i64,
+    /// Records handed to Kafka and not reported.
     in_flight: usize,
+    /// Checkpoints on their way.
+    checkpoints: usize,
     halted: bool,
     metrics: Metrics,
 }
 
 impl Fleet {
     /// With no device yet.
-    pub fn new(settings: &BridgeSettings, ownership: Ownership, metrics: Metrics) -> Self {
+    pub fn new(settings: &BridgeSettings, partition: u32, term: u64, shared: Shared) -> Self {
         let limits = settings.limits.codec();
         Self {
             control_limit: limits.body_bytes,
             limits,
-            max_devices: settings.limits.devices,
             max_streams: settings.limits.streams,
             max_series_sets: settings.limits.series_sets,
-            max_in_flight: settings.in_flight.as_u64() as usize,
-            offsets: vec![(0, -1); ownership.partitions() as usize],
-            ownership,
+            metrics: shared.metrics.clone(),
+            shared,
+            partition,
+            term,
             devices: Vec::new(),
             index: HashMap::new(),
             acks: Acks::new(settings.ack_interval),
             ledger: Ledger::new(settings.state_interval),
+            next_offset: 0,
+            marked: -1,
             in_flight: 0,
+            checkpoints: 0,
             halted: false,
-            metrics,
         }
     }
 
-    /// Takes in what an earlier bridge, or an earlier producer of this one, left of a partition.
-    pub fn restore(&mut self, partition: u32, mut scan: Scan, now: Now) {
+    /// Takes in what an earlier bridge, or an earlier producer of this one, left of the partition.
+    pub fn restore(&mut self, mut scan: Scan, now: Now) {
         for (_, state) in std::mem::take(&mut scan.states) {
-            if let Some(device) = self.number(&state.device.clone()) {
-                self.devices[device as usize] = Device::restore(state, partition);
+            if let Some(number) = self.number(&state.device.clone()) {
+                let device = Device::restore(state, self.partition);
+                self.metrics.devices_online.inc_by(i64::from(device.online));
+                self.devices[number as usize] = device;
             }
         }
-        let (next, _) = &mut self.offsets[partition as usize];
-        *next = (*next).max(scan.next_offset);
+        self.next_offset = self.next_offset.max(scan.next_offset);
         for (name, addition) in scan.additions() {
             let Some(number) = self.number(&name) else {
                 continue;
@@ -109,22 +130,12 @@ impl Fleet {
             device.newest = device.newest.max(addition.newest);
             self.ledger.changed(number, now.at);
         }
-        self.count_devices();
     }
 
-    /// A message came.
-    pub fn message(&mut self, now: Now, message: &Message) -> Step {
-        self.metrics.bytes_in.inc_by(message.length as u64);
-        let Some((name, kind)) = topic::parse(&message.topic) else {
-            self.metrics.refuse("topic");
-            return Step::Nothing;
-        };
+    /// A message came, from the device of this name: this partition's.
+    pub fn message(&mut self, now: Now, name: &str, kind: Kind, message: &Message) -> Step {
         // An empty payload only clears what the broker had kept.
         if message.payload.is_empty() && kind != Kind::Data {
-            return Step::Nothing;
-        }
-        if self.ownership.partition(name).is_none() {
-            self.metrics.refuse("partition of another bridge");
             return Step::Nothing;
         }
         let Some(number) = self.number(name) else {
@@ -240,7 +251,7 @@ impl Fleet {
             return Step::Nothing;
         }
         // Neither accepted nor asked for again: it would come into the same.
-        if self.halted || self.in_flight >= self.max_in_flight {
+        if self.halted || self.shared.in_flight.is_spent() {
             self.metrics
                 .drop(if self.halted { "recovering" } else { "in flight" });
             return Step::Nothing;
@@ -358,7 +369,8 @@ impl Fleet {
         Ok(Record {
             device: number,
             key: Arc::clone(&device.name),
-            partition: device.partition,
+            partition: self.partition,
+            term: self.term,
             name,
             value,
             readings,
@@ -441,6 +453,8 @@ impl Fleet {
         let keep = message.payload.len().min(self.limits.frame_bytes);
         Step::DeadLetter(DeadLetter {
             letter: Letter {
+                partition: self.partition,
+                term: self.term,
                 device: number,
                 refuses,
             },
@@ -451,6 +465,15 @@ impl Fleet {
             reason,
             arrival_us: now.us,
         })
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.shared.devices.give_back(self.devices.len());
+        self.metrics.devices.dec_by(self.devices.len() as i64);
+        let online = self.devices.iter().filter(|device| device.online).count();
+        self.metrics.devices_online.dec_by(online as i64);
     }
 }
 

@@ -53,6 +53,12 @@ pub struct Metrics {
     pub delivery_seconds: Histogram,
     /// Bytes handed to Kafka's client and not reported.
     pub in_flight_bytes: Gauge,
+    /// Partitions owned.
+    pub partitions: Gauge,
+    /// Times that partitions were given or taken.
+    pub rebalances: Counter,
+    /// Transactions that came to nothing, and producers that failed.
+    pub recoveries: Counter,
     /// Devices known.
     pub devices: Gauge,
     /// Devices on line.
@@ -96,6 +102,14 @@ impl Metrics {
             "torn_streams",
             "Agents' streams that ended by a power cut or a kill: their last seconds may be lost",
         );
+        let rebalances = counter(
+            "rebalances",
+            "Times that partitions were given to this bridge or taken",
+        );
+        let recoveries = counter(
+            "recoveries",
+            "Transactions that came to nothing, producers that failed",
+        );
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -105,6 +119,7 @@ impl Metrics {
             "in_flight_bytes",
             "Bytes handed to Kafka's client and not reported",
         );
+        let partitions = gauge("partitions", "Partitions that this bridge owns");
         let devices = gauge("devices", "Devices known");
         let devices_online = gauge("devices_online", "Devices on line");
         let mqtt_connected = gauge("mqtt_connected", "Whether the MQTT connection stands");
@@ -140,6 +155,9 @@ impl Metrics {
             delivery_failures,
             delivery_seconds,
             in_flight_bytes,
+            partitions,
+            rebalances,
+            recoveries,
             devices,
             devices_online,
             mqtt_connected,

@@ -1,9 +1,11 @@
 //! The connection to the MQTT broker: a task of its own that only polls, and tells.
 //!
-//! Clean sessions and nothing published at QoS 1: what is lost on the way is repaired by Headwater's own positions, so
+//! What is subscribed changes while it stands, with the partitions that the bridge owns. Clean sessions and nothing published at QoS 1: what is lost on the way is repaired by Headwater's own positions, so
 //! nothing has to be carried over from one connection to the next, and everything the client library would carry over is
 //! cleared. Hello, series and status are subscribed before data, so that what the broker kept of them comes first.
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::Error;
 use super::fleet::Message;
-use super::ownership::Ownership;
+use super::ownership::Share;
 use super::settings::MqttSettings;
 
 /// The largest packet MQTT knows. The broker's own limit is the one that counts: a lower one here would end the connection
@@ -31,8 +33,10 @@ const BACKOFF: Duration = Duration::from_secs(5);
 /// What the connection tells.
 #[derive(Debug)]
 pub enum Event {
-    /// It stands, and everything is subscribed.
+    /// It stands; nothing is subscribed yet.
     Connected,
+    /// The topics of these are subscribed, and what the broker had kept of them but data is on its way already.
+    Subscribed(Vec<Share>),
     /// It is gone, or cannot be made, for this reason.
     Disconnected(String),
     /// A message came.
@@ -42,57 +46,68 @@ pub enum Event {
 /// The connection.
 #[derive(Debug)]
 pub struct Mqtt {
-    client: AsyncClient,
+    subscriptions: Subscriptions,
     poller: JoinHandle<()>,
 }
 
 impl Mqtt {
     /// Connects, and keeps connecting. Payloads longer than `longest` are cut.
-    pub fn start(
-        options: MqttOptions,
-        broker: &str,
-        ownership: &Ownership,
-        longest: usize,
-    ) -> (Self, mpsc::Receiver<Event>) {
+    pub fn start(options: MqttOptions, broker: &str, longest: usize) -> (Self, mpsc::Receiver<Event>) {
         let (client, events) = AsyncClient::new(options, QUEUE);
-        let filters = |kinds: &[(Kind, QoS)]| -> Vec<SubscribeFilter> {
-            let each = |&(kind, qos)| {
-                ownership
-                    .filters(kind)
-                    .into_iter()
-                    .map(move |path| SubscribeFilter::new(path, qos))
-            };
-            kinds.iter().flat_map(each).collect()
+        let subscriptions = Subscriptions {
+            client,
+            state: Arc::default(),
         };
-        let first = filters(&[
-            (Kind::Hello, QoS::AtLeastOnce),
-            (Kind::Series, QoS::AtLeastOnce),
-            (Kind::Status, QoS::AtLeastOnce),
-        ]);
-        let then = filters(&[(Kind::Data, QoS::AtMostOnce)]);
         let (tell, told) = mpsc::channel(BACKLOG);
         let poller = Poller {
-            client: client.clone(),
+            subscriptions: subscriptions.clone(),
             events,
             tell,
-            first,
-            then,
             longest,
         };
         let poller = tokio::spawn(poller.run(broker.to_owned()));
-        (Self { client, poller }, told)
+        let connection = Self {
+            subscriptions,
+            poller,
+        };
+        (connection, told)
+    }
+
+    /// Subscribes the topics of these, now and on every connection to come.
+    pub fn subscribe(&self, shares: Vec<Share>) {
+        let mut state = self.subscriptions.lock();
+        state.wanted.extend(shares.iter().copied());
+        if state.connected {
+            state.todo.push_back(Request::Subscribe(shares, Phase::Told));
+            self.subscriptions.send(&mut state);
+        }
+    }
+
+    /// Ends the subscriptions of these.
+    pub fn unsubscribe(&self, shares: &[Share]) {
+        let mut state = self.subscriptions.lock();
+        for share in shares {
+            state.wanted.remove(share);
+            if state.connected {
+                let filters = Phase::ALL.iter().flat_map(|phase| phase.filters(&[*share]));
+                let requests: Vec<_> = filters.map(|filter| Request::Unsubscribe(filter.path)).collect();
+                state.todo.extend(requests);
+            }
+        }
+        self.subscriptions.send(&mut state);
     }
 
     /// Puts a message on its way, QoS 0. Returns whether there was room.
     pub fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
-        self.client
+        self.subscriptions
+            .client
             .try_publish(topic, QoS::AtMostOnce, false, payload)
             .is_ok()
     }
 
     /// Sends what is on its way, and disconnects.
     pub async fn stop(self) {
-        let _ = self.client.try_disconnect();
+        let _ = self.subscriptions.client.try_disconnect();
         // The poller ends when the broker closes the connection; a broker that does not is not waited for.
         let mut poller = self.poller;
         if tokio::time::timeout(Duration::from_millis(500), &mut poller)
@@ -104,53 +119,157 @@ impl Mqtt {
     }
 }
 
-struct Poller {
+/// Hello, series and status are subscribed before data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Told,
+    Data,
+}
+
+impl Phase {
+    const ALL: [Self; 2] = [Self::Told, Self::Data];
+
+    fn filters(self, shares: &[Share]) -> Vec<SubscribeFilter> {
+        let kinds: &[(Kind, QoS)] = match self {
+            Self::Told => &[
+                (Kind::Hello, QoS::AtLeastOnce),
+                (Kind::Series, QoS::AtLeastOnce),
+                (Kind::Status, QoS::AtLeastOnce),
+            ],
+            Self::Data => &[(Kind::Data, QoS::AtMostOnce)],
+        };
+        let of_kind = |&(kind, qos): &(Kind, QoS)| {
+            let filters = shares.iter().flat_map(move |share| share.filters(kind));
+            filters.map(move |path| SubscribeFilter::new(path, qos))
+        };
+        kinds.iter().flat_map(of_kind).collect()
+    }
+}
+
+#[derive(Debug)]
+enum Request {
+    Subscribe(Vec<Share>, Phase),
+    Unsubscribe(String),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connected: bool,
+    wanted: BTreeSet<Share>,
+    /// Requests that found no room in the client's queue yet.
+    todo: VecDeque<Request>,
+    /// Subscriptions not answered yet. Brokers answer in order.
+    sent: VecDeque<(Vec<Share>, Phase)>,
+}
+
+#[derive(Clone, Debug)]
+struct Subscriptions {
     client: AsyncClient,
+    state: Arc<Mutex<State>>,
+}
+
+impl Subscriptions {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what there is room for.
+    fn send(&self, state: &mut State) {
+        while let Some(request) = state.todo.pop_front() {
+            let sent = match &request {
+                Request::Subscribe(shares, phase) => self.client.try_subscribe_many(phase.filters(shares)),
+                Request::Unsubscribe(filter) => self.client.try_unsubscribe(filter.clone()),
+            };
+            match (sent, request) {
+                (Ok(()), Request::Subscribe(shares, phase)) => state.sent.push_back((shares, phase)),
+                (Ok(()), Request::Unsubscribe(_)) => {}
+                (Err(_), request) => {
+                    state.todo.push_front(request);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A new connection: nothing is subscribed on it.
+    fn connected(&self) {
+        let mut state = self.lock();
+        state.connected = true;
+        if !state.wanted.is_empty() {
+            let wanted = state.wanted.iter().copied().collect();
+            state.todo.push_back(Request::Subscribe(wanted, Phase::Told));
+        }
+        self.send(&mut state);
+    }
+
+    /// The broker has answered the oldest subscription. Returns what is subscribed wholly with it.
+    fn answered(&self) -> Option<Vec<Share>> {
+        let mut state = self.lock();
+        let (shares, phase) = state.sent.pop_front()?;
+        match phase {
+            Phase::Told => {
+                state.todo.push_back(Request::Subscribe(shares, Phase::Data));
+                self.send(&mut state);
+                None
+            }
+            Phase::Data => Some(shares),
+        }
+    }
+
+    /// The connection is gone, with everything on its way: on the next one nothing of it may appear.
+    fn disconnected(&self, events: &mut EventLoop) {
+        let mut state = self.lock();
+        (state.connected, state.todo, state.sent) = (false, VecDeque::new(), VecDeque::new());
+        events.clean();
+        events.state.events.clear();
+        events.pending.clear();
+    }
+}
+
+struct Poller {
+    subscriptions: Subscriptions,
     events: EventLoop,
     tell: mpsc::Sender<Event>,
-    first: Vec<SubscribeFilter>,
-    then: Vec<SubscribeFilter>,
     longest: usize,
 }
 
 impl Poller {
     async fn run(mut self, broker: String) {
         let mut backoff = Duration::from_millis(200);
-        // Subscriptions answered on this connection.
-        let mut answered = 0;
         loop {
             let event = match self.events.poll().await {
                 Ok(rumqttc::Event::Incoming(packet)) => match packet {
                     Packet::ConnAck(_) => {
-                        answered = 0;
-                        let _ = self.client.try_subscribe_many(self.first.clone());
-                        continue;
+                        self.subscriptions.connected();
+                        Event::Connected
                     }
                     Packet::SubAck(ack) => {
                         if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
                             let reason =
                                 format!("{broker} refuses our subscriptions; look at its access rules");
                             Event::Disconnected(reason)
-                        } else if answered == 0 {
-                            answered = 1;
-                            let _ = self.client.try_subscribe_many(self.then.clone());
-                            continue;
                         } else {
                             backoff = Duration::from_millis(200);
-                            Event::Connected
+                            match self.subscriptions.answered() {
+                                Some(shares) => Event::Subscribed(shares),
+                                None => continue,
+                            }
                         }
                     }
                     Packet::Publish(publish) => Event::Message(self.message(publish)),
                     _ => continue,
                 },
                 Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
-                Ok(rumqttc::Event::Outgoing(_)) => continue,
+                Ok(rumqttc::Event::Outgoing(_)) => {
+                    let mut state = self.subscriptions.lock();
+                    if !state.todo.is_empty() {
+                        self.subscriptions.send(&mut state);
+                    }
+                    continue;
+                }
                 Err(ConnectionError::RequestsDone) => return,
                 Err(error) => {
-                    // Messages of the dead connection would come after the next one is made.
-                    self.events.clean();
-                    self.events.state.events.clear();
-                    self.events.pending.clear();
+                    self.subscriptions.disconnected(&mut self.events);
                     if self
                         .tell
                         .send(Event::Disconnected(reason(&broker, &error)))
@@ -263,7 +382,7 @@ fn reason(broker: &str, error: &ConnectionError) -> String {
 }
 
 /// Not for secrets: ids and jitter.
-fn random() -> u32 {
+pub(super) fn random() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new()
         .build_hasher()

@@ -1,48 +1,91 @@
-//! Which partitions, and so which shards, a bridge owns.
+//! Which partitions, and so which shards, a bridge owns, and since when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use headwater_proto::shard::SHARDS;
 use headwater_proto::topic::{self, Kind};
 
-/// The partitions a bridge owns. For now all of them; a group of bridges will share them out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ownership {
-    owned: Vec<bool>,
+/// What is subscribed and given up together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Share {
+    /// Every shard: of a bridge that is alone.
+    All,
+    /// The shards of one partition.
+    Partition {
+        /// The partition.
+        partition: u32,
+        /// How many there are.
+        of: u32,
+    },
 }
 
-impl Ownership {
-    /// All of `partitions`.
-    pub fn all(partitions: u32) -> Self {
+impl Share {
+    /// The MQTT filters that cover one kind of topic for it.
+    pub fn filters(self, kind: Kind) -> Vec<String> {
+        match self {
+            Self::All => vec![topic::filter(kind)],
+            Self::Partition { partition, of } => (partition..SHARDS)
+                .step_by(of as usize)
+                .map(|shard| topic::shard_filter(shard as u8, kind))
+                .collect(),
+        }
+    }
+
+    /// Whether this partition belongs to it.
+    pub fn covers(self, partition: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::Partition { partition: own, .. } => own == partition,
+        }
+    }
+}
+
+/// The terms in which this bridge owns partitions: each time that it is given one, a new term begins. Clones share them.
+///
+/// Whatever is on its way to Kafka carries the term in which it was accepted. So nothing of an earlier term is produced in a later
+/// one, however long it waited between: another bridge may have owned the partition meanwhile.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// By partition: the term that runs, 0 where none does.
+    running: Arc<[AtomicU64]>,
+    last: Arc<AtomicU64>,
+}
+
+impl Terms {
+    /// None runs yet.
+    pub fn new(partitions: u32) -> Self {
         Self {
-            owned: vec![true; partitions as usize],
+            running: (0..partitions).map(|_| AtomicU64::new(0)).collect(),
+            last: Arc::default(),
         }
     }
 
     /// The number of partitions there are.
     pub fn partitions(&self) -> u32 {
-        self.owned.len() as u32
+        self.running.len() as u32
     }
 
-    /// The partitions owned.
-    pub fn owned(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.partitions()).filter(|&partition| self.owned[partition as usize])
+    /// The partition is ours from now on. Returns the term; `None` for a partition that did not exist at the start.
+    pub fn begin(&self, partition: u32) -> Option<u64> {
+        let running = self.running.get(partition as usize)?;
+        let term = self.last.fetch_add(1, Ordering::SeqCst) + 1;
+        running.store(term, Ordering::SeqCst);
+        Some(term)
     }
 
-    /// The partition of a device, if it is owned.
-    pub fn partition(&self, device: &str) -> Option<u32> {
-        let partition = headwater_proto::shard::partition(device, self.partitions());
-        self.owned[partition as usize].then_some(partition)
-    }
-
-    /// The MQTT filters that cover one kind of topic for what is owned.
-    pub fn filters(&self, kind: Kind) -> Vec<String> {
-        if self.owned.iter().all(|&owned| owned) {
-            return vec![topic::filter(kind)];
+    /// The partition is ours no longer.
+    pub fn end(&self, partition: u32) {
+        if let Some(running) = self.running.get(partition as usize) {
+            running.store(0, Ordering::SeqCst);
         }
-        let owned = |shard: &u32| self.owned[(shard % self.partitions()) as usize];
-        (0..SHARDS)
-            .filter(owned)
-            .map(|shard| topic::shard_filter(shard as u8, kind))
-            .collect()
+    }
+
+    /// Whether the partition is ours, in this very term.
+    pub fn holds(&self, partition: u32, term: u64) -> bool {
+        self.running
+            .get(partition as usize)
+            .is_some_and(|running| running.load(Ordering::SeqCst) == term)
     }
 }
 
@@ -52,26 +95,37 @@ mod tests {
 
     #[test]
     fn whoever_owns_all_needs_one_filter() {
-        let all = Ownership::all(8);
-        assert_eq!(all.filters(Kind::Data), ["hw1/+/+/data"]);
-        assert_eq!(all.owned().count(), 8);
+        assert_eq!(Share::All.filters(Kind::Data), ["hw1/+/+/data"]);
     }
 
     #[test]
     fn a_share_is_its_shards() {
-        let share = Ownership {
-            owned: vec![false, true, false, false],
-        };
-        let filters = share.filters(Kind::Hello);
+        let share = |partition| Share::Partition { partition, of: 4 };
+        let filters = share(1).filters(Kind::Hello);
         assert_eq!(filters.len(), 64);
         assert_eq!(filters[1], "hw1/5/+/hello");
         for device in ["a", "b", "gw-01", "pump-7"] {
             let filter = topic::shard_filter(headwater_proto::shard::shard(device), Kind::Hello);
-            assert_eq!(
-                share.partition(device).is_some(),
-                filters.contains(&filter),
-                "{device}"
-            );
+            let partition = headwater_proto::shard::partition(device, 4);
+            for other in 0..4 {
+                assert_eq!(
+                    share(other).filters(Kind::Hello).contains(&filter),
+                    other == partition,
+                    "{device}"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn a_term_ends_for_good() {
+        let terms = Terms::new(2);
+        let first = terms.begin(1).unwrap();
+        assert!(terms.holds(1, first) && !terms.holds(0, first));
+        terms.end(1);
+        assert!(!terms.holds(1, first));
+        let second = terms.begin(1).unwrap();
+        assert!(terms.holds(1, second) && !terms.holds(1, first));
+        assert_eq!(terms.begin(2), None);
     }
 }

@@ -1,32 +1,63 @@
-//! The two producers and their delivery reports.
+//! The producers and their delivery reports.
 //!
-//! Telemetry goes through one that is idempotent and gapless and never gives a record up by time: either all records of a
+//! Of a bridge in a group, telemetry and states go through a transactional one ([`transactions`](super::transactions)). Of a bridge
+//! that is alone, telemetry goes through one that is idempotent and gapless and never gives a record up by time: either all records of a
 //! partition get to Kafka in order, or the whole producer fails, and what got through is found by a scan before another
 //! is made. States and dead letters go through a second, so that a failure there (no access to the dead letters, say)
 //! stops nobody's readings.
+
+use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
+};
 use tokio::sync::mpsc;
 
-use super::fleet::{DeadLetter, Letter, Outcome, Record, State, Ticket};
+use super::fleet::{DeadLetter, Entered, Letter, Outcome, Record, State, Ticket};
 use super::record::{LENGTH, REASON, TOPIC};
 use super::settings::BridgeSettings;
 use crate::kafka::{Context, Error, KafkaSettings, Topics};
+
+/// How long a transaction may take at least.
+const TRANSACTION: Duration = Duration::from_secs(30);
 
 /// What became of something handed to a producer.
 #[derive(Debug)]
 pub enum Report {
     /// A record of telemetry.
     Telemetry(Ticket, Outcome),
-    /// A state (or, `None`, a checkpoint), and whether it is in Kafka.
-    State(Option<u32>, bool),
+    /// A state or a checkpoint, and whether it is in Kafka.
+    State(Entered, bool),
     /// A dead letter, and whether it is in Kafka.
     DeadLetter(Letter, bool),
+    /// Transactions have ended, for this reason.
+    Ended(String),
+}
+
+impl Report {
+    /// Whether something did not get into Kafka.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Telemetry(_, outcome) => !matches!(outcome, Outcome::Stored(_)),
+            Self::State(_, stored) | Self::DeadLetter(_, stored) => !stored,
+            Self::Ended(_) => true,
+        }
+    }
+
+    /// What it says where the transaction came to nothing.
+    #[must_use]
+    pub fn void(self) -> Self {
+        match self {
+            Self::Telemetry(ticket, Outcome::Stored(_)) => Self::Telemetry(ticket, Outcome::Failed),
+            Self::State(entered, _) => Self::State(entered, false),
+            other => other,
+        }
+    }
 }
 
 /// What travels with a record to its report.
@@ -35,7 +66,7 @@ pub enum Token {
     /// Of telemetry.
     Telemetry(Ticket),
     /// Of a state or checkpoint.
-    State(Option<u32>),
+    State(Entered),
     /// Of a dead letter.
     DeadLetter(Letter),
 }
@@ -44,6 +75,13 @@ pub enum Token {
 pub struct Reports {
     tell: mpsc::UnboundedSender<Report>,
     context: Context,
+}
+
+impl Reports {
+    /// Tells here.
+    pub fn new(tell: mpsc::UnboundedSender<Report>, context: Context) -> Self {
+        Self { tell, context }
+    }
 }
 
 impl ClientContext for Reports {
@@ -70,7 +108,7 @@ impl ProducerContext for Reports {
             self.context.answered();
         }
         let report = match *token {
-            Token::State(device) => Report::State(device, result.is_ok()),
+            Token::State(entered) => Report::State(entered, result.is_ok()),
             Token::DeadLetter(letter) => Report::DeadLetter(letter, result.is_ok()),
             Token::Telemetry(ticket) => {
                 let outcome = match result {
@@ -89,7 +127,7 @@ impl ProducerContext for Reports {
 }
 
 /// Errors that concern a record's own size or content.
-fn unfit(code: RDKafkaErrorCode) -> Option<String> {
+pub fn unfit(code: RDKafkaErrorCode) -> Option<String> {
     use RDKafkaErrorCode::{InvalidMessage, InvalidMessageSize, InvalidRecord, MessageSizeTooLarge};
     matches!(
         code,
@@ -109,6 +147,76 @@ pub enum Refusal {
     Fatal(String),
 }
 
+/// A record of telemetry, as the client takes it.
+pub fn of_record<'a>(
+    topics: &'a Topics,
+    record: &'a Record,
+    token: Box<Token>,
+) -> BaseRecord<'a, [u8], Vec<u8>, Box<Token>> {
+    BaseRecord::with_opaque_to(&topics.telemetry, token)
+        .partition(record.partition as i32)
+        .key(record.key.as_bytes())
+        .payload(&record.value)
+        .timestamp(record.arrival.us / 1000)
+        .headers(record.name.headers())
+}
+
+/// A state or a checkpoint, as the client takes it.
+pub fn of_state<'a>(
+    topics: &'a Topics,
+    state: &'a State,
+    token: Box<Token>,
+) -> BaseRecord<'a, [u8], Vec<u8>, Box<Token>> {
+    BaseRecord::with_opaque_to(&topics.devices, token)
+        .partition(state.entered.partition as i32)
+        .key(state.key.as_bytes())
+        .payload(&state.value)
+}
+
+/// KiB of the client's queue. The bridge's own bound comes first; this is so much above it that the client's bookkeeping fits too.
+fn room(bridge: &BridgeSettings) -> String {
+    (bridge.in_flight.as_u64() / 1024 * 2)
+        .clamp(1024, 2_097_151)
+        .to_string()
+}
+
+/// Bytes of the largest record.
+fn largest(bridge: &BridgeSettings) -> String {
+    (bridge.limits.body.as_u64() + 65_536)
+        .clamp(100_000, 1_000_000_000)
+        .to_string()
+}
+
+/// A transactional producer under this id. Its reports come while it is polled.
+///
+/// # Errors
+/// [`Error::Client`], [`Error::Secret`].
+pub fn transactional(
+    kafka: &KafkaSettings,
+    bridge: &BridgeSettings,
+    id: &str,
+    reports: Reports,
+) -> Result<BaseProducer<Reports>, Error> {
+    let (kbytes, largest) = (room(bridge), largest(bridge));
+    // A transaction that is cut off is ended by whoever takes its partitions over, or by Kafka after this time.
+    let limit = bridge.session_timeout.max(TRANSACTION).as_millis().to_string();
+    kafka
+        .client_config(&[
+            ("transactional.id", id),
+            ("transaction.timeout.ms", &limit),
+            ("message.timeout.ms", &limit),
+            // A transaction is flushed as soon as it is whole.
+            ("linger.ms", "5"),
+            ("compression.type", "lz4"),
+            ("queue.buffering.max.messages", "500000"),
+            ("queue.buffering.max.kbytes", &kbytes),
+            ("message.max.bytes", &largest),
+            ("allow.auto.create.topics", "false"),
+        ])?
+        .create_with_context(reports)
+        .map_err(Error::Client)
+}
+
 /// A producer. Clones are the same one.
 #[derive(Clone)]
 pub struct Producer {
@@ -123,7 +231,7 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    /// The one for telemetry.
+    /// The one for the telemetry of a bridge that is alone.
     ///
     /// # Errors
     /// [`Error::Client`], [`Error::Secret`].
@@ -133,13 +241,7 @@ impl Producer {
         context: Context,
         tell: mpsc::UnboundedSender<Report>,
     ) -> Result<Self, Error> {
-        // The bridge's own bound comes first; this is so much above it that the client's bookkeeping fits too.
-        let kbytes = (bridge.in_flight.as_u64() / 1024 * 2)
-            .clamp(1024, 2_097_151)
-            .to_string();
-        let largest = (bridge.limits.body.as_u64() + 65_536)
-            .clamp(100_000, 1_000_000_000)
-            .to_string();
+        let (kbytes, largest) = (room(bridge), largest(bridge));
         Self::new(
             kafka,
             &[
@@ -158,7 +260,7 @@ impl Producer {
         )
     }
 
-    /// The one for states and dead letters.
+    /// The one for dead letters, and for the states of a bridge that is alone.
     ///
     /// # Errors
     /// [`Error::Client`], [`Error::Secret`].
@@ -191,7 +293,7 @@ impl Producer {
     ) -> Result<Self, Error> {
         let inner = kafka
             .client_config(own)?
-            .create_with_context(Reports { tell, context })
+            .create_with_context(Reports::new(tell, context))
             .map_err(Error::Client)?;
         Ok(Self {
             inner,
@@ -204,16 +306,8 @@ impl Producer {
     /// # Errors
     /// [`Refusal`]; then there will be no report.
     pub fn record(&self, record: &Record) -> Result<(), Refusal> {
-        let kafka = BaseRecord::with_opaque_to(
-            &self.topics.telemetry,
-            Box::new(Token::Telemetry(record.ticket())),
-        )
-        .partition(record.partition as i32)
-        .key(record.key.as_bytes())
-        .payload(&record.value)
-        .timestamp(record.arrival.us / 1000)
-        .headers(record.name.headers());
-        self.send(kafka)
+        let token = Box::new(Token::Telemetry(record.ticket()));
+        self.send(of_record(&self.topics, record, token))
     }
 
     /// Hands over a state or a checkpoint.
@@ -221,11 +315,8 @@ impl Producer {
     /// # Errors
     /// [`Refusal`]; then there will be no report.
     pub fn state(&self, state: &State) -> Result<(), Refusal> {
-        let kafka = BaseRecord::with_opaque_to(&self.topics.devices, Box::new(Token::State(state.device)))
-            .partition(state.partition as i32)
-            .key(state.key.as_bytes())
-            .payload(&state.value);
-        self.send(kafka)
+        let token = Box::new(Token::State(state.entered));
+        self.send(of_state(&self.topics, state, token))
     }
 
     /// Hands over a dead letter.
@@ -276,13 +367,13 @@ impl Producer {
     }
 
     /// Waits until everything is reported, at most `timeout`. Blocks.
-    pub fn flush(&self, timeout: std::time::Duration) {
+    pub fn flush(&self, timeout: Duration) {
         // What did not get through shows in its report.
         let _ = self.inner.flush(timeout);
     }
 
     /// Asks Kafka for a sign of life; blocks up to `timeout`.
-    pub fn probe(&self, timeout: std::time::Duration) -> bool {
+    pub fn probe(&self, timeout: Duration) -> bool {
         let topic = Some(self.topics.telemetry.as_str());
         let answered = self.inner.client().fetch_metadata(topic, timeout).is_ok();
         if answered {

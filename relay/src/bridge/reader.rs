@@ -1,10 +1,11 @@
 //! Reads partitions of Kafka to their ends, for a scan. Blocking: call it from a thread that may.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use headwater_proto::Limits;
 use rdkafka::Message as _;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
@@ -12,8 +13,106 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::Name;
 use super::scan::Scan;
+use super::settings::BridgeSettings;
+use super::transactions;
 use crate::admin::Check;
-use crate::kafka::{Error, KafkaSettings};
+use crate::kafka::{Context, Error, KafkaSettings};
+
+/// Transactions take a moment. One that stays open for this long in a partition whose owner has lost it was left behind.
+const LEFT_OPEN: Duration = Duration::from_millis(300);
+
+/// Waits until every transaction that is open now in these partitions of telemetry and states has ended (`own`: our transactional id): what predecessors will ever have
+/// committed can be read then. One that stays open is ended in its owner's name, who has lost these partitions. `None` once `shutdown`.
+///
+/// # Errors
+/// [`Error::Client`].
+pub fn settle(
+    kafka: &KafkaSettings,
+    bridge: &BridgeSettings,
+    own: &str,
+    partitions: &[u32],
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<Option<()>, Error> {
+    let consumer = |isolation: &str| -> Result<BaseConsumer<Context>, Error> {
+        kafka.consumer(&kafka.client_config(&[
+            ("group.id", &kafka.group()),
+            ("isolation.level", isolation),
+            ("enable.auto.commit", "false"),
+            ("allow.auto.create.topics", "false"),
+        ])?)
+    };
+    let (whole, ended) = (consumer("read_uncommitted")?, consumer("read_committed")?);
+    let topics = kafka.topics();
+    let mut begun = Instant::now();
+    let mut fenced = false;
+    for topic in [&topics.telemetry, &topics.devices] {
+        for &partition in partitions {
+            let mut end = None;
+            loop {
+                if shutdown.is_cancelled() {
+                    return Ok(None);
+                }
+                let high = |consumer: &BaseConsumer<Context>| {
+                    let marks = consumer.fetch_watermarks(topic, partition as i32, kafka.timeout);
+                    marks.map(|(_, high)| high)
+                };
+                // The end as it was when we came: what is added later is of nobody who may commit it.
+                let at = match end {
+                    Some(end) => Ok(end),
+                    None => high(&whole),
+                };
+                match at.and_then(|at| Ok((at, high(&ended)?))) {
+                    Ok((at, stable)) if stable >= at => break,
+                    Ok((at, _)) => end = Some(at),
+                    Err(error) => {
+                        let bootstrap = &kafka.bootstrap;
+                        check.failing(format!(
+                            "asking {bootstrap} for the end of {topic}: {error}; trying again"
+                        ));
+                        begun = Instant::now();
+                    }
+                }
+                if !fenced && begun.elapsed() > LEFT_OPEN {
+                    fenced = true;
+                    end_transactions(kafka, bridge, own, partitions, &whole);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    Ok(Some(()))
+}
+
+/// Ends the transactions of those who last wrote to these partitions. If it fails, Kafka ends them in its own time.
+fn end_transactions(
+    kafka: &KafkaSettings,
+    bridge: &BridgeSettings,
+    own: &str,
+    partitions: &[u32],
+    consumer: &BaseConsumer<Context>,
+) {
+    let mut list = TopicPartitionList::new();
+    for &partition in partitions {
+        list.add_partition(&kafka.topics().commands, partition as i32);
+    }
+    let committed = match consumer.committed_offsets(list, kafka.timeout) {
+        Ok(committed) => committed,
+        Err(error) => {
+            tracing::warn!("who wrote to these partitions cannot be found out: {error}");
+            return;
+        }
+    };
+    let elements = committed.elements();
+    let writers: BTreeSet<&str> = elements.iter().map(|element| element.metadata()).collect();
+    let others = |writer: &&str| writer.starts_with(&kafka.group()) && *writer != own;
+    for writer in writers.into_iter().filter(others) {
+        tracing::info!(writer, "ending the transaction that a bridge has left open");
+        if let Err(error) = transactions::fence(kafka, bridge, writer) {
+            tracing::warn!(writer, "its transactions cannot be ended: {error}");
+        }
+    }
+}
 
 /// Reads what an earlier bridge left of these partitions: states, then telemetry from the checkpoints on.
 /// `None` once `shutdown`.

@@ -39,6 +39,13 @@ impl Default for MqttSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BridgeSettings {
+    /// Whether no other bridge runs on the topics: it then owns every partition at once, in no group, and without transactions
+    /// (which librdkafka's in-process cluster lacks). Two bridges of which one is alone write batches twice.
+    pub alone: bool,
+    /// A bridge of which the group hears nothing for this long has its partitions taken away. Kafka allows 6 s to 30 min unless told
+    /// otherwise.
+    #[serde(with = "headwater_config::duration")]
+    pub session_timeout: Duration,
     /// Bytes handed to Kafka and not yet reported as delivered. What comes beyond is dropped unacknowledged, and the
     /// agents send it again.
     pub in_flight: ByteSize,
@@ -60,6 +67,8 @@ pub struct BridgeSettings {
 impl Default for BridgeSettings {
     fn default() -> Self {
         Self {
+            alone: false,
+            session_timeout: Duration::from_secs(10),
             in_flight: ByteSize::mib(64),
             ack_interval: Duration::from_millis(20),
             state_interval: Duration::from_secs(2),

@@ -107,6 +107,11 @@ impl Stream {
         self.refused = None;
     }
 
+    /// What was accepted last, from `seq` on, was not handed over after all.
+    pub fn take_back(&mut self, seq: u64) {
+        self.accepted = self.delivered.max(seq - 1);
+    }
+
     /// Everything up to `through` is in Kafka. Returns whether that is news.
     pub fn deliver(&mut self, through: u64) -> bool {
         let news = through > self.delivered;

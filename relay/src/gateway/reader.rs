@@ -45,6 +45,8 @@ impl Tail {
             // Only where the log was made anew, or retention was quicker.
             ("auto.offset.reset", "earliest"),
             ("fetch.wait.max.ms", "10"),
+            // The last thing in a partition is mostly the mark of a transaction, which never comes as a message.
+            ("enable.partition.eof", "true"),
             ("queued.max.messages.kbytes", "16384"),
             ("allow.auto.create.topics", "false"),
         ])?;
@@ -117,7 +119,7 @@ pub async fn open(
             log.begin(partition as u32, offset);
         }
     }
-    // Compaction and transaction markers can leave nothing at the very end: then a moment of silence is the end.
+    // Where Kafka does not say that it is the end, a moment of silence is.
     let silence = Duration::from_secs(2);
     for (tail, take) in [
         (&mut devices, device as fn(&Hub, &BorrowedMessage<'_>)),
@@ -132,6 +134,10 @@ pub async fn open(
                         let at = (message.partition(), message.offset());
                         drop(message);
                         read = tail.is_read(Some(at));
+                    }
+                    Ok(Err(KafkaError::PartitionEOF(partition))) => {
+                        let end = tail.high.get(partition as usize).copied().unwrap_or_default();
+                        read = tail.is_read(Some((partition, end - 1)));
                     }
                     Ok(Err(error)) => {
                         return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), why: error.to_string() });
@@ -191,6 +197,7 @@ async fn follow(
         for _ in 0..TOGETHER {
             match next {
                 Some(Ok(message)) => take(hub, &message),
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 // librdkafka goes on by itself.
                 Some(Err(error)) => {
                     failing.store(true, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! CONFIGURATION.md, aliases too.
 
 /// Properties and the reason that each is refused with.
-const OURS: [(&[&str], &str); 18] = [
+const OURS: [(&[&str], &str); 20] = [
     (
         &["bootstrap.servers", "metadata.broker.list"],
         "write it as kafka.bootstrap",
@@ -48,6 +48,18 @@ const OURS: [(&[&str], &str); 18] = [
     (
         &["queue.buffering.max.messages", "queue.buffering.max.kbytes"],
         "memory is bounded by bridge.in_flight",
+    ),
+    (
+        &[
+            "session.timeout.ms",
+            "heartbeat.interval.ms",
+            "transaction.timeout.ms",
+        ],
+        "it follows from bridge.session_timeout",
+    ),
+    (
+        &["group.protocol", "group.instance.id"],
+        "handing partitions over rests on how the relay is a member",
     ),
     (&["message.max.bytes"], "it follows from bridge.limits.body"),
     (
@@ -118,7 +130,7 @@ mod tests {
             "compression.type",
             "sasl.password",
             "ssl.ca.location",
-            "session.timeout.ms",
+            "socket.timeout.ms",
             "client.rack",
             "statistics.interval.ms",
         ] {

@@ -79,6 +79,11 @@ impl Settings {
             ),
             // The protocol's field has 16 bits.
             ("mqtt.keep_alive", self.mqtt.keep_alive, SECOND..=65_535 * SECOND),
+            (
+                "bridge.session_timeout",
+                bridge.session_timeout,
+                SECOND..=30 * MINUTE,
+            ),
             ("bridge.ack_interval", bridge.ack_interval, MILLISECOND..=MINUTE),
             ("bridge.state_interval", bridge.state_interval, MILLISECOND..=HOUR),
             (

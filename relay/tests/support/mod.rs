@@ -66,6 +66,7 @@ impl World {
     pub(crate) fn bridge(&self) -> Bridge {
         let quick = Duration::from_millis(100);
         self.bridge_with(BridgeSettings {
+            alone: true,
             state_interval: quick,
             ..BridgeSettings::default()
         })

@@ -21,7 +21,7 @@ export class Relay {
         admin: { listen: `127.0.0.1:${admin}` },
         kafka: { bootstrap: kafka.bootstrap, partitions: 4 },
         mqtt: { broker: mosquitto?.url },
-        bridge: { state_interval: "500ms", checkpoint_interval: "2s" },
+        bridge: { state_interval: "500ms", checkpoint_interval: "2s", session_timeout: "3s" },
         gateway: { listen: `127.0.0.1:${port}` },
       },
       settings,

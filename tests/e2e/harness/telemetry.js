@@ -8,9 +8,11 @@ import { GivenUp, until } from "./until.js";
 export class Telemetry {
   records = [];
 
-  constructor(site, kafka, topic = "headwater.telemetry") {
+  /** `isolation`: whether records of open and aborted transactions are seen. */
+  constructor(site, kafka, { topic = "headwater.telemetry", isolation = "read_committed" } = {}) {
     const script = join(repository, "tests/e2e/python/telemetry.py");
-    this.program = site.start("telemetry", python, [script, kafka.bootstrap, topic], { stdout: "pipe" });
+    const args = [script, kafka.bootstrap, topic, isolation];
+    this.program = site.start("telemetry", python, args, { stdout: "pipe" });
     createInterface({ input: this.program.child.stdout }).on("line", (line) => {
       const record = JSON.parse(line);
       if (record.ready) this.ready = record;

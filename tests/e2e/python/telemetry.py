@@ -1,6 +1,6 @@
 """Prints what Kafka holds: a JSON object a record, from the first record of a topic on, until it is ended.
 
-Usage: telemetry.py BOOTSTRAP TOPIC
+Usage: telemetry.py BOOTSTRAP TOPIC read_committed|read_uncommitted
 """
 
 import json
@@ -14,11 +14,12 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 
-def connect(bootstrap, topic):
+def connect(bootstrap, topic, isolation):
     while True:
         try:
             consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=100,
-                                     enable_auto_commit=False, group_id=None, metadata_max_age_ms=2000)
+                                     enable_auto_commit=False, group_id=None, metadata_max_age_ms=2000,
+                                     isolation_level=isolation)
             partitions = consumer.partitions_for_topic(topic)
             if partitions:
                 return consumer, partitions
@@ -29,8 +30,8 @@ def connect(bootstrap, topic):
 
 
 def main():
-    bootstrap, topic = sys.argv[1:]
-    consumer, partitions = connect(bootstrap, topic)
+    bootstrap, topic, isolation = sys.argv[1:]
+    consumer, partitions = connect(bootstrap, topic, isolation)
     consumer.assign([TopicPartition(topic, partition) for partition in sorted(partitions)])
     consumer.seek_to_beginning()
     print(json.dumps({"ready": True, "partitions": len(partitions)}), flush=True)

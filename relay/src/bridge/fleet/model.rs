@@ -11,9 +11,9 @@ use headwater_proto::{Batch, Body, Limits, Readings, SeriesSet, pb};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 
-use super::{Fleet, Message, Name, Now, Outcome, Record, Scan, Step};
+use super::{Fleet, Message, Name, Now, Outcome, Record, Scan, Shared, Step};
+use crate::bridge::budget::Budget;
 use crate::bridge::metrics::Metrics;
-use crate::bridge::ownership::Ownership;
 use crate::bridge::settings::BridgeSettings;
 
 const DEVICE: &str = "pump-1";
@@ -88,11 +88,13 @@ fn fleet() -> Fleet {
         ack_interval: Duration::from_millis(1),
         ..BridgeSettings::default()
     };
-    Fleet::new(
-        &settings,
-        Ownership::all(1),
-        Metrics::new(&mut Registry::default()),
-    )
+    let shared = Shared {
+        partitions: 1,
+        in_flight: Budget::new(usize::MAX),
+        devices: Budget::new(usize::MAX),
+        metrics: Metrics::new(&mut Registry::default()),
+    };
+    Fleet::new(&settings, 0, 1, shared)
 }
 
 fn message(kind: Kind, payload: Vec<u8>, retained: bool) -> Message {
@@ -199,7 +201,8 @@ impl World {
     }
 
     fn arrive(&mut self, message: &Message) {
-        match self.fleet.message(self.now, message) {
+        let (name, kind) = headwater_proto::topic::parse(&message.topic).unwrap();
+        match self.fleet.message(self.now, name, kind, message) {
             Step::Nothing => {}
             Step::Produce(record) => {
                 self.fleet.sent(&record);
@@ -242,8 +245,8 @@ impl World {
         }
         assert_eq!(self.fleet.in_flight(), 0);
         let mut scan = Scan::default();
-        self.scan_telemetry(&mut scan, from[0]);
-        self.fleet.resume(self.now, vec![(0, scan)]);
+        self.scan_telemetry(&mut scan, from);
+        self.fleet.resume(self.now, scan);
     }
 
     fn kill(&mut self, through: usize) {
@@ -257,7 +260,7 @@ impl World {
         let from = scan.checkpoint;
         self.scan_telemetry(&mut scan, from);
         self.fleet = fleet();
-        self.fleet.restore(0, scan, self.now);
+        self.fleet.restore(scan, self.now);
         self.arrive(&self.retained.clone());
         let series = seal_control(&self.series.to_pb());
         self.arrive(&message(Kind::Series, series, true));
@@ -267,7 +270,7 @@ impl World {
         let late = self.now.at + Duration::from_secs(3600);
         while let Some(state) = self.fleet.next_state(late) {
             self.devices.push((state.key.to_string(), state.value));
-            self.fleet.state(late, state.device, true);
+            self.fleet.state(late, state.entered, true);
         }
     }
 

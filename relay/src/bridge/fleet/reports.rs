@@ -7,7 +7,9 @@ use headwater_proto::frame::seal_control;
 use headwater_proto::topic::{self, Kind};
 use headwater_proto::{Message as _, pb};
 
-use super::{Entry, FAILURES, Fleet, Letter, Name, Now, Outcome, Record, Refused, Scan, State, Ticket};
+use super::{
+    Entered, Entry, FAILURES, Fleet, Letter, Name, Now, Outcome, Record, Refused, Scan, State, Ticket,
+};
 use crate::bridge::device::Device;
 use crate::bridge::scan::CHECKPOINT;
 
@@ -20,8 +22,19 @@ impl Fleet {
         {
             stream.accept(record.name.through);
         }
-        self.in_flight += record.cost();
-        self.metrics.in_flight_bytes.set(self.in_flight as i64);
+        self.in_flight += 1;
+        self.shared.in_flight.take(record.cost());
+    }
+
+    /// A record that was sent last was not taken after all.
+    pub fn taken_back(&mut self, record: &Record) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(stream) = self.devices[record.device as usize]
+            .streams
+            .get_mut(&record.name.stream)
+        {
+            stream.take_back(record.name.seq);
+        }
     }
 
     /// Kafka's client would not take a record now. `unfit`: nor ever, for this reason.
@@ -32,16 +45,14 @@ impl Fleet {
         }
     }
 
-    /// Kafka's report of a record that was sent.
+    /// Kafka's report of a record that was sent in this term.
     pub fn reported(&mut self, now: Now, ticket: &Ticket, outcome: Outcome) {
-        self.in_flight = self.in_flight.saturating_sub(ticket.cost);
-        self.metrics.in_flight_bytes.set(self.in_flight as i64);
+        self.in_flight = self.in_flight.saturating_sub(1);
         let device = &mut self.devices[ticket.device as usize];
         let name = ticket.name;
         match outcome {
             Outcome::Stored(offset) => {
-                let (next, _) = &mut self.offsets[ticket.partition as usize];
-                *next = (*next).max(offset + 1);
+                self.next_offset = self.next_offset.max(offset + 1);
                 device.newest = device.newest.max(offset + 1);
                 device.lost_readings = device.lost_readings.saturating_add(ticket.lost_readings);
                 device
@@ -102,18 +113,16 @@ impl Fleet {
     }
 
     /// The connection to Kafka's telemetry is to be made anew: until [`Fleet::resume`] no batch is accepted.
-    /// Returns by partition the offset from which to scan what got through.
-    pub fn halt(&mut self) -> Vec<i64> {
+    /// Returns the offset from which to scan what got through.
+    pub fn halt(&mut self) -> i64 {
         self.halted = true;
-        self.offsets.iter().map(|(next, _)| *next).collect()
+        self.next_offset
     }
 
-    /// Every record in flight has been reported, and these scans of the partitions say what of them is in Kafka: the rest
+    /// Every record in flight has been reported, and this scan of the partition says what of them is in Kafka: the rest
     /// is asked for again.
-    pub fn resume(&mut self, now: Now, scans: Vec<(u32, Scan)>) {
-        for (partition, scan) in scans {
-            self.restore(partition, scan, now);
-        }
+    pub fn resume(&mut self, now: Now, scan: Scan) {
+        self.restore(scan, now);
         for (number, device) in (0u32..).zip(&mut self.devices) {
             let ids: Vec<u64> = device
                 .streams
@@ -134,7 +143,7 @@ impl Fleet {
         self.halted
     }
 
-    /// Bytes handed to Kafka's client and not yet reported.
+    /// Records handed to Kafka's client and not yet reported.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -184,15 +193,11 @@ impl Fleet {
         Some((topic::topic(&device.name, Kind::Ack), seal_control(&ack)))
     }
 
-    /// Checkpoints are due for every partition in which something was delivered since the last.
+    /// A checkpoint is due, if something was delivered since the last.
     pub fn mark(&mut self, now: Now) {
-        let partitions: Vec<u32> = self.ownership.owned().collect();
-        for partition in partitions {
-            let (next, marked) = &mut self.offsets[partition as usize];
-            if next != marked {
-                *marked = *next;
-                self.ledger.mark(partition, *next, now.at);
-            }
+        if self.next_offset != self.marked {
+            self.marked = self.next_offset;
+            self.ledger.mark(self.partition, self.next_offset, now.at);
         }
     }
 
@@ -202,9 +207,8 @@ impl Fleet {
             Entry::State(number) => {
                 let device = &self.devices[number as usize];
                 State {
-                    device: Some(number),
+                    entered: self.entered(Some(number)),
                     key: Arc::clone(&device.name),
-                    partition: device.partition,
                     value: device.state().encode_to_vec(),
                 }
             }
@@ -212,6 +216,7 @@ impl Fleet {
                 partition,
                 telemetry_offset,
             } => {
+                self.checkpoints += 1;
                 let checkpoint = Some(pb::Checkpoint {
                     partition,
                     telemetry_offset,
@@ -221,30 +226,37 @@ impl Fleet {
                     ..Default::default()
                 };
                 State {
-                    device: None,
+                    entered: self.entered(None),
                     key: CHECKPOINT.into(),
-                    partition,
                     value: state.encode_to_vec(),
                 }
             }
         })
     }
 
+    fn entered(&self, device: Option<u32>) -> Entered {
+        Entered {
+            partition: self.partition,
+            term: self.term,
+            device,
+        }
+    }
+
     /// Whether a state is in Kafka. A checkpoint that is not is no harm: the one before holds.
-    pub fn state(&mut self, now: Instant, device: Option<u32>, stored: bool) {
-        match device {
+    pub fn state(&mut self, now: Instant, entered: Entered, stored: bool) {
+        match entered.device {
             Some(_) if stored => self.ledger.confirmed(),
             Some(device) => {
                 self.ledger.failed(device, now);
-                self.offsets.iter_mut().for_each(|(_, marked)| *marked = -1);
+                self.marked = -1;
             }
-            None => {}
+            None => self.checkpoints = self.checkpoints.saturating_sub(1),
         }
     }
 
     /// Whether every state and checkpoint is in Kafka.
     pub fn is_clean(&self) -> bool {
-        self.ledger.is_clean()
+        self.ledger.is_clean() && self.checkpoints == 0
     }
 
     /// The devices, in no order that means anything.
@@ -273,26 +285,22 @@ impl Fleet {
         }
     }
 
-    pub(super) fn count_devices(&self) {
-        self.metrics.devices.set(self.devices.len() as i64);
-        let online = self.devices.iter().filter(|device| device.online).count();
-        self.metrics.devices_online.set(online as i64);
-    }
-
-    /// The number of a device, known or new; `None` where there are too many, or another bridge owns it.
+    /// The number of a device, known or new; `None` where there are too many, or it is of another partition.
     pub(super) fn number(&mut self, name: &str) -> Option<u32> {
         if let Some(&number) = self.index.get(name) {
             return Some(number);
         }
-        let partition = self.ownership.partition(name)?;
-        if self.devices.len() >= self.max_devices {
+        if headwater_proto::shard::partition(name, self.shared.partitions) != self.partition
+            || self.shared.devices.is_spent()
+        {
             return None;
         }
         let number = self.devices.len() as u32;
-        let device = Device::new(name, partition);
+        let device = Device::new(name, self.partition);
         self.index.insert(Arc::clone(&device.name), number);
         self.devices.push(device);
-        self.metrics.devices.set(self.devices.len() as i64);
+        self.shared.devices.take(1);
+        self.metrics.devices.inc();
         Some(number)
     }
 }

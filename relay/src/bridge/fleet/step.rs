@@ -33,6 +33,8 @@ pub struct Record {
     pub key: Arc<str>,
     /// Its partition.
     pub partition: u32,
+    /// The term in which it was accepted.
+    pub term: u64,
     /// Which batch it is.
     pub name: Name,
     /// A `headwater.v1.Batch`.
@@ -56,6 +58,7 @@ impl Record {
         Ticket {
             device: self.device,
             partition: self.partition,
+            term: self.term,
             name: self.name,
             bytes: self.value.len(),
             cost: self.cost(),
@@ -70,10 +73,14 @@ impl Record {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ticket {
     pub(super) device: u32,
-    pub(super) partition: u32,
+    /// The partition.
+    pub partition: u32,
+    /// The term in which it was accepted.
+    pub term: u64,
     pub(super) name: Name,
     pub(super) bytes: usize,
-    pub(super) cost: usize,
+    /// What it costs while in flight, bytes.
+    pub cost: usize,
     pub(super) readings: u64,
     pub(super) lost_readings: u64,
     pub(super) arrival: Instant,
@@ -93,6 +100,10 @@ pub enum Outcome {
 /// Names a dead letter on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Letter {
+    /// The device's partition.
+    pub partition: u32,
+    /// The term in which it came.
+    pub term: u64,
     pub(super) device: u32,
     /// The batch that is refused once this is stored: stream and sequence number.
     pub(super) refuses: Option<(u64, u64)>,
@@ -128,15 +139,24 @@ pub enum Step {
     DeadLetter(DeadLetter),
 }
 
+/// Names a state or a checkpoint on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entered {
+    /// The partition.
+    pub partition: u32,
+    /// The term in which it was made.
+    pub term: u64,
+    /// The device's number; `None` for a checkpoint.
+    pub(super) device: Option<u32>,
+}
+
 /// A state or a checkpoint to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// The device's number; `None` for a checkpoint.
-    pub device: Option<u32>,
+    /// Its name here.
+    pub entered: Entered,
     /// The key.
     pub key: Arc<str>,
-    /// The partition.
-    pub partition: u32,
     /// A `headwater.v1.DeviceState`.
     pub value: Vec<u8>,
 }

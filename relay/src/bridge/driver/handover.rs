@@ -1,0 +1,199 @@
+//! Partitions come and go: positions first, then MQTT; and the other way round.
+
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use super::{Driver, blocking};
+use crate::bridge::device::Now;
+use crate::bridge::ownership::Share;
+use crate::bridge::reader;
+use crate::bridge::scan::Scan;
+use crate::bridge::{Error, group};
+use crate::kafka;
+
+/// Partitions that are asked back.
+pub(super) struct Leaving {
+    pub(super) partitions: Vec<u32>,
+    done: SyncSender<()>,
+    marked: bool,
+}
+
+/// What was read of partitions with their terms; `None` when stopped meanwhile.
+pub(super) type Taken = Option<Vec<(u32, u64, Scan)>>;
+
+/// Partitions whose positions are being read.
+pub(super) struct Takeovers(JoinSet<Result<Taken, kafka::Error>>);
+
+impl Takeovers {
+    pub(super) fn new() -> Self {
+        Self(JoinSet::new())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next that is done; never, while there is none.
+    pub(super) async fn next(&mut self) -> Result<Taken, kafka::Error> {
+        match self.0.join_next().await {
+            Some(taken) => taken.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn of_group(&mut self, event: group::Event) -> Result<(), Error> {
+        match event {
+            group::Event::Assigned(terms) => {
+                self.joined = true;
+                self.metrics.rebalances.inc();
+                if !terms.is_empty() {
+                    self.take(terms);
+                }
+            }
+            group::Event::Revoked(partitions, done) => {
+                self.metrics.rebalances.inc();
+                let shares = self.shares(&partitions);
+                self.connection.unsubscribe(&shares);
+                partitions.iter().for_each(|&at| self.fleets.retire(at));
+                self.leaving.push(Leaving {
+                    partitions,
+                    done,
+                    marked: false,
+                });
+                self.let_go();
+            }
+            group::Event::Lost(partitions) => {
+                self.leaving
+                    .retain(|leaving| leaving.partitions.iter().all(|at| !partitions.contains(at)));
+                let shares = self.shares(&partitions);
+                self.connection.unsubscribe(&shares);
+                partitions.iter().for_each(|&at| self.fleets.forget(at));
+            }
+            group::Event::Fault(reason) if self.joined => tracing::debug!("{reason}"),
+            group::Event::Fault(reason) => self.maker.check.failing(reason),
+            group::Event::Grown(partition) => {
+                return Err(Error::Kafka(kafka::Error::Grown {
+                    topic: self.maker.kafka.topics().commands,
+                    partition,
+                    count: self.maker.terms.partitions(),
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is subscribed for these partitions, those there are fleets of.
+    fn shares(&self, partitions: &[u32]) -> Vec<Share> {
+        let of = self.maker.terms.partitions();
+        let share = |&partition: &u32| {
+            let has = self.fleets.has(partition);
+            has.then_some(Share::Partition { partition, of })
+        };
+        partitions.iter().filter_map(share).collect()
+    }
+
+    /// Reads the positions of what is ours now.
+    fn take(&mut self, terms: Vec<(u32, u64)>) {
+        let (maker, stop) = (self.maker.clone(), self.shutdown.clone());
+        self.takeovers.0.spawn(blocking(move || {
+            let partitions: Vec<u32> = terms.iter().map(|(partition, _)| *partition).collect();
+            if let Some((_, id)) = &maker.group
+                && reader::settle(&maker.kafka, &maker.bridge, id, &partitions, &maker.check, &stop)?
+                    .is_none()
+            {
+                return Ok(None);
+            }
+            let limits = maker.bridge.limits.codec();
+            let scans = reader::read_all(&maker.kafka, &partitions, &limits, &maker.check, &stop)?;
+            let Some(scans) = scans else { return Ok(None) };
+            let taken = scans.into_iter().zip(terms);
+            Ok(Some(
+                taken
+                    .map(|((partition, scan), (_, term))| (partition, term, scan))
+                    .collect(),
+            ))
+        }));
+    }
+
+    /// Positions are known: now MQTT.
+    pub(super) fn taken(&mut self, taken: Taken) {
+        let mut shares = Vec::new();
+        let now = Now::read();
+        for (partition, term, scan) in taken.unwrap_or_default() {
+            // It may have been taken away meanwhile.
+            if self.maker.terms.holds(partition, term) {
+                self.fleets.take(partition, term, scan, now);
+                shares.push(partition);
+            }
+        }
+        tracing::info!(
+            partitions = ?shares,
+            devices = self.fleets.devices(),
+            "positions read from Kafka"
+        );
+        if shares.is_empty() {
+            return;
+        }
+        let shares = if self.maker.group.is_some() {
+            self.shares(&shares)
+        } else {
+            vec![Share::All]
+        };
+        if self.connected {
+            self.mqtt_check
+                .failing("subscribing the topics of new partitions");
+        }
+        self.connection.subscribe(shares);
+    }
+
+    /// Goes on letting go of what is asked back: what is in flight arrives, states and a checkpoint follow, then it is the next one's.
+    pub(super) fn let_go(&mut self) {
+        let due = Instant::now() + self.maker.bridge.state_interval;
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain_mut(|leaving| !self.lets_go(leaving, due));
+        self.leaving = leaving;
+    }
+
+    fn lets_go(&mut self, leaving: &mut Leaving, due: Instant) -> bool {
+        let Some(writer) = &self.writer else {
+            return false;
+        };
+        if self.fleets.in_flight_of(&leaving.partitions) {
+            return false;
+        }
+        for &partition in &leaving.partitions {
+            if !leaving.marked {
+                self.fleets.mark_one(partition, Now::read());
+            }
+            while let Some(state) = self.fleets.next_state_of(partition, due) {
+                let entered = state.entered;
+                if writer.state(state, &self.side).is_err() {
+                    self.fleets.state(due, entered, false);
+                    break;
+                }
+            }
+        }
+        leaving.marked = true;
+        if !self.fleets.are_clean(&leaving.partitions) {
+            return false;
+        }
+        leaving.partitions.iter().for_each(|&at| self.fleets.forget(at));
+        // The group waits no longer than its patience.
+        let _ = leaving.done.try_send(());
+        true
+    }
+
+    /// Whether everything is handed over, or it takes too long.
+    pub(super) fn has_let_go(&self, until: Option<Instant>) -> bool {
+        let Some(until) = until else { return false };
+        let left = self
+            .member
+            .as_ref()
+            .is_none_or(|(_, thread)| thread.is_finished());
+        left || Instant::now() > until
+    }
+}

@@ -1,0 +1,376 @@
+//! Telemetry and states in transactions, one after the other, that only a member of the group in its present generation can commit.
+//!
+//! A thread takes whatever waits, produces it, adds offsets of the group's topic for the partitions it wrote to, and commits; meanwhile the
+//! next ones gather. Kafka takes the offsets only from a member of the generation that they name. The generation is read
+//! before the terms of what is produced are looked at, so what a bridge accepted while it owned a partition gets into Kafka while it owns it or
+//! not at all, however long it was paused or cut off between: its transaction is aborted, and no reader sees it.
+//!
+//! Whoever takes a partition over waits until what of it is open has ended ([`reader::settle`](super::reader::settle)), and has then
+//! seen everything that predecessors will ever have committed.
+//!
+//! Delivery reports are held back until the commit. If anything fails, everything does, and the thread ends: it is for the driver to
+//! find out what got through, and to start another.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::fleet::{Outcome, Record, State};
+use super::group::Group;
+use super::ownership::Terms;
+use super::producer::{self, Report, Reports, Token};
+use super::settings::BridgeSettings;
+use crate::admin::Check;
+use crate::kafka::{Context, Error, KafkaSettings, Topics};
+
+/// No transaction is longer: one that is aborted for a rebalance has to be sent again.
+const MOST_BYTES: usize = 4 << 20;
+/// How long one call to Kafka's client may take before it is looked whether somebody waits for the end.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a client that begins is listened to.
+const TOKEN: Duration = Duration::from_millis(5);
+
+/// What is to be written.
+#[derive(Debug)]
+pub enum Entry {
+    /// A batch.
+    Record(Box<Record>),
+    /// A state or a checkpoint.
+    State(State),
+}
+
+impl Entry {
+    fn place(&self) -> (u32, u64) {
+        match self {
+            Self::Record(record) => (record.partition, record.term),
+            Self::State(state) => (state.entered.partition, state.entered.term),
+        }
+    }
+
+    fn failed(self, outcome: Outcome) -> Report {
+        match self {
+            Self::Record(record) => Report::Telemetry(record.ticket(), outcome),
+            Self::State(state) => Report::State(state.entered, false),
+        }
+    }
+}
+
+/// The thread, and the way to it.
+#[derive(Debug)]
+pub struct Transactions {
+    queue: Option<Sender<Entry>>,
+    abandoned: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Transactions {
+    /// Fences whatever wrote under this id before, and starts. `None` once `shutdown`. Blocks until Kafka answers.
+    ///
+    /// # Errors
+    /// [`Error::Client`], [`Error::Secret`], [`Error::Thread`]; [`Error::Transactions`] where Kafka refuses them.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the bridge of its own"
+    )]
+    pub fn start(
+        kafka: &KafkaSettings,
+        bridge: &BridgeSettings,
+        id: &str,
+        group: Group,
+        terms: Terms,
+        context: Context,
+        tell: mpsc::UnboundedSender<Report>,
+        check: &Check,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Self>, Error> {
+        let (collect, collected) = mpsc::unbounded_channel();
+        let producer = producer::transactional(kafka, bridge, id, Reports::new(collect, context))?;
+        if !init(&producer, kafka, check, shutdown)? {
+            return Ok(None);
+        }
+        let (queue, entries) = channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            producer,
+            group,
+            terms,
+            topics: kafka.topics(),
+            id: id.to_owned(),
+            entries,
+            collected,
+            tell,
+            abandoned: Arc::clone(&abandoned),
+            limit: bridge.session_timeout,
+        };
+        let thread = std::thread::Builder::new()
+            .name("transactions".into())
+            .spawn(move || worker.run())
+            .map_err(Error::Thread)?;
+        Ok(Some(Self {
+            queue: Some(queue),
+            abandoned,
+            thread: Some(thread),
+        }))
+    }
+
+    /// Hands something over; there will be a report of it. Returns it if the thread has ended.
+    ///
+    /// # Errors
+    /// The entry.
+    pub fn write(&self, entry: Entry) -> Result<(), Entry> {
+        match &self.queue {
+            Some(queue) => queue.send(entry).map_err(|error| error.0),
+            None => Err(entry),
+        }
+    }
+}
+
+impl Drop for Transactions {
+    /// Ends it without waiting for Kafka; what is open is aborted. Blocks for as long as a call to the client may take.
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // It panics only with a message of its own.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Ends, as their owner would, whatever transactions are open under this id, and keeps the owner from writing on.
+///
+/// # Errors
+/// [`Error::Client`], [`Error::Secret`], [`Error::Transactions`].
+pub fn fence(kafka: &KafkaSettings, bridge: &BridgeSettings, id: &str) -> Result<(), Error> {
+    let (collect, _collected) = mpsc::unbounded_channel();
+    let producer = producer::transactional(kafka, bridge, id, Reports::new(collect, kafka.context()))?;
+    // It asks for a token, where it needs one, only when polled.
+    producer.poll(TOKEN);
+    producer
+        .init_transactions(kafka.timeout)
+        .map_err(Error::Transactions)
+}
+
+fn init(
+    producer: &BaseProducer<Reports>,
+    kafka: &KafkaSettings,
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<bool, Error> {
+    let begun = Instant::now();
+    loop {
+        if shutdown.is_cancelled() {
+            return Ok(false);
+        }
+        producer.poll(TOKEN);
+        match producer.init_transactions(PATIENCE) {
+            Ok(()) => return Ok(true),
+            Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                if begun.elapsed() > kafka.timeout {
+                    let bootstrap = &kafka.bootstrap;
+                    check.failing(format!(
+                        "{bootstrap} starts no transactions: {error}; trying again"
+                    ));
+                }
+            }
+            Err(error) => return Err(Error::Transactions(error)),
+        }
+    }
+}
+
+struct Worker {
+    producer: BaseProducer<Reports>,
+    group: Group,
+    terms: Terms,
+    topics: Topics,
+    id: String,
+    entries: Receiver<Entry>,
+    /// The client's reports of the transaction that is open.
+    collected: mpsc::UnboundedReceiver<Report>,
+    tell: mpsc::UnboundedSender<Report>,
+    abandoned: Arc<AtomicBool>,
+    limit: Duration,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let first = match self.entries.recv_timeout(PATIENCE) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    // A token may be due.
+                    self.producer.poll(Duration::ZERO);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if self.abandoned.load(Ordering::SeqCst) {
+                self.say(first.failed(Outcome::Failed));
+                continue;
+            }
+            if let Err(error) = self.transaction(first) {
+                tracing::debug!("a transaction failed: {error}");
+                self.abort(&error);
+                break;
+            }
+        }
+        // Whatever still comes in comes to nothing; nobody sends any more once the other side knows.
+        while let Ok(entry) = self.entries.recv() {
+            self.say(entry.failed(Outcome::Failed));
+        }
+    }
+
+    fn say(&self, report: Report) {
+        // Nobody listens only when the bridge is gone.
+        let _ = self.tell.send(report);
+    }
+
+    fn transaction(&mut self, first: Entry) -> KafkaResult<()> {
+        // Before any term is looked at: see the top.
+        let metadata = self
+            .group
+            .metadata()
+            .ok_or(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId));
+        let mut partitions = BTreeSet::new();
+        let (mut bytes, mut next) = (0, Some(first));
+        while let Some(entry) = next {
+            let (partition, term) = entry.place();
+            if !self.terms.holds(partition, term) {
+                self.say(entry.failed(Outcome::Failed));
+            } else {
+                if partitions.is_empty()
+                    && let Err(error) = self.producer.begin_transaction()
+                {
+                    self.say(entry.failed(Outcome::Failed));
+                    return Err(error);
+                }
+                partitions.insert(partition);
+                bytes += self.produce(entry)?;
+            }
+            next = if bytes < MOST_BYTES {
+                self.entries.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.patiently(|producer| producer.flush(PATIENCE))?;
+        let mut reports = Vec::new();
+        while let Ok(report) = self.collected.try_recv() {
+            reports.push(report);
+        }
+        let failed = reports.iter().any(Report::is_failure);
+        let committed = if failed {
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail))
+        } else {
+            metadata.and_then(|metadata| {
+                let offsets = self.offsets(&partitions)?;
+                self.patiently(|producer| {
+                    producer.send_offsets_to_transaction(&offsets, &metadata, PATIENCE)
+                })?;
+                self.patiently(|producer| producer.commit_transaction(PATIENCE))
+            })
+        };
+        for report in reports {
+            self.say(if committed.is_ok() { report } else { report.void() });
+        }
+        committed
+    }
+
+    /// Returns its bytes.
+    fn produce(&self, entry: Entry) -> KafkaResult<usize> {
+        loop {
+            let sent = match &entry {
+                Entry::Record(record) => {
+                    let token = Box::new(Token::Telemetry(record.ticket()));
+                    self.producer
+                        .send(producer::of_record(&self.topics, record, token))
+                        .map_err(|(error, _)| error)
+                }
+                Entry::State(state) => {
+                    let token = Box::new(Token::State(state.entered));
+                    self.producer
+                        .send(producer::of_state(&self.topics, state, token))
+                        .map_err(|(error, _)| error)
+                }
+            };
+            let Err(error) = sent else {
+                return Ok(match &entry {
+                    Entry::Record(record) => record.cost(),
+                    Entry::State(state) => state.value.len(),
+                });
+            };
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+                && !self.abandoned.load(Ordering::SeqCst)
+            {
+                self.producer.poll(PATIENCE);
+                continue;
+            }
+            let outcome = match error.rdkafka_error_code().and_then(producer::unfit) {
+                Some(reason) => Outcome::Unfit(reason),
+                None => Outcome::Failed,
+            };
+            self.say(entry.failed(outcome));
+            return Err(error);
+        }
+    }
+
+    /// Commands are not read yet, so nothing moves; that Kafka takes the offsets at all is the point. Who wrote is their metadata.
+    fn offsets(&self, partitions: &BTreeSet<u32>) -> KafkaResult<TopicPartitionList> {
+        let mut offsets = TopicPartitionList::new();
+        for &partition in partitions {
+            let mut element = offsets.add_partition(&self.topics.commands, partition as i32);
+            element.set_offset(Offset::Offset(0))?;
+            element.set_metadata(&self.id);
+        }
+        Ok(offsets)
+    }
+
+    /// Calls again and again what may be called again.
+    fn patiently(&self, call: impl Fn(&BaseProducer<Reports>) -> KafkaResult<()>) -> KafkaResult<()> {
+        let begun = Instant::now();
+        loop {
+            let error = match call(&self.producer) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let again = match &error {
+                KafkaError::Transaction(error) => error.is_retriable(),
+                error => matches!(
+                    error.rdkafka_error_code(),
+                    Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut)
+                ),
+            };
+            if !again || self.abandoned.load(Ordering::SeqCst) || begun.elapsed() > self.limit * 2 {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Everything of the open transaction is void; whether it is, where the commit itself got no answer, only a scan can tell.
+    fn abort(&mut self, error: &KafkaError) {
+        // What was not flushed, first: aborting waits until all is reported.
+        self.producer
+            .purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
+        let _ = self.producer.flush(PATIENCE);
+        while let Ok(report) = self.collected.try_recv() {
+            self.say(report.void());
+        }
+        let fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
+        if !fatal && let Err(error) = self.producer.abort_transaction(PATIENCE * 2) {
+            tracing::debug!("and cannot be aborted: {error}");
+        }
+        self.say(Report::Ended(error.to_string()));
+    }
+}

@@ -1,0 +1,99 @@
+//! Where telemetry and states go: transactions of a bridge in a group, or plain producers of one that is alone.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::fleet::{Record, State};
+use super::group::Group;
+use super::ownership::Terms;
+use super::producer::{Producer, Refusal, Report};
+use super::settings::BridgeSettings;
+use super::transactions::{Entry, Transactions};
+use crate::admin::Check;
+use crate::kafka::{Context, Error, KafkaSettings};
+
+/// What is needed to make a writer, again and again.
+#[derive(Clone)]
+pub struct Maker {
+    /// Where Kafka is.
+    pub kafka: KafkaSettings,
+    /// What bounds there are.
+    pub bridge: BridgeSettings,
+    /// What is known of Kafka's health.
+    pub context: Context,
+    /// Who is told what became of records.
+    pub tell: mpsc::UnboundedSender<Report>,
+    /// Who is told while Kafka lets us wait.
+    pub check: Check,
+    /// The group, and our transactional id; `None`: alone.
+    pub group: Option<(Group, String)>,
+    /// What is owned.
+    pub terms: Terms,
+}
+
+impl Maker {
+    /// Makes one. Nothing that an earlier one of this bridge wrote is still open then. `None` once `shutdown`. Blocks.
+    ///
+    /// # Errors
+    /// Where only an operator can help.
+    pub fn make(&self, shutdown: &CancellationToken) -> Result<Option<Writer>, Error> {
+        let (context, tell) = (self.context.clone(), self.tell.clone());
+        let Some((group, id)) = &self.group else {
+            let plain = Producer::telemetry(&self.kafka, &self.bridge, context, tell)?;
+            return Ok(Some(Writer::Plain(plain)));
+        };
+        let transactions = Transactions::start(
+            &self.kafka,
+            &self.bridge,
+            id,
+            group.clone(),
+            self.terms.clone(),
+            context,
+            tell,
+            &self.check,
+            shutdown,
+        )?;
+        Ok(transactions.map(Writer::Transactions))
+    }
+}
+
+/// The way to telemetry, and of a bridge in a group to states as well. Dropping it blocks for a moment.
+pub enum Writer {
+    /// Of a bridge that is alone.
+    Plain(Producer),
+    /// Of a bridge in a group.
+    Transactions(Transactions),
+}
+
+impl Writer {
+    /// Hands over a record of telemetry.
+    ///
+    /// # Errors
+    /// [`Refusal`], and the record; then there will be no report.
+    pub fn record(&self, record: Record) -> Result<(), (Refusal, Box<Record>)> {
+        match self {
+            Self::Plain(producer) => producer
+                .record(&record)
+                .map_err(|refusal| (refusal, Box::new(record))),
+            Self::Transactions(transactions) => match transactions.write(Entry::Record(Box::new(record))) {
+                Err(Entry::Record(record)) => Err((ended(), record)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Hands over a state or a checkpoint. `side`: the producer for them of a bridge that is alone.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then there will be no report.
+    pub fn state(&self, state: State, side: &Producer) -> Result<(), Refusal> {
+        match self {
+            Self::Plain(_) => side.state(&state),
+            Self::Transactions(transactions) => transactions.write(Entry::State(state)).map_err(|_| ended()),
+        }
+    }
+}
+
+fn ended() -> Refusal {
+    Refusal::Fatal("transactions have ended".into())
+}
