@@ -15,8 +15,11 @@ pub(crate) trait Disk {
     /// An open file.
     type File;
 
-    /// The names of the files in it, and their sizes in bytes.
-    fn files(&mut self) -> io::Result<Vec<(String, u64)>>;
+    /// The names of the files in it.
+    fn files(&mut self) -> io::Result<Vec<String>>;
+
+    /// The size of a file, in bytes.
+    fn size(&mut self, name: &str) -> io::Result<u64>;
 
     /// Makes a file of `size` bytes of zero that take room on the medium, so that overwriting them needs no more of it. What was
     /// there under this name is replaced. It is synced, its name is not.

@@ -131,12 +131,12 @@ impl<D: Disk> Store<D> {
             quarantined: 0,
         };
         let files = store.disk.files()?;
-        let segment = |(name, size): &(String, u64)| Some((format::segment(name)?, *size));
-        let mut segments: Vec<(u64, u64)> = files.iter().filter_map(segment).collect();
+        let mut segments: Vec<u64> = files.iter().filter_map(|name| format::segment(name)).collect();
         drop(files);
         segments.sort_unstable();
-        for (id, size) in segments {
-            store.add(id, size);
+        if let (Some(&first), Some(&last)) = (segments.first(), segments.last()) {
+            let (least, most) = (store.size(first)?, store.size(last)?);
+            store.measure(&segments, least, most)?;
         }
         store.recover()?;
         Ok(store)
@@ -206,6 +206,26 @@ impl<D: Disk> Store<D> {
     /// What was sent of a stream: its extent stays as it is.
     pub(crate) fn sent(&mut self, stream: u64, through: u64) {
         self.sent.insert(stream, through);
+    }
+
+    fn size(&mut self, id: u64) -> io::Result<u64> {
+        self.disk.size(&format::name(id))
+    }
+
+    /// Adds segments whose first and last have these sizes. The size changes with a setting, so that ends which are equal stand for what is
+    /// between them, and opening asks for few of thousands.
+    fn measure(&mut self, segments: &[u64], first: u64, last: u64) -> io::Result<()> {
+        if first == last || segments.len() < 3 {
+            for (at, &id) in segments.iter().enumerate() {
+                self.add(id, if at == 0 { first } else { last });
+            }
+            return Ok(());
+        }
+        let (before, after) = segments.split_at(segments.len() / 2);
+        let end = self.size(before[before.len() - 1])?;
+        self.measure(before, first, end)?;
+        let begin = self.size(after[0])?;
+        self.measure(after, begin, last)
     }
 
     /// A segment, newer than all others.

@@ -4,6 +4,7 @@
 //! thread hangs, ticks are skipped; when it comes back the source goes on.
 
 mod figures;
+mod network;
 
 use std::sync::mpsc as request;
 use std::thread;

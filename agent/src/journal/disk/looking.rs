@@ -24,8 +24,12 @@ impl Looking {
 impl Disk for Looking {
     type File = File;
 
-    fn files(&mut self) -> io::Result<Vec<(String, u64)>> {
+    fn files(&mut self) -> io::Result<Vec<String>> {
         self.directory.files()
+    }
+
+    fn size(&mut self, name: &str) -> io::Result<u64> {
+        self.directory.size(name)
     }
 
     fn create(&mut self, _name: &str, _size: u64) -> io::Result<File> {

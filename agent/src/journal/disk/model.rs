@@ -255,12 +255,16 @@ impl Inner {
 impl Disk for Model {
     type File = Inode;
 
-    fn files(&mut self) -> io::Result<Vec<(String, u64)>> {
+    fn files(&mut self) -> io::Result<Vec<String>> {
+        self.check(false)?;
+        Ok(self.inner.lock().unwrap().names.keys().cloned().collect())
+    }
+
+    fn size(&mut self, name: &str) -> io::Result<u64> {
         self.check(false)?;
         let inner = self.inner.lock().unwrap();
-        let files = inner.names.iter();
-        let size = |inode: &Inode| inner.files[*inode].len() as u64;
-        Ok(files.map(|(name, inode)| (name.clone(), size(inode))).collect())
+        let inode = *inner.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(inner.files[inode].len() as u64)
     }
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<Inode> {

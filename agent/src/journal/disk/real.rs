@@ -52,7 +52,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 impl Disk for Directory {
     type File = File;
 
-    fn files(&mut self) -> io::Result<Vec<(String, u64)>> {
+    fn files(&mut self) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -63,10 +63,14 @@ impl Disk for Directory {
             if let Ok(name) = entry.file_name().into_string()
                 && entry.file_type()?.is_file()
             {
-                files.push((name, entry.metadata()?.len()));
+                files.push(name);
             }
         }
         Ok(files)
+    }
+
+    fn size(&mut self, name: &str) -> io::Result<u64> {
+        Ok(fs::metadata(self.path.join(name))?.len())
     }
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<File> {

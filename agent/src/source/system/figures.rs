@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use headwater_proto::Value;
-use sysinfo::{Components, DiskRefreshKind, Disks, Networks, System};
+use sysinfo::{Components, DiskRefreshKind, Disks, System};
 
+use super::network::Network;
 use crate::config::{SystemGroup, SystemSource};
 use crate::error::SourceError;
 use crate::source::{Metric, Reading, decimal};
@@ -30,7 +31,7 @@ pub(super) struct Figures {
     groups: Vec<SystemGroup>,
     system: System,
     disks: Option<Disks>,
-    networks: Option<Networks>,
+    network: Option<Network>,
     components: Option<Components>,
     refreshed: Instant,
     metrics: HashMap<String, Arc<Metric>>,
@@ -52,8 +53,8 @@ impl Figures {
             disks: has(SystemGroup::Disks)
                 .then(|| part("disks", Disks::new()))
                 .flatten(),
-            networks: has(SystemGroup::Network)
-                .then(|| part("network", Networks::new_with_refreshed_list()))
+            network: has(SystemGroup::Network)
+                .then(|| part("network", Network::open()))
                 .flatten(),
             components: has(SystemGroup::Temperatures)
                 .then(|| part("temperatures", Components::new()))
@@ -87,7 +88,7 @@ impl Figures {
                 }
                 SystemGroup::Load => self.load(&mut out),
                 SystemGroup::Disks => self.disks(&mut out),
-                SystemGroup::Network => self.networks(&mut out, seconds),
+                SystemGroup::Network => self.network(&mut out, seconds),
                 SystemGroup::Temperatures => self.temperatures(&mut out),
             }
         }
@@ -135,18 +136,12 @@ impl Figures {
         }
     }
 
-    fn networks(&mut self, out: &mut Vec<Reading>, seconds: f64) {
-        let Some(networks) = &mut self.networks else {
+    fn network(&mut self, out: &mut Vec<Reading>, seconds: f64) {
+        let Some(network) = &mut self.network else {
             return;
         };
-        networks.refresh(true);
-        let mut rates: Vec<_> = networks
-            .into_iter()
-            .map(|(name, data)| (name.display().to_string(), data.received(), data.transmitted()))
-            .filter(|(name, ..)| name != "lo")
-            .collect();
-        rates.sort();
-        for (name, received, sent) in rates {
+        // It was there at the start; a moment without it is a moment without these figures.
+        for (name, received, sent) in network.carried().unwrap_or_default() {
             self.put(
                 out,
                 &format!("net.{name}.rx"),
@@ -210,7 +205,7 @@ impl Figures {
 }
 
 /// What one machine lacks (a container has no sensors) is no reason to be without the rest.
-fn part<T>(what: &str, opened: Result<T, sysinfo::Error>) -> Option<T> {
+fn part<T, E: std::fmt::Display>(what: &str, opened: Result<T, E>) -> Option<T> {
     opened
         .map_err(|error| log::warn!("the system does not tell its {what}: {error}; going on without"))
         .ok()
