@@ -137,7 +137,7 @@ impl Writer {
             .set("bootstrap.servers", bootstrap)
             .set("enable.idempotence", "true")
             .set("compression.type", "lz4")
-            .set("linger.ms", "2");
+            .set("linger.ms", "1");
         let transactional = how != "plain";
         if transactional {
             config.set("transactional.id", format!("{topic}.{number}"));
@@ -169,8 +169,18 @@ impl Writer {
                     .payload(&payload);
                 self.producer.send(record).map_err(|(error, _)| error)?;
             }
+            // The library's own flush looks only every 100 ms.
+            loop {
+                let before = self.producer.in_flight_count();
+                if before == 0 {
+                    break;
+                }
+                self.producer.poll(Duration::ZERO);
+                if self.producer.in_flight_count() == before {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             if let Some(metadata) = metadata {
-                self.producer.flush(LONG)?;
                 let mut offsets = TopicPartitionList::new();
                 let partitions: BTreeSet<usize> = taken.iter().map(|(partition, _)| *partition).collect();
                 for partition in partitions {
@@ -182,8 +192,6 @@ impl Writer {
             }
             if self.transactional {
                 self.producer.commit_transaction(LONG)?;
-            } else {
-                self.producer.flush(LONG)?;
             }
             for (_, at) in taken {
                 tell.send(at.elapsed())?;

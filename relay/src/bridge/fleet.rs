@@ -109,6 +109,11 @@ impl Fleet {
                 self.devices[number as usize] = device;
             }
         }
+        for device in std::mem::take(&mut scan.adopted) {
+            if let Some(number) = self.number(&device) {
+                self.ledger.changed(number, now.at);
+            }
+        }
         self.next_offset = self.next_offset.max(scan.next_offset);
         for (name, addition) in scan.additions() {
             let Some(number) = self.number(&name) else {

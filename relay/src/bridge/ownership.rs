@@ -41,6 +41,20 @@ impl Share {
     }
 }
 
+/// The partitions in which devices of this one stood when there were fewer, half as many each time; the latest first.
+pub fn ancestors(partition: u32, of: u32) -> Vec<u32> {
+    let mut ancestors = Vec::new();
+    let (mut before, mut last) = (of / 2, partition);
+    while before > 0 {
+        if partition % before != last {
+            last = partition % before;
+            ancestors.push(last);
+        }
+        before /= 2;
+    }
+    ancestors
+}
+
 /// The terms in which this bridge owns partitions: each time that it is given one, a new term begins. Clones share them.
 ///
 /// Whatever is on its way to Kafka carries the term in which it was accepted. So nothing of an earlier term is produced in a later
@@ -115,6 +129,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_partition_descends_from_those_there_were_before() {
+        assert_eq!(ancestors(5, 8), [1, 0]);
+        assert_eq!(ancestors(6, 8), [2, 0]);
+        assert_eq!(ancestors(3, 8), [1, 0]);
+        assert_eq!(ancestors(0, 8), [0u32; 0]);
+        assert_eq!(ancestors(0, 1), [0u32; 0]);
     }
 
     #[test]

@@ -205,8 +205,8 @@ pub fn transactional(
             ("transactional.id", id),
             ("transaction.timeout.ms", &limit),
             ("message.timeout.ms", &limit),
-            // A transaction is flushed as soon as it is whole.
-            ("linger.ms", "5"),
+            // What waits together is handed over together.
+            ("linger.ms", "1"),
             ("compression.type", "lz4"),
             ("queue.buffering.max.messages", "500000"),
             ("queue.buffering.max.kbytes", &kbytes),

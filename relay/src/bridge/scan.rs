@@ -11,12 +11,16 @@ use super::record::Name;
 pub const CHECKPOINT: &str = ".checkpoint";
 
 /// The fold over one partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scan {
     /// States, by device.
     pub states: BTreeMap<String, pb::DeviceState>,
     /// The offset that all states are complete up to.
     pub checkpoint: i64,
+    /// Whether anybody has ever left a checkpoint.
+    pub begun: bool,
+    /// Devices whose states stand in another partition, from before there were so many.
+    pub adopted: Vec<String>,
     /// The end of the partition's telemetry.
     pub next_offset: i64,
     positions: HashMap<(String, u64), u64>,
@@ -44,6 +48,7 @@ impl Scan {
                 self.states.remove(key);
             }
             Some(Ok(state)) if key == CHECKPOINT => {
+                self.begun = true;
                 self.checkpoint = state
                     .checkpoint
                     .map_or(0, |checkpoint| checkpoint.telemetry_offset);
@@ -71,6 +76,35 @@ impl Scan {
                 _ => 0,
             };
             self.losses.push((device.to_string(), offset, lost_readings));
+        }
+    }
+
+    /// Takes over from the scan of another partition the devices that are this one's since partitions were added.
+    pub fn adopt(&mut self, mut other: Self, is_ours: impl Fn(&str) -> bool) {
+        let mut states = std::mem::take(&mut other.states);
+        for (device, addition) in other.additions() {
+            let state = states.entry(device.clone()).or_insert_with(|| pb::DeviceState {
+                device,
+                ..Default::default()
+            });
+            let known = state.newest_offset_plus_1;
+            let unknown = addition.losses.iter().filter(|(offset, _)| *offset >= known);
+            let lost: u64 = unknown.map(|(_, readings)| readings).sum();
+            state.lost_readings = state.lost_readings.saturating_add(lost);
+            for (stream, seq) in addition.positions {
+                match state.positions.iter_mut().find(|at| at.stream == stream) {
+                    Some(at) => at.seq = at.seq.max(seq),
+                    None => state.positions.push(pb::StreamPosition { stream, seq }),
+                }
+            }
+        }
+        for (device, mut state) in states {
+            if is_ours(&device) && !self.states.contains_key(&device) {
+                // An offset of the other partition means nothing here.
+                state.newest_offset_plus_1 = 0;
+                self.adopted.push(device.clone());
+                self.states.insert(device, state);
+            }
         }
     }
 
@@ -121,6 +155,40 @@ mod tests {
         scan.state("d", Some(&state("another", 1)));
         assert_eq!(scan.states.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(scan.states["a"].lost_readings, 2);
+    }
+
+    #[test]
+    fn devices_whose_partition_is_new_are_adopted_with_all_that_is_known() {
+        let name = |seq| Name {
+            stream: 7,
+            seq,
+            through: seq,
+            loss: false,
+        };
+        let state = |device: &str, seq| {
+            pb::DeviceState {
+                device: device.into(),
+                newest_offset_plus_1: 4,
+                positions: vec![pb::StreamPosition { stream: 7, seq }],
+                ..Default::default()
+            }
+            .encode_to_vec()
+        };
+        let limits = Limits::default();
+        let mut before = Scan::default();
+        for device in ["moved", "stays", "went on"] {
+            before.state(device, Some(&state(device, 3)));
+        }
+        before.telemetry(4, "moved", name(4), &[], &limits);
+        before.telemetry(5, "moved, and new", name(1), &[], &limits);
+        let mut scan = Scan::default();
+        scan.state("went on", Some(&state("went on", 9)));
+        scan.adopt(before, |device| device != "stays");
+        let at = |device: &str| scan.states[device].positions[0].seq;
+        assert_eq!((at("moved"), at("moved, and new"), at("went on")), (4, 1, 9));
+        assert_eq!(scan.states["moved"].newest_offset_plus_1, 0);
+        assert_eq!(scan.adopted, ["moved", "moved, and new"]);
+        assert!(!scan.states.contains_key("stays") && !scan.begun);
     }
 
     #[test]

@@ -36,6 +36,8 @@ use crate::kafka::{Context, Error, KafkaSettings, Topics};
 const MOST_BYTES: usize = 4 << 20;
 /// How long one call to Kafka's client may take before it is looked whether somebody waits for the end.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked whether everything is reported.
+const LOOK: Duration = Duration::from_millis(1);
 /// How long a client that begins is listened to.
 const TOKEN: Duration = Duration::from_millis(5);
 
@@ -265,7 +267,7 @@ impl Worker {
         if partitions.is_empty() {
             return Ok(());
         }
-        self.patiently(|producer| producer.flush(PATIENCE))?;
+        self.flush()?;
         let mut reports = Vec::new();
         while let Ok(report) = self.collected.try_recv() {
             reports.push(report);
@@ -286,6 +288,25 @@ impl Worker {
             self.say(if committed.is_ok() { report } else { report.void() });
         }
         committed
+    }
+
+    /// Waits until everything is reported. The library's own call looks only every 100 ms, which would be most of a transaction.
+    fn flush(&self) -> KafkaResult<()> {
+        let begun = Instant::now();
+        loop {
+            let before = self.producer.in_flight_count();
+            if before == 0 {
+                return Ok(());
+            }
+            if self.abandoned.load(Ordering::SeqCst) || begun.elapsed() > self.limit * 2 {
+                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+            }
+            // One event a call; a call that waits for less than a millisecond spins.
+            self.producer.poll(Duration::ZERO);
+            if self.producer.in_flight_count() == before {
+                std::thread::sleep(LOOK);
+            }
+        }
     }
 
     /// Returns its bytes.

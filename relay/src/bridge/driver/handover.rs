@@ -1,15 +1,18 @@
 //! Partitions come and go: positions first, then MQTT; and the other way round.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::{Driver, blocking};
 use crate::bridge::device::Now;
-use crate::bridge::ownership::Share;
+use crate::bridge::ownership::{Share, ancestors};
 use crate::bridge::reader;
 use crate::bridge::scan::Scan;
+use crate::bridge::writer::Maker;
 use crate::bridge::{Error, group};
 use crate::kafka;
 
@@ -101,21 +104,31 @@ impl Driver {
         let (maker, stop) = (self.maker.clone(), self.shutdown.clone());
         self.takeovers.0.spawn(blocking(move || {
             let partitions: Vec<u32> = terms.iter().map(|(partition, _)| *partition).collect();
-            if let Some((_, id)) = &maker.group
-                && reader::settle(&maker.kafka, &maker.bridge, id, &partitions, &maker.check, &stop)?
-                    .is_none()
-            {
+            let Some(mut scans) = read(&maker, &partitions, &stop)? else {
                 return Ok(None);
+            };
+            // Where nobody has been before, devices may stand in the partitions that were theirs when there were fewer.
+            let of = maker.terms.partitions();
+            let new = scans.iter_mut().filter(|(_, scan)| !scan.begun);
+            let mut new: Vec<_> = new.collect();
+            let before = new.iter().flat_map(|(partition, _)| ancestors(*partition, of));
+            let before: BTreeSet<u32> = before.collect();
+            let before: Vec<u32> = before.into_iter().collect();
+            let Some(others) = read(&maker, &before, &stop)? else {
+                return Ok(None);
+            };
+            for (partition, scan) in &mut new {
+                let is_ours = |device: &str| headwater_proto::shard::partition(device, of) == *partition;
+                for ancestor in ancestors(*partition, of) {
+                    let other = others.iter().find(|(number, _)| *number == ancestor);
+                    if let Some((_, other)) = other {
+                        scan.adopt(other.clone(), is_ours);
+                    }
+                }
             }
-            let limits = maker.bridge.limits.codec();
-            let scans = reader::read_all(&maker.kafka, &partitions, &limits, &maker.check, &stop)?;
-            let Some(scans) = scans else { return Ok(None) };
             let taken = scans.into_iter().zip(terms);
-            Ok(Some(
-                taken
-                    .map(|((partition, scan), (_, term))| (partition, term, scan))
-                    .collect(),
-            ))
+            let taken = taken.map(|((partition, scan), (_, term))| (partition, term, scan));
+            Ok(Some(taken.collect()))
         }));
     }
 
@@ -196,4 +209,22 @@ impl Driver {
             .is_none_or(|(_, thread)| thread.is_finished());
         left || Instant::now() > until
     }
+}
+
+/// What there is in Kafka of these partitions, once nothing is open in them.
+fn read(
+    maker: &Maker,
+    partitions: &[u32],
+    stop: &CancellationToken,
+) -> Result<Option<Vec<(u32, Scan)>>, kafka::Error> {
+    if partitions.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let (kafka, check) = (&maker.kafka, &maker.check);
+    if let Some((_, id)) = &maker.group
+        && reader::settle(kafka, &maker.bridge, id, partitions, check, stop)?.is_none()
+    {
+        return Ok(None);
+    }
+    reader::read_all(kafka, partitions, &maker.bridge.limits.codec(), check, stop)
 }

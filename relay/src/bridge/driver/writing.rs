@@ -117,6 +117,8 @@ impl Driver {
             });
             self.writer = Some(writer);
             self.last_report = Instant::now();
+            // Before anybody is told to send again.
+            self.judge_kafka();
         }
     }
 
