@@ -109,15 +109,17 @@ impl Driver {
             };
             // Where nobody has been before, devices may stand in the partitions that were theirs when there were fewer.
             let of = maker.terms.partitions();
-            let new = scans.iter_mut().filter(|(_, scan)| !scan.begun);
-            let mut new: Vec<_> = new.collect();
-            let before = new.iter().flat_map(|(partition, _)| ancestors(*partition, of));
-            let before: BTreeSet<u32> = before.collect();
-            let before: Vec<u32> = before.into_iter().collect();
-            let Some(others) = read(&maker, &before, &stop)? else {
+            let new = scans.iter().filter(|(_, scan)| !scan.begun);
+            let before: BTreeSet<u32> = new.flat_map(|(partition, _)| ancestors(*partition, of)).collect();
+            // As read, before any has adopted from another.
+            let own = scans.iter().filter(|(partition, _)| before.contains(partition));
+            let mut others: Vec<(u32, Scan)> = own.cloned().collect();
+            let unread = before.into_iter().filter(|at| !partitions.contains(at));
+            let Some(read) = read(&maker, &unread.collect::<Vec<u32>>(), &stop)? else {
                 return Ok(None);
             };
-            for (partition, scan) in &mut new {
+            others.extend(read);
+            for (partition, scan) in scans.iter_mut().filter(|(_, scan)| !scan.begun) {
                 let is_ours = |device: &str| headwater_proto::shard::partition(device, of) == *partition;
                 for ancestor in ancestors(*partition, of) {
                     let other = others.iter().find(|(number, _)| *number == ancestor);
