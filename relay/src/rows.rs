@@ -183,6 +183,8 @@ impl Copier {
         let topics = kafka.topics();
         let changes = Arc::new(AtomicU64::new(0));
         let group = format!("{}-rows", kafka.prefix);
+        let session = rows.session_timeout.as_millis().to_string();
+        let heartbeat = (rows.session_timeout.as_millis() / 3).to_string();
         let context = kafka.context();
         let consumer = kafka
             .client_config(&[
@@ -190,7 +192,8 @@ impl Copier {
                 ("enable.auto.commit", "false"),
                 ("auto.offset.reset", "earliest"),
                 ("isolation.level", "read_committed"),
-                ("session.timeout.ms", "10000"),
+                ("session.timeout.ms", &session),
+                ("heartbeat.interval.ms", &heartbeat),
                 ("fetch.wait.max.ms", "50"),
                 ("queued.max.messages.kbytes", "16384"),
                 ("allow.auto.create.topics", "false"),
@@ -205,7 +208,7 @@ impl Copier {
             .client_config(&[
                 ("transactional.id", &id),
                 // What a killed one leaves open holds its readers up for so long.
-                ("transaction.timeout.ms", "10000"),
+                ("transaction.timeout.ms", &session),
                 ("linger.ms", "20"),
                 ("compression.type", "lz4"),
                 ("queue.buffering.max.kbytes", "65536"),

@@ -63,8 +63,7 @@ scenario("each reading is one row, whichever of two is killed, added or asleep",
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
   await Relay.start(site, { kafka, mosquitto });
   const settings = {
-    rows: { commit_interval: "200ms" },
-    kafka: { properties: { "session.timeout.ms": "6000" } },
+    rows: { commit_interval: "200ms", session_timeout: "6s" },
   };
   const makers = [];
   for (let each = 0; each < 2; each++)

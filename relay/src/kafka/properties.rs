@@ -55,7 +55,7 @@ const OURS: [(&[&str], &str); 20] = [
             "heartbeat.interval.ms",
             "transaction.timeout.ms",
         ],
-        "it follows from bridge.session_timeout",
+        "it follows from bridge.session_timeout and rows.session_timeout",
     ),
     (
         &["group.protocol", "group.instance.id"],

@@ -17,6 +17,9 @@ pub struct RowsSettings {
     /// Rows become visible, all or none, this often.
     #[serde(with = "headwater_config::duration")]
     pub commit_interval: Duration,
+    /// Who gives Kafka no sign of life for this long is replaced by another.
+    #[serde(with = "headwater_config::duration")]
+    pub session_timeout: Duration,
 }
 
 impl Default for RowsSettings {
@@ -26,6 +29,7 @@ impl Default for RowsSettings {
             format: Format::Json,
             schema_id: None,
             commit_interval: Duration::from_millis(500),
+            session_timeout: Duration::from_secs(10),
         }
     }
 }

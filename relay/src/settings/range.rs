@@ -96,6 +96,11 @@ impl Settings {
                 self.rows.commit_interval,
                 MILLISECOND..=10 * SECOND,
             ),
+            (
+                "rows.session_timeout",
+                self.rows.session_timeout,
+                SECOND..=30 * MINUTE,
+            ),
             // A shorter one lets clients go that are only far away.
             ("gateway.keep_alive", gateway.keep_alive, SECOND..=DAY),
             (

@@ -8,16 +8,13 @@ import struct
 import sys
 
 import contract
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from telemetry import connect
 
 
 def main():
     bootstrap, topic, form = sys.argv[1:]
-    waiting, partitions = connect(bootstrap, topic)
-    waiting.close()
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=100,
-                             enable_auto_commit=False, group_id=None, isolation_level="read_committed")
+    consumer, partitions = connect(bootstrap, topic, "read_committed")
     consumer.assign([TopicPartition(topic, partition) for partition in sorted(partitions)])
     consumer.seek_to_beginning()
     print(json.dumps({"ready": True}), flush=True)
