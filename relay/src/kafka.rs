@@ -15,6 +15,7 @@ use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
 pub use context::Context;
+pub(crate) use context::as_context;
 pub use topics::{Topics, await_topics, ensure_topic, ensure_topics};
 
 /// How Kafka is reached, and what the topics are.

@@ -22,17 +22,15 @@ use std::time::{Duration, Instant};
 use headwater_proto::{Limits, protobuf};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use rdkafka::client::OAuthToken;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Check, Monitor};
-use crate::kafka::{self, Context, KafkaSettings};
+use crate::kafka::{self, Context, KafkaSettings, as_context};
 use settings::RowsSettings;
 
 /// A transaction is committed when it holds so many bytes of rows, though its time has not come.
@@ -122,21 +120,7 @@ struct Member {
     changes: Arc<AtomicU64>,
 }
 
-impl ClientContext for Member {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Context::ENABLE_REFRESH_OAUTH_TOKEN;
-
-    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.context.generate_oauth_token(config)
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
+as_context!(Member);
 
 impl ConsumerContext for Member {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {

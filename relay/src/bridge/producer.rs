@@ -8,10 +8,7 @@
 
 use std::time::Duration;
 
-use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
@@ -21,7 +18,7 @@ use tokio::sync::mpsc;
 use super::fleet::{DeadLetter, Entered, Letter, Outcome, Record, State, Ticket};
 use super::record::{LENGTH, REASON, TOPIC};
 use super::settings::BridgeSettings;
-use crate::kafka::{Context, Error, KafkaSettings, Topics};
+use crate::kafka::{Context, Error, KafkaSettings, Topics, as_context};
 
 /// How long a transaction may take at least.
 const TRANSACTION: Duration = Duration::from_secs(30);
@@ -84,21 +81,7 @@ impl Reports {
     }
 }
 
-impl ClientContext for Reports {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Context::ENABLE_REFRESH_OAUTH_TOKEN;
-
-    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.context.generate_oauth_token(config)
-    }
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.context.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.context.error(error, reason);
-    }
-}
+as_context!(Reports);
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Token>;

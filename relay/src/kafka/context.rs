@@ -86,6 +86,33 @@ impl ClientContext for Context {
     }
 }
 
+/// Makes a type with a field `context` a client's context that logs, remembers and gets its token as that one does. Written out by hand, a
+/// callback that is left out would show as a client that cannot log in, and only where it has to.
+macro_rules! as_context {
+    ($name:ident) => {
+        impl rdkafka::ClientContext for $name {
+            const ENABLE_REFRESH_OAUTH_TOKEN: bool =
+                <$crate::kafka::Context as rdkafka::ClientContext>::ENABLE_REFRESH_OAUTH_TOKEN;
+
+            fn generate_oauth_token(
+                &self,
+                config: Option<&str>,
+            ) -> Result<rdkafka::client::OAuthToken, Box<dyn std::error::Error>> {
+                self.context.generate_oauth_token(config)
+            }
+
+            fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+                self.context.log(level, facility, message);
+            }
+
+            fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+                self.context.error(error, reason);
+            }
+        }
+    };
+}
+pub(crate) use as_context;
+
 impl ConsumerContext for Context {}
 
 /// For producers in transactions: a commit waits for the delivery of all that is in it, and fails with them.
