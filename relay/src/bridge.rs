@@ -29,14 +29,14 @@ pub mod writer;
 pub use driver::run;
 
 use crate::kafka::{self, KafkaSettings};
-use settings::MqttSettings;
+use crate::mqtt::{MqttSettings, route};
 
 /// Checks what can be wrong with its settings without anything being started.
 ///
 /// # Errors
 /// [`Error`].
 pub fn check(mqtt: &MqttSettings, kafka: &KafkaSettings) -> Result<(), Error> {
-    mqtt::options(mqtt)?;
+    route::check(mqtt, "mqtt")?;
     Ok(kafka.check()?)
 }
 
@@ -46,15 +46,7 @@ pub enum Error {
     /// Kafka, where only an operator can help.
     #[error(transparent)]
     Kafka(#[from] kafka::Error),
-    /// The MQTT broker's URL is none.
-    #[error("mqtt.broker {url:?}: {why}")]
-    Broker {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The MQTT password cannot be read.
-    #[error("mqtt.password_file: {0}")]
-    Secret(headwater_config::Error),
+    /// The connection to the MQTT broker, before it is tried.
+    #[error(transparent)]
+    Mqtt(#[from] crate::mqtt::Error),
 }

@@ -25,9 +25,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Monitor};
-use crate::bridge::settings::{BridgeSettings, MqttSettings};
+use crate::bridge::settings::BridgeSettings;
 use crate::gateway::settings::GatewaySettings;
 use crate::kafka::KafkaSettings;
+use crate::mqtt::broker::Broker;
+use crate::mqtt::{self, MqttSettings};
 use crate::settings::{AdminSettings, LogFormat, LogSettings};
 use crate::{bridge, gateway, kafka, serve};
 use agents::Member;
@@ -127,6 +129,10 @@ pub fn log_settings(options: &Options) -> LogSettings {
     }
 }
 
+fn of_mqtt(error: mqtt::Error) -> Error {
+    Error::Bridge(error.into())
+}
+
 /// Runs until SIGINT, SIGTERM or the time is over.
 ///
 /// # Errors
@@ -153,7 +159,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
             broker::start(options.agents * 2 + 100).map_err(Error::Broker)?
         ),
     };
-    let (host, port) = bridge::mqtt::address(&mqtt_url).map_err(Error::Bridge)?;
+    let Broker { host, port, tls } = Broker::parse(&mqtt_url, "mqtt").map_err(of_mqtt)?;
+    if tls {
+        return Err(of_mqtt(mqtt::Error::Broker {
+            section: "mqtt".into(),
+            address: mqtt_url,
+            why: "the demo's agents speak no TLS; write mqtt://host:port".into(),
+        }));
+    }
 
     let monitor = Monitor::new();
     // The parts stop one after the other, so that what the agents still have gets through.
@@ -167,8 +180,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let (of_admin, stop) = (monitor.clone(), relay_stop.clone());
     relay.spawn(async move { admin::serve(admin, of_admin, stop).await.map_err(Error::System) });
 
-    let mqtt = MqttSettings {
-        broker: mqtt_url.clone(),
+    let broker = MqttSettings {
+        broker: mqtt_url.as_str().into(),
         ..MqttSettings::default()
     };
     // The embedded Kafka has no transactions; nor is there another bridge.
@@ -178,7 +191,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let (of_bridge, of_kafka, stop) = (monitor.clone(), kafka.clone(), relay_stop.clone());
     relay.spawn(async move {
-        bridge::run(settings, mqtt, of_kafka, of_bridge, stop)
+        bridge::run(settings, broker, of_kafka, of_bridge, stop)
             .await
             .map_err(Error::Bridge)
     });

@@ -4,6 +4,7 @@
 //! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
 //! - `demo`: both with an embedded broker, an embedded Kafka and agents, for trying out (feature `demo`).
 //! - [`kafka`]: the connection's settings, and the topics both of them use.
+//! - [`mqtt`]: how connections to MQTT brokers are made.
 //! - [`admin`]: health and metrics on a port of their own.
 //! - [`serve`]: runs the parts of one process until it is told to stop.
 //! - [`settings`]: the one configuration file, `deploy/relay.toml`.
@@ -14,6 +15,7 @@ pub mod bridge;
 pub mod demo;
 pub mod gateway;
 pub mod kafka;
+pub mod mqtt;
 pub mod rows;
 pub mod serve;
 pub mod settings;

@@ -8,9 +8,10 @@ use std::path::Path;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::bridge::settings::{BridgeSettings, MqttSettings};
+use crate::bridge::settings::BridgeSettings;
 use crate::gateway::settings::GatewaySettings;
 use crate::kafka::KafkaSettings;
+use crate::mqtt::MqttSettings;
 use crate::rows::settings::RowsSettings;
 
 /// The environment variables that override the file begin so: `HEADWATER_RELAY_KAFKA__BOOTSTRAP`.
@@ -61,7 +62,7 @@ pub enum Error {
     #[error("{key} = {value}: {why}")]
     Value {
         /// The key, with its section: `gateway.keep_alive`.
-        key: &'static str,
+        key: String,
         /// What it is.
         value: String,
         /// What is allowed.

@@ -16,13 +16,14 @@ use super::fleet::{Message, Shared, Step};
 use super::fleets::Fleets;
 use super::group::{self, Group};
 use super::metrics::Metrics;
-use super::mqtt::{self, Event, Mqtt};
+use super::mqtt::{Event, Mqtt};
 use super::ownership::Terms;
 use super::producer::{Producer, Report};
-use super::settings::{BridgeSettings, MqttSettings};
+use super::settings::BridgeSettings;
 use super::writer::{Maker, Writer};
 use crate::admin::{Check, Monitor};
 use crate::kafka::{self, KafkaSettings};
+use crate::mqtt::{self, MqttSettings, Route};
 use handover::{Leaving, Takeovers};
 use writing::Recovered;
 
@@ -47,7 +48,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     // Before anything is waited for: wrong settings do not get right by it.
-    let options = mqtt::options(&mqtt)?;
+    let route = Route::new(&mqtt, "mqtt", None)?;
     let kafka_check = monitor.check("bridge kafka", &format!("no answer yet from {}", kafka.bootstrap));
     let mqtt_check = monitor.check("bridge mqtt", "waiting for Kafka: positions first");
     let metrics = monitor.register(Metrics::new);
@@ -95,7 +96,7 @@ pub async fn run(
     mqtt_check.failing(format!("connecting to {}", mqtt.broker));
     let limits = bridge.limits.codec();
     let longest = limits.body_bytes.max(limits.frame_bytes) + 1;
-    let (connection, events) = Mqtt::start(options, &mqtt.broker, longest);
+    let (connection, events) = Mqtt::start(route, longest);
     let mut driver = Driver {
         fleets: Fleets::new(bridge, shared),
         maker,

@@ -10,24 +10,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_proto::topic::Kind;
-use rumqttc::{AsyncClient, ConnectionError, EventLoop, MqttOptions, Packet, QoS, SubscribeFilter};
-use rumqttc::{ConnectReturnCode, SubscribeReasonCode};
+use rumqttc::SubscribeReasonCode;
+use rumqttc::{AsyncClient, ConnectionError, EventLoop, Packet, QoS, SubscribeFilter};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Error;
 use super::fleet::Message;
 use super::ownership::Share;
-use super::settings::MqttSettings;
+use crate::mqtt::route::Homing;
+use crate::mqtt::{Route, random};
 
-/// The largest packet MQTT knows. The broker's own limit is the one that counts: a lower one here would end the connection
-/// at each packet above it, and a kept one would come again for ever.
-const MAX_PACKET: usize = 268_435_455;
 /// Acks on their way to the socket.
 const QUEUE: usize = 4096;
 /// Messages read and not yet handled. When handling cannot keep up, reading waits for it: never for Kafka.
 const BACKLOG: usize = 1024;
-/// Longest wait between two attempts to connect.
+/// Shortest wait between two attempts to connect, or two rounds of them where there are several brokers.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// Longest one.
 const BACKOFF: Duration = Duration::from_secs(5);
 
 /// What the connection tells.
@@ -52,8 +51,9 @@ pub struct Mqtt {
 
 impl Mqtt {
     /// Connects, and keeps connecting. Payloads longer than `longest` are cut.
-    pub fn start(options: MqttOptions, broker: &str, longest: usize) -> (Self, mpsc::Receiver<Event>) {
-        let (client, events) = AsyncClient::new(options, QUEUE);
+    pub fn start(route: Route, longest: usize) -> (Self, mpsc::Receiver<Event>) {
+        let (client, mut events) = AsyncClient::new(route.bare(), QUEUE);
+        events.set_network_options(route.network());
         let subscriptions = Subscriptions {
             client,
             state: Arc::default(),
@@ -62,10 +62,11 @@ impl Mqtt {
         let poller = Poller {
             subscriptions: subscriptions.clone(),
             events,
+            route,
             tell,
             longest,
         };
-        let poller = tokio::spawn(poller.run(broker.to_owned()));
+        let poller = tokio::spawn(poller.run());
         let connection = Self {
             subscriptions,
             poller,
@@ -229,27 +230,63 @@ impl Subscriptions {
 struct Poller {
     subscriptions: Subscriptions,
     events: EventLoop,
+    route: Route,
     tell: mpsc::Sender<Event>,
     longest: usize,
 }
 
 impl Poller {
-    async fn run(mut self, broker: String) {
-        let mut backoff = Duration::from_millis(200);
+    async fn run(mut self) {
+        let mut backoff = FIRST_BACKOFF;
         loop {
-            let event = match self.events.poll().await {
+            let reason = match self.route.options().await {
+                Ok(options) => {
+                    self.events.mqtt_options = options;
+                    match self.connection(&mut backoff).await {
+                        Some(reason) => reason,
+                        None => return,
+                    }
+                }
+                Err(error) => error.to_string(),
+            };
+            let (reasons, pause) = self.route.failed(reason);
+            if self.tell.send(Event::Disconnected(reasons)).await.is_err() {
+                return;
+            }
+            if pause {
+                tokio::time::sleep(backoff.mul_f64(0.5 + f64::from(random() % 1000) / 2000.0)).await;
+                backoff = (backoff * 2).min(BACKOFF);
+            }
+        }
+    }
+
+    /// One connection, from the attempt to its end. Returns why it ended; `None`: because it was to end.
+    async fn connection(&mut self, backoff: &mut Duration) -> Option<String> {
+        let mut homing = Homing::never();
+        loop {
+            let polled = tokio::select! {
+                polled = self.events.poll() => polled,
+                () = homing.wait() => {
+                    self.subscriptions.disconnected(&mut self.events);
+                    return Some(self.route.going_home());
+                }
+            };
+            let event = match polled {
                 Ok(rumqttc::Event::Incoming(packet)) => match packet {
                     Packet::ConnAck(_) => {
+                        homing = self.route.homing();
                         self.subscriptions.connected();
                         Event::Connected
                     }
                     Packet::SubAck(ack) => {
                         if ack.return_codes.contains(&SubscribeReasonCode::Failure) {
+                            let broker = self.route.broker();
                             let reason =
                                 format!("{broker} refuses our subscriptions; look at its access rules");
                             Event::Disconnected(reason)
                         } else {
-                            backoff = Duration::from_millis(200);
+                            *backoff = FIRST_BACKOFF;
+                            self.route.stands();
                             match self.subscriptions.answered() {
                                 Some(shares) => Event::Subscribed(shares),
                                 None => continue,
@@ -259,7 +296,7 @@ impl Poller {
                     Packet::Publish(publish) => Event::Message(self.message(publish)),
                     _ => continue,
                 },
-                Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
+                Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return None,
                 Ok(rumqttc::Event::Outgoing(_)) => {
                     let mut state = self.subscriptions.lock();
                     if !state.todo.is_empty() {
@@ -267,24 +304,14 @@ impl Poller {
                     }
                     continue;
                 }
-                Err(ConnectionError::RequestsDone) => return,
+                Err(ConnectionError::RequestsDone) => return None,
                 Err(error) => {
                     self.subscriptions.disconnected(&mut self.events);
-                    if self
-                        .tell
-                        .send(Event::Disconnected(reason(&broker, &error)))
-                        .await
-                        .is_err()
-                    {
-                        return;
-                    }
-                    tokio::time::sleep(backoff.mul_f64(0.5 + f64::from(random() % 1000) / 2000.0)).await;
-                    backoff = (backoff * 2).min(BACKOFF);
-                    continue;
+                    return Some(self.route.explain(&error));
                 }
             };
             if self.tell.send(event).await.is_err() {
-                return;
+                return None;
             }
         }
     }
@@ -303,108 +330,5 @@ impl Poller {
             payload,
             length,
         }
-    }
-}
-
-/// The settings as the client takes them.
-///
-/// # Errors
-/// [`Error::Broker`] for a URL that is none, and a password that cannot be read.
-pub fn options(settings: &MqttSettings) -> Result<MqttOptions, Error> {
-    let (host, port) = address(&settings.broker)?;
-    let id = if settings.client_id.is_empty() {
-        format!("headwater-relay-{:08x}", random())
-    } else {
-        settings.client_id.clone()
-    };
-    let mut options = MqttOptions::new(id, host, port);
-    options.set_keep_alive(settings.keep_alive);
-    options.set_clean_session(true);
-    options.set_max_packet_size(MAX_PACKET, MAX_PACKET);
-    if !settings.user.is_empty() {
-        let password = match &settings.password_file {
-            Some(path) => headwater_config::secret(path).map_err(Error::Secret)?,
-            None => String::new(),
-        };
-        options.set_credentials(&settings.user, password);
-    }
-    Ok(options)
-}
-
-/// Host and port of `mqtt://host:port`.
-pub(crate) fn address(url: &str) -> Result<(String, u16), Error> {
-    let wrong = |why: &str| Error::Broker {
-        url: url.to_string(),
-        why: why.to_string(),
-    };
-    let rest = match url.split_once("://") {
-        Some(("mqtt" | "tcp", rest)) => rest,
-        None => url,
-        Some((scheme, _)) => {
-            return Err(wrong(&format!(
-                "{scheme}:// is not supported; write mqtt://host:port"
-            )));
-        }
-    };
-    let rest = rest.trim_end_matches('/');
-    if rest.contains(['/', '?', '@']) {
-        return Err(wrong(
-            "write mqtt://host:port; the user goes to mqtt.user, the password to a file",
-        ));
-    }
-    // A port follows the last colon, but not one inside the brackets of an IPv6 address.
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (
-            host,
-            port.parse()
-                .map_err(|_| wrong(&format!("{port:?} is not a port")))?,
-        ),
-        _ => (rest, 1883),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() || port == 0 {
-        return Err(wrong("write mqtt://host:port"));
-    }
-    Ok((host.to_string(), port))
-}
-
-fn reason(broker: &str, error: &ConnectionError) -> String {
-    match error {
-        ConnectionError::ConnectionRefused(
-            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
-        ) => {
-            format!("{broker} refuses us: look at mqtt.user and mqtt.password_file")
-        }
-        ConnectionError::ConnectionRefused(code) => format!("{broker} refuses us: {code:?}"),
-        ConnectionError::NetworkTimeout => format!("{broker} does not answer"),
-        error => format!("no connection to {broker}: {error}"),
-    }
-}
-
-/// Not for secrets: ids and jitter.
-pub(super) fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish() as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn broker_urls() {
-        let ok = |url| address(url).unwrap();
-        assert_eq!(ok("mqtt://broker"), ("broker".into(), 1883));
-        assert_eq!(ok("mqtt://10.0.0.1:2883/"), ("10.0.0.1".into(), 2883));
-        assert_eq!(ok("broker:2883"), ("broker".into(), 2883));
-        assert_eq!(ok("mqtt://[::1]:2883"), ("::1".into(), 2883));
-        assert_eq!(ok("mqtt://[::1]"), ("::1".into(), 1883));
-        let error = |url| address(url).unwrap_err().to_string();
-        assert!(error("http://broker").contains("http:// is not supported"));
-        assert!(error("mqtt://u:p@broker").contains("mqtt.user"));
-        assert!(error("mqtt://broker:99999").contains("is not a port"));
-        assert!(error("mqtt://").contains("mqtt://host:port"));
     }
 }

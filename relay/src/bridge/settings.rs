@@ -1,39 +1,9 @@
-//! The sections `mqtt` and `bridge` of the settings.
+//! The section `bridge` of the settings.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use headwater_config::ByteSize;
 use serde::Deserialize;
-
-/// How the MQTT broker is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MqttSettings {
-    /// `mqtt://host:port`; the port is 1883 where it is not said.
-    pub broker: String,
-    /// The client id, unique at the broker. Empty: `headwater-relay-` and a random number.
-    pub client_id: String,
-    /// The MQTT user name. Empty: no credentials are sent.
-    pub user: String,
-    /// File with the password of `user`. `None`: an empty one.
-    pub password_file: Option<PathBuf>,
-    /// The broker is pinged when nothing else was sent for this long.
-    #[serde(with = "headwater_config::duration")]
-    pub keep_alive: Duration,
-}
-
-impl Default for MqttSettings {
-    fn default() -> Self {
-        Self {
-            broker: "mqtt://localhost:1883".into(),
-            client_id: String::new(),
-            user: String::new(),
-            password_file: None,
-            keep_alive: Duration::from_secs(15),
-        }
-    }
-}
 
 /// MQTT → Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -39,16 +39,7 @@ impl Settings {
                 why,
             ));
         }
-        let keep_alive = self.mqtt.keep_alive;
-        if keep_alive.subsec_nanos() != 0 {
-            let why = "MQTT takes whole seconds only".to_string();
-            return Err(refused("mqtt.keep_alive", duration(keep_alive), why));
-        }
-        if let (Some(path), "") = (&self.mqtt.password_file, self.mqtt.user.as_str()) {
-            let why = "there is no mqtt.user whose password it is".to_string();
-            return Err(refused("mqtt.password_file", format!("{path:?}"), why));
-        }
-        Ok(())
+        self.mqtt.check("mqtt")
     }
 
     /// Properties that are not an operator's to set.
@@ -77,8 +68,6 @@ impl Settings {
                 self.kafka.timeout,
                 100 * MILLISECOND..=5 * MINUTE,
             ),
-            // The protocol's field has 16 bits.
-            ("mqtt.keep_alive", self.mqtt.keep_alive, SECOND..=65_535 * SECOND),
             (
                 "bridge.session_timeout",
                 bridge.session_timeout,
@@ -195,9 +184,9 @@ fn duration(value: Duration) -> String {
     humantime::format_duration(value).to_string()
 }
 
-fn refused(key: &'static str, value: impl Display, why: String) -> Error {
+fn refused(key: &str, value: impl Display, why: String) -> Error {
     Error::Value {
-        key,
+        key: key.to_string(),
         value: value.to_string(),
         why,
     }

@@ -11,11 +11,12 @@ use headwater_proto::{
 };
 use headwater_relay::admin::{Check, Monitor};
 use headwater_relay::bridge::scan::CHECKPOINT;
-use headwater_relay::bridge::settings::{BridgeSettings, MqttSettings};
+use headwater_relay::bridge::settings::BridgeSettings;
 use headwater_relay::bridge::{self, reader};
 use headwater_relay::demo::broker;
 use headwater_relay::demo::cluster::Cluster;
 use headwater_relay::kafka::KafkaSettings;
+use headwater_relay::mqtt::MqttSettings;
 use rdkafka::Message as _;
 use rdkafka::message::Headers as _;
 use rumqttc::{AsyncClient, LastWill, MqttOptions, Packet, QoS};
@@ -52,7 +53,7 @@ impl World {
             .try_init();
         let cluster = Cluster::start(4).unwrap();
         let mqtt = MqttSettings {
-            broker: format!("mqtt://{}", broker::start(100).unwrap()),
+            broker: format!("mqtt://{}", broker::start(100).unwrap()).into(),
             ..MqttSettings::default()
         };
         Self {
@@ -223,7 +224,8 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) async fn connect(world: &World, device: &str) -> Self {
-        let (_, port) = world.mqtt.broker.rsplit_once(':').unwrap();
+        let broker = world.mqtt.broker.to_string();
+        let (_, port) = broker.rsplit_once(':').unwrap();
         let mut options = MqttOptions::new(device, "127.0.0.1", port.parse().unwrap());
         options.set_max_packet_size(1 << 20, 1 << 20);
         let will = pb::Status {
