@@ -42,9 +42,12 @@ mod memory;
 #[cfg(test)]
 mod rig;
 mod segment;
+mod sent;
 mod store;
 mod thread;
 pub mod trial;
+#[cfg(test)]
+mod troubles;
 pub mod view;
 
 use std::sync::Arc;
@@ -255,8 +258,9 @@ pub(crate) trait Journal: Send {
     /// The record that begins at `seq`.
     fn read(&mut self, stream: u64, seq: u64) -> Read;
 
-    /// The record that begins at `seq` is about to be sent.
-    fn sent(&mut self, stream: u64, seq: u64);
+    /// The record that begins at `seq` is about to be sent: its numbers stay together from now on. `false`: it may have made way since it
+    /// was read, and is to be read again.
+    fn sent(&mut self, stream: u64, seq: u64) -> bool;
 
     /// Forgets every record that ends at or before `through`, and that part of a loss record that does.
     fn forget(&mut self, stream: u64, through: u64) -> Forgotten;

@@ -119,8 +119,7 @@ impl Life {
         let mut through = 0;
         for _ in 0..most {
             match self.flash.read(extent.stream, seq) {
-                Read::Record(record) => {
-                    self.flash.sent(extent.stream, seq);
+                Read::Record(record) if self.flash.sent(extent.stream, seq) => {
                     if matches!(record.content, Content::Loss(_)) {
                         let numbers = record.seq..=record.through;
                         self.lost.extend(numbers.map(|seq| (extent.stream, seq)));
@@ -128,7 +127,7 @@ impl Life {
                     through = record.through;
                     seq = through + 1;
                 }
-                Read::Loading => self.tick(),
+                Read::Record(_) | Read::Loading => self.tick(),
                 Read::None => break,
             }
         }

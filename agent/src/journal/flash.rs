@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::chain::{Chain, OVERHEAD};
 use super::keeper::{Answer, Asked, Request, Response, State};
+use super::sent::Sent;
 use super::{Content, Entry, Extent, Figures, Forgotten, Journal, JournalMode, Read, Record, Waiting};
 
 use known::{Known, extent};
@@ -51,6 +52,7 @@ pub(crate) struct Terms {
 /// The journal on flash.
 pub(crate) struct Flash {
     port: Box<dyn Port>,
+    sent: Sent,
     terms: Terms,
     /// In the order in which they were begun; the current one is the last.
     streams: Vec<Known>,
@@ -77,10 +79,12 @@ impl Flash {
         terms: Terms,
         port: Box<dyn Port>,
         woken: Arc<Notify>,
+        sent: Sent,
         draw: Box<dyn FnMut() -> u64 + Send>,
     ) -> Self {
         Self {
             port,
+            sent,
             terms,
             streams: vec![Known::new(stream, 1, 1)],
             state: State {
@@ -193,11 +197,22 @@ impl Journal for Flash {
         found.map_or(Read::Loading, Read::Record)
     }
 
-    fn sent(&mut self, stream: u64, seq: u64) {
-        if let Some(known) = self.known(stream) {
-            known.sent = known.sent.max(seq);
-            known.chain.sent(seq);
+    fn sent(&mut self, stream: u64, seq: u64) -> bool {
+        let Some(known) = self.streams.iter_mut().find(|known| known.stream() == stream) else {
+            return false;
+        };
+        let read_back = known.chain.read(seq).is_none();
+        let may = self.sent.send(stream, seq, read_back.then_some(known.changes));
+        match may {
+            true => known.chain.sent(seq),
+            false => {
+                let through = self.sent.through(stream);
+                known.unload(|record| record.seq > through);
+                known.loading = Some(seq);
+                self.port.ask(Request::Load { stream, seq });
+            }
         }
+        may
     }
 
     fn forget(&mut self, stream: u64, through: u64) -> Forgotten {
@@ -224,15 +239,9 @@ impl Journal for Flash {
         let kept = (known.first..=known.kept).contains(&seq) || known.chain.is_pinned();
         if kept {
             // Loss records before it that were never sent become one with it.
-            let sent = known.sent;
-            known.unload(|record| record.seq >= seq || record.seq > sent);
+            known.unload(|_| true);
             known.loading = None;
-            self.port.ask(Request::GiveUp {
-                stream,
-                seq,
-                reason,
-                sent,
-            });
+            self.port.ask(Request::GiveUp { stream, seq, reason });
         }
         in_memory || kept
     }

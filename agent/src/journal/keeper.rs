@@ -11,6 +11,7 @@ use headwater_proto::{LossReason, SeriesSet};
 use tokio::sync::Notify;
 
 use super::disk::Disk;
+use super::sent::Sent;
 use super::store::{Bounds, Confirmed, Held, Store, Unwritten};
 use super::{Forgotten, Record};
 use crate::stats::JournalFault;
@@ -30,8 +31,6 @@ pub(super) enum Request {
     Write {
         records: Vec<Unwritten>,
         sets: Vec<Arc<SeriesSet>>,
-        /// What was sent of each stream.
-        sent: Vec<(u64, u64)>,
     },
     Load {
         stream: u64,
@@ -45,8 +44,6 @@ pub(super) enum Request {
         stream: u64,
         seq: u64,
         reason: LossReason,
-        /// What was sent of the stream.
-        sent: u64,
     },
     Told,
     /// To try once more, although it is not yet time.
@@ -73,6 +70,8 @@ pub(super) enum Answer {
         stream: u64,
         seq: u64,
         records: Vec<Record>,
+        /// How often something of the stream had been given up by then.
+        changes: u64,
     },
     Forgotten(Forgotten),
     /// Nothing to tell.
@@ -115,6 +114,7 @@ pub(super) struct Keeper<D: Disk> {
     medium: Box<dyn Medium<D>>,
     store: Option<Store<D>>,
     confirmed: Confirmed,
+    sent: Sent,
     state: State,
     /// Of stores that are closed.
     written: u64,
@@ -136,13 +136,20 @@ pub(super) trait Medium<D>: Send {
 }
 
 impl<D: Disk> Keeper<D> {
-    pub(super) fn new(path: &Path, bounds: Bounds, medium: Box<dyn Medium<D>>, now: Instant) -> Self {
+    pub(super) fn new(
+        path: &Path,
+        bounds: Bounds,
+        medium: Box<dyn Medium<D>>,
+        sent: Sent,
+        now: Instant,
+    ) -> Self {
         Self {
             bounds,
             name: path.display().to_string(),
             medium,
             store: None,
             confirmed: Confirmed::default(),
+            sent,
             state: State {
                 fault: Some(JournalFault::Opening),
                 ..State::default()
@@ -202,6 +209,7 @@ impl<D: Disk> Keeper<D> {
         let disk = self.medium.open()?;
         let mut store = Store::open(disk, self.bounds)?;
         store.restore(&self.confirmed);
+        store.heed(self.sent.clone());
         self.store = Some(store);
         Ok(())
     }
@@ -236,28 +244,24 @@ impl<D: Disk> Keeper<D> {
                     Ok(Answer::Begun(stream, given_up))
                 })
             }
-            Request::Write { records, sets, sent } => self.attempt(now, Asked::Write, |store| {
-                for (stream, through) in sent {
-                    store.sent(stream, through);
-                }
+            Request::Write { records, sets } => self.attempt(now, Asked::Write, |store| {
                 store.write(&records, &sets)?;
                 Ok(Answer::Written)
             }),
             Request::Load { stream, seq } => self.attempt(now, Asked::Load, |store| {
-                let records = store.load(stream, seq, LOAD)?;
-                Ok(Answer::Loaded { stream, seq, records })
+                let (records, changes) = store.load(stream, seq, LOAD)?;
+                Ok(Answer::Loaded {
+                    stream,
+                    seq,
+                    records,
+                    changes,
+                })
             }),
             Request::Forget { stream, through } => self.attempt(now, Asked::Other, |store| {
                 let forgotten = store.forget(stream, through)?;
                 Ok(Answer::Forgotten(forgotten))
             }),
-            Request::GiveUp {
-                stream,
-                seq,
-                reason,
-                sent,
-            } => self.attempt(now, Asked::Other, |store| {
-                store.sent(stream, sent);
+            Request::GiveUp { stream, seq, reason } => self.attempt(now, Asked::Other, |store| {
                 store.give_up(stream, seq, reason)?;
                 Ok(Answer::Done)
             }),

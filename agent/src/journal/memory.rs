@@ -66,10 +66,9 @@ impl Journal for Memory {
         record.map_or(Read::None, Read::Record)
     }
 
-    fn sent(&mut self, stream: u64, seq: u64) {
-        if let Some(chain) = self.chain(stream) {
-            chain.sent(seq);
-        }
+    fn sent(&mut self, stream: u64, seq: u64) -> bool {
+        let chain = self.chain(stream);
+        chain.map(|chain| chain.sent(seq)).is_some()
     }
 
     fn forget(&mut self, stream: u64, through: u64) -> Forgotten {

@@ -12,6 +12,7 @@ use headwater_proto::{LossReason, SeriesSet};
 use super::disk::model::Model;
 use super::flash::{Flash, Port, Terms};
 use super::keeper::{Keeper, Medium, Request, Response};
+use super::sent::Sent;
 use super::store::{Bounds, Store};
 use super::{Content, Entry, Record};
 
@@ -81,7 +82,9 @@ pub(super) fn flash(
     terms: Terms,
     now: Instant,
 ) -> (Flash, InLine) {
-    let keeper = Keeper::new(Path::new("model"), bounds, Box::new(Same(model.clone())), now);
+    let sent = Sent::default();
+    let medium = Box::new(Same(model.clone()));
+    let keeper = Keeper::new(Path::new("model"), bounds, medium, sent.clone(), now);
     let desk = InLine(Arc::new(Mutex::new(Desk {
         keeper,
         asked: VecDeque::new(),
@@ -93,7 +96,7 @@ pub(super) fn flash(
         next
     });
     (
-        Flash::with(stream, terms, Box::new(desk.clone()), Arc::default(), draw),
+        Flash::with(stream, terms, Box::new(desk.clone()), Arc::default(), sent, draw),
         desk,
     )
 }
@@ -142,7 +145,7 @@ pub(super) fn all(store: &mut Store<Model>) -> BTreeMap<u64, Chain> {
         let mut records = Vec::new();
         let mut seq = held.acked + 1;
         loop {
-            let more = store.load(held.stream, seq, 4096).unwrap();
+            let (more, _) = store.load(held.stream, seq, 4096).unwrap();
             let Some(last) = more.last() else { break };
             seq = last.through + 1;
             records.extend(more.into_iter().map(

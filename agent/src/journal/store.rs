@@ -24,6 +24,7 @@ use super::disk::Disk;
 use super::format::{self, BLOCK, Batch, Found, Item, Ledger, LossItem};
 use super::ledger::Stream;
 use super::segment::Segment;
+use super::sent::Sent;
 use super::{Content, Record, Waiting};
 
 use sizes::Sizes;
@@ -100,8 +101,7 @@ pub(crate) struct Store<D: Disk> {
     /// Where reading and acknowledging of each stream have come to.
     reading: BTreeMap<u64, Place>,
     acking: BTreeMap<u64, Place>,
-    /// What was sent of each stream keeps its extent.
-    sent: BTreeMap<u64, u64>,
+    sent: Sent,
     /// Segments with pieces that cannot be read, and how many.
     suspect: BTreeMap<u64, u64>,
     quarantined: u64,
@@ -126,7 +126,7 @@ impl<D: Disk> Store<D> {
             dirty: BTreeSet::new(),
             reading: BTreeMap::new(),
             acking: BTreeMap::new(),
-            sent: BTreeMap::new(),
+            sent: Sent::default(),
             suspect: BTreeMap::new(),
             quarantined: 0,
         };
@@ -200,12 +200,11 @@ impl<D: Disk> Store<D> {
         let known = |id: &u64| streams.iter().any(|stream| stream.id == *id);
         self.reading.retain(|id, _| known(id));
         self.acking.retain(|id, _| known(id));
-        self.sent.retain(|id, _| known(id));
     }
 
-    /// What was sent of a stream: its extent stays as it is.
-    pub(crate) fn sent(&mut self, stream: u64, through: u64) {
-        self.sent.insert(stream, through);
+    /// What is sent keeps its numbers.
+    pub(super) fn heed(&mut self, sent: Sent) {
+        self.sent = sent;
     }
 
     fn size(&mut self, id: u64) -> io::Result<u64> {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::disk::real::Directory;
 use super::flash::{Flash, Port, Terms};
 use super::keeper::{Keeper, Medium, Request, Response, serve};
+use super::sent::Sent;
 use super::store::Bounds;
 use crate::Error;
 use crate::config;
@@ -47,7 +48,14 @@ impl Flash {
         let (request, requests) = channel();
         let (answer, answers) = channel();
         let woken = Arc::new(Notify::new());
-        let keeper = Keeper::<Directory>::new(&path, Bounds::new(settings), Box::new(medium), Instant::now());
+        let sent = Sent::default();
+        let keeper = Keeper::<Directory>::new(
+            &path,
+            Bounds::new(settings),
+            Box::new(medium),
+            sent.clone(),
+            Instant::now(),
+        );
         let wake = woken.clone();
         std::thread::Builder::new()
             .name("journal".into())
@@ -58,7 +66,7 @@ impl Flash {
             })?;
         let port = Box::new(Channel { request, answers });
         let draw = Box::new(|| getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())));
-        Ok(Self::with(stream, Terms::new(settings), port, woken, draw))
+        Ok(Self::with(stream, Terms::new(settings), port, woken, sent, draw))
     }
 }
 

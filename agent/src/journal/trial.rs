@@ -74,15 +74,14 @@ impl Trial {
             let mut seq = extent.first;
             while seq <= extent.last {
                 match self.journal.read(extent.stream, seq) {
-                    Read::Record(record) => {
-                        self.journal.sent(extent.stream, seq);
+                    Read::Record(record) if self.journal.sent(extent.stream, seq) => {
                         seq = record.through + 1;
                         records += 1;
                         if records % 32 == 0 {
                             self.journal.forget(extent.stream, seq - 1);
                         }
                     }
-                    Read::Loading => {
+                    Read::Record(_) | Read::Loading => {
                         self.settle(|trial| !matches!(trial.journal.read(extent.stream, seq), Read::Loading));
                     }
                     Read::None => break,

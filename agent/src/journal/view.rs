@@ -240,7 +240,7 @@ impl View {
     fn each(&mut self, held: Held, mut look: impl FnMut(Record) -> io::Result<()>) -> io::Result<()> {
         let mut seq = held.acked + 1;
         while seq <= held.last {
-            let records = self.store.load(held.stream, seq, PIECE)?;
+            let (records, _) = self.store.load(held.stream, seq, PIECE)?;
             let Some(last) = records.last() else { break };
             seq = last.through + 1;
             records.into_iter().try_for_each(&mut look)?;

@@ -62,8 +62,8 @@ impl Journal for Slow {
     fn append(&mut self, entry: Entry) -> u64 {
         self.inner.append(entry)
     }
-    fn sent(&mut self, stream: u64, seq: u64) {
-        self.inner.sent(stream, seq);
+    fn sent(&mut self, stream: u64, seq: u64) -> bool {
+        self.inner.sent(stream, seq)
     }
     fn forget(&mut self, stream: u64, through: u64) -> Forgotten {
         self.inner.forget(stream, through)

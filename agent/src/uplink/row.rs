@@ -119,6 +119,10 @@ impl Uplink {
             {
                 return Some(publication);
             }
+            // Room was made for what is newer, since it was read.
+            if !journal.sent(self.streams[at].id(), record.seq) {
+                return None;
+            }
             let cost = payload.len() as u64 + PACKET;
             if backlog {
                 self.drain.take(now, cost);
@@ -130,7 +134,6 @@ impl Uplink {
                 self.spent_until = now + SPENT_EVERY;
             }
             let stream = &mut self.streams[at];
-            journal.sent(stream.id(), record.seq);
             if stream.sending(now, &record, payload.len() as u64) {
                 self.counters.resent += 1;
             }

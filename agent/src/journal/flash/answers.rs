@@ -24,14 +24,20 @@ impl Flash {
                 }
             }
             Answer::Written => self.written(true),
-            Answer::Loaded { stream, seq, records } => {
+            Answer::Loaded {
+                stream,
+                seq,
+                records,
+                changes,
+            } => {
                 if let Some(known) = self.known(stream)
                     && known.loading.take() == Some(seq)
                 {
                     let next = known.loaded.back().map(|last| last.through + 1);
-                    if next.is_some_and(|next| next != seq) {
+                    if next.is_some_and(|next| next != seq) || known.changes != changes {
                         known.unload(|_| true);
                     }
+                    known.changes = changes;
                     known.loaded_bytes += records.iter().map(cost).sum::<usize>();
                     known.loaded.extend(records);
                 }
@@ -96,6 +102,9 @@ impl Flash {
                 || !known.chain.is_empty()
                 || held.iter().any(|held| held.stream == known.stream())
         });
+        let streams = &self.streams;
+        self.sent
+            .retain(|stream| streams.iter().any(|known| known.stream() == stream));
     }
 
     /// What was being written is, or is not.
@@ -117,12 +126,6 @@ impl Flash {
         }
         for (stream, through) in acked {
             self.forget_kept(stream, through);
-        }
-        // What was read ahead may have made way meanwhile.
-        for known in &mut self.streams {
-            let sent = known.sent;
-            known.unload(|record| record.seq > sent);
-            known.loading = None;
         }
     }
 

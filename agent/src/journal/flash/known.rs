@@ -11,8 +11,6 @@ pub(super) struct Known {
     pub(super) first: u64,
     /// The last number that is with the keeper.
     pub(super) kept: u64,
-    /// The last number that was sent.
-    pub(super) sent: u64,
     /// It ended without a mark.
     pub(super) torn: bool,
     /// Whether the keeper has been told of it.
@@ -20,6 +18,8 @@ pub(super) struct Known {
     /// What was read back, in order, without a hole.
     pub(super) loaded: VecDeque<Record>,
     pub(super) loaded_bytes: usize,
+    /// How often something of it had been given up when that was read.
+    pub(super) changes: u64,
     /// The keeper has been asked for the record of this number.
     pub(super) loading: Option<u64>,
 }
@@ -30,11 +30,11 @@ impl Known {
             chain: Chain::new(stream, next),
             first,
             kept: next - 1,
-            sent: 0,
             torn: false,
             begun: false,
             loaded: VecDeque::new(),
             loaded_bytes: 0,
+            changes: 0,
             loading: None,
         }
     }

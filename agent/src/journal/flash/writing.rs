@@ -77,12 +77,7 @@ impl Flash {
                 sets.push(series.clone());
             }
         }
-        let sent = self
-            .streams
-            .iter()
-            .map(|known| (known.stream(), known.sent))
-            .collect();
         self.writing = true;
-        self.port.ask(Request::Write { records, sets, sent });
+        self.port.ask(Request::Write { records, sets });
     }
 }

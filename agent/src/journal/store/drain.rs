@@ -11,11 +11,24 @@ use crate::journal::ledger::Gone;
 use crate::journal::segment::Segment;
 
 impl<D: Disk> Store<D> {
-    /// Records of a stream from `seq` on, about `budget` bytes of them, one at least if there is one.
+    /// Records of a stream from `seq` on, about `budget` bytes of them, one at least if there is one; and how often something of the stream
+    /// had been given up by then.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn load(&mut self, id: u64, seq: u64, budget: usize) -> io::Result<Vec<Record>> {
+    pub(crate) fn load(&mut self, id: u64, seq: u64, budget: usize) -> io::Result<(Vec<Record>, u64)> {
+        loop {
+            let changes = self.sent.changes(id);
+            let records = self.records(id, seq, budget)?;
+            // What turned out to be unreadable may have become one with what stands before it.
+            if self.sent.changes(id) == changes {
+                return Ok((records, changes));
+            }
+            self.reading.remove(&id);
+        }
+    }
+
+    fn records(&mut self, id: u64, seq: u64, budget: usize) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         let Some(stream) = self.streams.iter().find(|stream| stream.id == id).cloned() else {
             return Ok(records);
@@ -180,7 +193,7 @@ impl<D: Disk> Store<D> {
 
     /// Puts a loss record in the place of one record.
     fn lose(&mut self, id: u64, step: &Step, reason: LossReason) {
-        let sent = self.sent.get(&id).copied().unwrap_or(0);
+        let sent = self.sent.give_up(id);
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) {
             for gone in &mut stream.gone {
                 gone.sent |= gone.seq <= sent;
