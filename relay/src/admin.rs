@@ -6,26 +6,63 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::kafka;
+
+/// Which check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    check: String,
+}
+
 /// Where every part of the relay registers what can be seen from outside: metrics and checks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Monitor {
     registry: Arc<Mutex<Registry>>,
     checks: Arc<Mutex<BTreeMap<String, Option<String>>>>,
+    ready: Family<Named, Gauge>,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Monitor {
     /// With the process's own metrics registered.
     pub fn new() -> Self {
-        Self::default()
+        let mut registry = Registry::default();
+        let ready = Family::<Named, Gauge>::default();
+        registry.register(
+            "headwater_ready",
+            "Whether a check of /readyz is passed: 1, or 0",
+            ready.clone(),
+        );
+        registry.register(
+            "headwater_kafka_errors",
+            "Errors that Kafka's client tells of, by their name in librdkafka",
+            kafka::ERRORS.clone(),
+        );
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("headwater_build", "The version of this relay", version);
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+            checks: Arc::default(),
+            ready,
+        }
     }
 
-    /// Registers metrics. Their names begin with `headwater_bridge_` or `headwater_gateway_`.
+    /// Registers metrics. Their names begin with `headwater_bridge_`, `headwater_gateway_` or `headwater_rows_`.
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut lock(&self.registry))
     }
@@ -33,9 +70,14 @@ impl Monitor {
     /// A check of this name (`bridge mqtt`), which is not ready for this reason until told otherwise.
     pub fn check(&self, name: &str, reason: &str) -> Check {
         lock(&self.checks).insert(name.to_string(), Some(reason.to_string()));
+        let named = Named {
+            check: name.to_string(),
+        };
         Check {
             name: name.to_string(),
             checks: Arc::clone(&self.checks),
+            // At 0 from the beginning.
+            ready: self.ready.get_or_create(&named).clone(),
         }
     }
 
@@ -67,6 +109,7 @@ impl Monitor {
 pub struct Check {
     name: String,
     checks: Arc<Mutex<BTreeMap<String, Option<String>>>>,
+    ready: Gauge,
 }
 
 impl Check {
@@ -87,6 +130,7 @@ impl Check {
     }
 
     fn set(&self, state: Option<String>) -> Option<String> {
+        self.ready.set(i64::from(state.is_none()));
         lock(&self.checks).insert(self.name.clone(), state).flatten()
     }
 }
@@ -122,9 +166,43 @@ async fn readyz(State(monitor): State<Monitor>) -> impl IntoResponse {
     )
 }
 
-async fn metrics(State(monitor): State<Monitor>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], monitor.metrics())
+async fn metrics(State(monitor): State<Monitor>, headers: HeaderMap) -> impl IntoResponse {
+    let text = monitor.metrics();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return ([(header::CONTENT_TYPE, kind)], text);
+    }
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], classic(&text))
+}
+
+/// The form of before OpenMetrics, for who does not ask for that: a counter and an info are called in their head as in their samples,
+/// and there are neither units nor an end.
+fn classic(text: &str) -> String {
+    let (mut out, mut help) = (String::with_capacity(text.len()), "");
+    for line in text.lines() {
+        if line.starts_with("# HELP ") {
+            help = line;
+        } else if let Some(head) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = head.split_once(' ').unwrap_or((head, ""));
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            let words = help.strip_prefix("# HELP ").and_then(|help| help.split_once(' '));
+            if let Some((_, words)) = words {
+                let _ = writeln!(out, "# HELP {name}{suffix} {words}");
+            }
+            let _ = writeln!(out, "# TYPE {name}{suffix} {kind}");
+        } else if !line.starts_with('#') {
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    out
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -135,6 +213,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_ask_for_openmetrics_gets_the_form_before_it() {
+        let monitor = Monitor::new();
+        monitor.check("bridge mqtt", "connecting").ready();
+        let of_bridge = monitor.register(crate::bridge::metrics::Metrics::new);
+        of_bridge.delivery_seconds.observe(1.0);
+        let text = classic(&monitor.metrics());
+        for line in [
+            "# HELP headwater_bridge_readings_total Readings in Kafka.",
+            "# TYPE headwater_bridge_readings_total counter",
+            "headwater_bridge_readings_total 0",
+            "# TYPE headwater_build_info gauge",
+            "# TYPE headwater_bridge_delivery_seconds histogram",
+            "headwater_bridge_delivery_seconds_count 1",
+            "headwater_ready{check=\"bridge mqtt\"} 1",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("# EOF") && !text.contains("# UNIT"), "{text}");
+    }
 
     #[test]
     fn readiness_names_what_is_not() {

@@ -14,8 +14,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use serde::Deserialize;
 
-pub use context::Context;
 pub(crate) use context::as_context;
+pub use context::{Context, ERRORS};
 pub use topics::{Topics, await_topics, ensure_topic, ensure_topics};
 
 /// How Kafka is reached, and what the topics are.

@@ -15,6 +15,7 @@ pub mod bridge;
 pub mod demo;
 pub mod gateway;
 pub mod kafka;
+mod log;
 pub mod mqtt;
 pub mod rows;
 pub mod serve;

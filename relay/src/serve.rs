@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Monitor};
-use crate::settings::{LogFormat, LogSettings, Settings};
-use crate::{bridge, gateway, kafka, rows};
+use crate::settings::{LogSettings, Settings};
+use crate::{bridge, gateway, kafka, log, rows};
 
 /// A part of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +66,7 @@ pub fn log(settings: &LogSettings) -> Result<(), Error> {
         given: settings.level.clone(),
         why,
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        // It would be told on standard error, which is what failed.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    match settings.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    log::init(settings, filter);
     Ok(())
 }
 

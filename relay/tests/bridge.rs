@@ -171,7 +171,8 @@ async fn hostile_payloads_are_refused_and_the_others_go_on() {
     let metrics = world.monitor.metrics();
     for line in [
         r#"headwater_bridge_refusals_total{reason="topic"} 2"#,
-        r#"headwater_bridge_refusals_total{reason="batch"} 2"#,
+        r#"headwater_bridge_refusals_total{reason="limit"} 1"#,
+        r#"headwater_bridge_refusals_total{reason="malformed"} 1"#,
         r#"headwater_bridge_lost_readings_total 15"#,
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");

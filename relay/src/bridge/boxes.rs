@@ -119,6 +119,24 @@ impl Boxes {
     }
 }
 
+/// Says that several boxes use one name.
+pub fn tell(device: &str, boxes: &[pb::Box]) {
+    let boxes: Vec<_> = boxes
+        .iter()
+        .map(|other| {
+            let (host, boot, process) = (&other.hostname, &other.boot_id, other.process);
+            format!("host {host:?} (boot {boot}, process {process:016x})")
+        })
+        .collect();
+    tracing::error!(
+        %device,
+        "{} boxes use this device's name: {}. Nothing is lost or mixed up, but each needs a name of its own: was an SD card \
+         cloned? Set `device` in the agent.toml of all but one",
+        boxes.len(),
+        boxes.join(", ")
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

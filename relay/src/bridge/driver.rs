@@ -55,6 +55,9 @@ pub async fn run(
     let Some(partitions) = kafka::await_topics(&kafka, &kafka_check, &shutdown).await? else {
         return Ok(());
     };
+    metrics
+        .in_flight_limit_bytes
+        .set(bridge.in_flight.as_u64() as i64);
     let terms = Terms::new(partitions);
     let shared = Shared {
         partitions,
@@ -270,6 +273,9 @@ impl Driver {
         self.states(now.at);
         self.let_go();
         self.judge_kafka();
+        if let Some(summary) = self.metrics.summary(now.at) {
+            tracing::warn!("since the last such line: {summary}");
+        }
     }
 }
 

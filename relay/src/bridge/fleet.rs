@@ -17,6 +17,7 @@ use headwater_proto::topic::Kind;
 use headwater_proto::{Batch, Body, Error, Limits, Loss, LossReason, SeriesSet, pb};
 
 use super::ack::Acks;
+use super::boxes;
 use super::budget::Budget;
 use super::checkpoint::{Entry, Ledger};
 use super::device::{Device, Now};
@@ -176,7 +177,7 @@ impl Fleet {
                 let session = hello.session;
                 if !message.retained && device.meet(&hello, now) {
                     self.metrics.shared_names.inc();
-                    tell_of_boxes(&device.name, &device.boxes.rivals(now.at));
+                    boxes::tell(&device.name, &device.boxes.rivals(now.at));
                 }
                 let torn = hello.streams.iter().filter(|stream| stream.torn);
                 let torn = torn.map(|stream| (stream.stream, stream.last_seq)).collect();
@@ -281,7 +282,7 @@ impl Fleet {
         }
         let unfit = stream.is_unfit(frame.seq);
         match self.decode(number, &frame, message.length) {
-            Ok(Body::Readings(_)) if unfit => self.refuse(now, number, id, frame.seq, message, String::new()),
+            Ok(Body::Readings(_)) if unfit => self.refuse(now, number, id, frame.seq, message, None),
             Ok(body) => {
                 let name = match &body {
                     Body::Loss(loss) => Name {
@@ -299,7 +300,7 @@ impl Fleet {
                 };
                 match self.record(now, number, name, body) {
                     Ok(record) => Step::Produce(record),
-                    Err(error) => self.refuse(now, number, id, frame.seq, message, error.to_string()),
+                    Err(error) => self.refuse(now, number, id, frame.seq, message, Some(&error)),
                 }
             }
             Err(Error::UnknownSeriesSet { hash }) => {
@@ -311,7 +312,7 @@ impl Fleet {
                 }
                 Step::Nothing
             }
-            Err(error) => self.refuse(now, number, id, frame.seq, message, error.to_string()),
+            Err(error) => self.refuse(now, number, id, frame.seq, message, Some(&error)),
         }
     }
 
@@ -352,9 +353,12 @@ impl Fleet {
 
     fn record(&self, now: Now, number: u32, name: Name, body: Body) -> Result<Record, Error> {
         let device = &self.devices[number as usize];
-        let (readings, lost_readings) = match &body {
-            Body::Readings(readings) => (readings.len() as u64, 0),
-            Body::Loss(loss) => (0, loss.readings),
+        let (readings, lost_readings, newest_us) = match &body {
+            Body::Readings(readings) => {
+                let newest = readings.times.iter().flatten().max().copied();
+                (readings.len() as u64, 0, newest)
+            }
+            Body::Loss(loss) => (0, loss.readings, None),
         };
         let batch = Batch {
             device: device.name.to_string(),
@@ -380,6 +384,7 @@ impl Fleet {
             value,
             readings,
             lost_readings,
+            newest_us,
             arrival: now,
         })
     }
@@ -416,9 +421,10 @@ impl Fleet {
         id: u64,
         seq: u64,
         message: &Message,
-        reason: String,
+        error: Option<&Error>,
     ) -> Step {
-        self.metrics.refuse("batch");
+        self.metrics.refuse(error.map_or("unfit for Kafka", step::kind));
+        let reason = error.map(ToString::to_string).unwrap_or_default();
         let stream = self.devices[number as usize].streams.entry(id).or_default();
         match &stream.refused {
             Some(refused) if refused.seq == seq => {
@@ -480,21 +486,4 @@ impl Drop for Fleet {
         let online = self.devices.iter().filter(|device| device.online).count();
         self.metrics.devices_online.dec_by(online as i64);
     }
-}
-
-fn tell_of_boxes(device: &str, boxes: &[pb::Box]) {
-    let boxes: Vec<_> = boxes
-        .iter()
-        .map(|other| {
-            let (host, boot, process) = (&other.hostname, &other.boot_id, other.process);
-            format!("host {host:?} (boot {boot}, process {process:016x})")
-        })
-        .collect();
-    tracing::error!(
-        %device,
-        "{} boxes use this device's name: {}. Nothing is lost or mixed up, but each needs a name of its own: was an SD card \
-         cloned? Set `device` in the agent.toml of all but one",
-        boxes.len(),
-        boxes.join(", ")
-    );
 }

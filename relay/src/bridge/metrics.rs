@@ -1,11 +1,18 @@
 //! The bridge's metrics, `headwater_bridge_…`.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+/// At most this often a line of the log sums up what was refused and dropped.
+const SUMMARY: Duration = Duration::from_secs(60);
 
 /// Why something was refused or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,12 +58,20 @@ pub struct Metrics {
     pub delivery_failures: Counter,
     /// From arrival to Kafka's delivery report.
     pub delivery_seconds: Histogram,
+    /// From a batch's newest reading, by the device's clock, to Kafka's delivery report.
+    pub lag_seconds: Histogram,
     /// Bytes handed to Kafka's client and not reported.
     pub in_flight_bytes: Gauge,
+    /// What they may be.
+    pub in_flight_limit_bytes: Gauge,
     /// Partitions owned.
     pub partitions: Gauge,
     /// Times that partitions were given or taken.
     pub rebalances: Counter,
+    /// Partitions whose positions were read when they were given to this bridge.
+    pub takeovers: Counter,
+    /// How long reading the positions of what was given took.
+    pub takeover_seconds: Histogram,
     /// Transactions that came to nothing, and producers that failed.
     pub recoveries: Counter,
     /// Devices known.
@@ -67,6 +82,14 @@ pub struct Metrics {
     pub mqtt_connected: Gauge,
     /// Connections to the MQTT broker that were made.
     pub mqtt_connects: Counter,
+    tally: Arc<Mutex<Tally>>,
+}
+
+/// What was refused and dropped since the log said so last.
+#[derive(Debug, Default)]
+struct Tally {
+    counts: BTreeMap<(&'static str, &'static str), u64>,
+    told: Option<Instant>,
 }
 
 impl Metrics {
@@ -106,6 +129,10 @@ impl Metrics {
             "rebalances",
             "Times that partitions were given to this bridge or taken",
         );
+        let takeovers = counter(
+            "takeovers",
+            "Partitions whose positions were read when they were given to this bridge",
+        );
         let recoveries = counter(
             "recoveries",
             "Transactions that came to nothing, producers that failed",
@@ -119,6 +146,10 @@ impl Metrics {
             "in_flight_bytes",
             "Bytes handed to Kafka's client and not reported",
         );
+        let in_flight_limit_bytes = gauge(
+            "in_flight_limit_bytes",
+            "What headwater_bridge_in_flight_bytes may be: bridge.in_flight",
+        );
         let partitions = gauge("partitions", "Partitions that this bridge owns");
         let devices = gauge("devices", "Devices known");
         let devices_online = gauge("devices_online", "Devices on line");
@@ -130,12 +161,18 @@ impl Metrics {
         };
         let refusals = family("refusals", "Messages refused");
         let dropped = family("dropped", "Frames dropped unacknowledged, to come again");
-        let delivery_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
-        registry.register(
-            "delivery_seconds",
-            "From arrival to Kafka's delivery report",
-            delivery_seconds.clone(),
-        );
+        let mut histogram = |name: &str, help: &str, first: f64, factor: f64, count: u16| {
+            let histogram = Histogram::new(exponential_buckets(first, factor, count));
+            registry.register(name, help, histogram.clone());
+            histogram
+        };
+        let help = "From arrival to Kafka's delivery report; with transactions: to the commit";
+        let delivery_seconds = histogram("delivery_seconds", help, 0.000_5, 2.0, 16);
+        // 10 ms to 13 hours: a backlog that drains is late by as much as the outage was long.
+        let help = "From a batch's newest reading, by the device's clock, to Kafka's delivery report";
+        let lag_seconds = histogram("lag_seconds", help, 0.01, 3.0, 15);
+        let help = "How long it took to read the positions of partitions given to this bridge";
+        let takeover_seconds = histogram("takeover_seconds", help, 0.05, 2.0, 12);
         Self {
             readings,
             batches,
@@ -154,24 +191,79 @@ impl Metrics {
             dead_letters,
             delivery_failures,
             delivery_seconds,
+            lag_seconds,
             in_flight_bytes,
+            in_flight_limit_bytes,
             partitions,
             rebalances,
+            takeovers,
+            takeover_seconds,
             recoveries,
             devices,
             devices_online,
             mqtt_connected,
             mqtt_connects,
+            tally: Arc::default(),
         }
     }
 
     /// Counts a refusal.
     pub fn refuse(&self, reason: &'static str) {
         self.refusals.get_or_create(&Reason { reason }).inc();
+        self.tally("refused", reason);
     }
 
     /// Counts what was dropped.
     pub fn drop(&self, reason: &'static str) {
         self.dropped.get_or_create(&Reason { reason }).inc();
+        self.tally("dropped", reason);
+    }
+
+    fn tally(&self, what: &'static str, reason: &'static str) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        *tally.counts.entry((what, reason)).or_default() += 1;
+    }
+
+    /// One line for all that was refused and dropped, where there was something, and not more often than once a minute: messages
+    /// come by the thousand, and so may bad ones. What each was is in the dead letters.
+    pub fn summary(&self, now: Instant) -> Option<String> {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let early = tally.told.is_some_and(|told| now < told + SUMMARY);
+        if tally.counts.is_empty() || early {
+            return None;
+        }
+        tally.told = Some(now);
+        let counts = std::mem::take(&mut tally.counts);
+        let counts = counts
+            .iter()
+            .map(|((what, reason), count)| format!("{count} {what} ({reason})"));
+        Some(counts.collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_by_the_thousand_is_one_line_a_minute() {
+        let metrics = Metrics::new(&mut Registry::default());
+        let begun = Instant::now();
+        assert_eq!(metrics.summary(begun), None, "nothing happened");
+        for _ in 0..1000 {
+            metrics.refuse("malformed");
+            metrics.drop("in flight");
+        }
+        let line = metrics.summary(begun).unwrap();
+        assert_eq!(line, "1000 dropped (in flight), 1000 refused (malformed)");
+        metrics.refuse("limit");
+        assert_eq!(
+            metrics.summary(begun + Duration::from_secs(59)),
+            None,
+            "too early"
+        );
+        let line = metrics.summary(begun + SUMMARY).unwrap();
+        assert_eq!(line, "1 refused (limit)");
+        assert_eq!(metrics.summary(begun + 3 * SUMMARY), None, "and nothing since");
     }
 }

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
@@ -12,6 +15,16 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
 use super::token;
+
+/// Errors that librdkafka tells of, of all clients of this process: they come and go with what the parts do.
+pub static ERRORS: LazyLock<Family<Code, Counter>> = LazyLock::new(Family::default);
+
+/// Which error: librdkafka has some hundred and fifty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    /// Its name.
+    pub error: String,
+}
 
 /// Turns librdkafka's chatter into log lines at `debug`, and remembers what matters: whether any broker is reachable.
 ///
@@ -75,7 +88,13 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
+        let code = error.rdkafka_error_code();
+        // That a partition is read to its end is told in the same way, and is none.
+        if code != Some(RDKafkaErrorCode::PartitionEOF) {
+            let error = code.map_or("Unknown".into(), |code| format!("{code:?}"));
+            ERRORS.get_or_create(&Code { error }).inc();
+        }
+        match code {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.all_down.store(true, Ordering::Relaxed),
             Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
                 *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());

@@ -102,6 +102,7 @@ impl Driver {
     /// Reads the positions of what is ours now.
     fn take(&mut self, terms: Vec<(u32, u64)>) {
         let (maker, stop) = (self.maker.clone(), self.shutdown.clone());
+        let (metrics, begun) = (self.metrics.clone(), Instant::now());
         self.takeovers.0.spawn(blocking(move || {
             let partitions: Vec<u32> = terms.iter().map(|(partition, _)| *partition).collect();
             let Some(mut scans) = read(&maker, &partitions, &stop)? else {
@@ -130,6 +131,8 @@ impl Driver {
             }
             let taken = scans.into_iter().zip(terms);
             let taken = taken.map(|((partition, scan), (_, term))| (partition, term, scan));
+            metrics.takeovers.inc_by(partitions.len() as u64);
+            metrics.takeover_seconds.observe(begun.elapsed().as_secs_f64());
             Ok(Some(taken.collect()))
         }));
     }

@@ -66,6 +66,11 @@ impl Fleet {
                 self.metrics.bytes_out.inc_by(ticket.bytes as u64);
                 let took = now.at.saturating_duration_since(ticket.arrival);
                 self.metrics.delivery_seconds.observe(took.as_secs_f64());
+                if let Some(newest) = ticket.newest_us {
+                    // A device's clock may be ahead.
+                    let lag = now.us.saturating_sub(newest).max(0);
+                    self.metrics.lag_seconds.observe(lag as f64 / 1e6);
+                }
                 self.acks.note(ticket.device, now.at).streams.insert(name.stream);
                 self.ledger.changed(ticket.device, now.at);
             }

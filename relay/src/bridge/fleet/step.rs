@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use headwater_proto::Error;
 
 use crate::bridge::device::Now;
 use crate::bridge::record::Name;
@@ -43,6 +44,8 @@ pub struct Record {
     pub readings: u64,
     /// Readings it reports as lost.
     pub lost_readings: u64,
+    /// The time of its newest reading, microseconds since the Unix epoch; `None` where there is none.
+    pub newest_us: Option<i64>,
     /// When it arrived.
     pub arrival: Now,
 }
@@ -64,6 +67,7 @@ impl Record {
             cost: self.cost(),
             readings: self.readings,
             lost_readings: self.lost_readings,
+            newest_us: self.newest_us,
             arrival: self.arrival.at,
         }
     }
@@ -83,6 +87,7 @@ pub struct Ticket {
     pub cost: usize,
     pub(super) readings: u64,
     pub(super) lost_readings: u64,
+    pub(super) newest_us: Option<i64>,
     pub(super) arrival: Instant,
 }
 
@@ -159,4 +164,17 @@ pub struct State {
     pub key: Arc<str>,
     /// A `headwater.v1.DeviceState`.
     pub value: Vec<u8>,
+}
+
+/// What an error is, in a word or two.
+pub(super) fn kind(error: &Error) -> &'static str {
+    match error {
+        Error::Truncated { .. } => "truncated",
+        Error::Malformed { .. } => "malformed",
+        Error::Envelope { .. } => "envelope",
+        Error::Limit { .. } => "limit",
+        Error::UnknownSeriesSet { .. } => "series set",
+        Error::Name { .. } => "name",
+        _ => "other",
+    }
 }
