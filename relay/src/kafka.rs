@@ -239,7 +239,15 @@ pub enum Error {
         /// What librdkafka says, the most telling that it has said.
         why: String,
     },
-    /// A topic is missing and is not to be created, or creating it failed.
+    /// A topic is missing, for now.
+    #[error("topic {topic} {why}")]
+    Missing {
+        /// Its name.
+        topic: String,
+        /// Why it is not created, and what to do.
+        why: String,
+    },
+    /// A topic is not as it has to be.
     #[error("topic {topic}: {why}")]
     Topic {
         /// Its name.
@@ -252,6 +260,6 @@ pub enum Error {
 impl Error {
     /// Whether trying again later can help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Missing { .. })
     }
 }

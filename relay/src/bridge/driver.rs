@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::budget::Budget;
 use super::device::Now;
-use super::fleet::{Message, Shared, Step};
+use super::fleet::{Message, Outcome, Shared, Step};
 use super::fleets::Fleets;
 use super::group::{self, Group};
 use super::metrics::Metrics;
@@ -33,6 +33,8 @@ const BEAT: Duration = Duration::from_millis(50);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(30);
 /// How long stopping may take for what is in flight, and again for the states.
 const LAST_WORDS: Duration = Duration::from_millis(1200);
+/// When the way to the broker is full of acks, it is looked again after this time.
+const ROOM: Duration = Duration::from_millis(2);
 /// Messages or reports handled in one go, before the others get their turn.
 const BURST: usize = 256;
 
@@ -111,11 +113,13 @@ pub async fn run(
         shutdown,
         connected: false,
         joined: false,
+        held_up: None,
         member,
         takeovers: Takeovers::new(),
         leaving: Vec::new(),
         recovery: None,
         recoveries: 0,
+        one_by_one: None,
         last_report: Instant::now(),
         states_budget: 0.0,
         fault: None,
@@ -139,6 +143,8 @@ struct Driver {
     connected: bool,
     /// Whether the group has told what is ours, if only that nothing is.
     joined: bool,
+    /// An ack that found no room on its way to the broker, and when to try again. What it says stays true; all behind it waits.
+    held_up: Option<(Instant, String, Vec<u8>)>,
     /// The membership and its thread, of a bridge that is not alone.
     member: Option<(Group, std::thread::JoinHandle<()>)>,
     takeovers: Takeovers,
@@ -146,6 +152,8 @@ struct Driver {
     recovery: Option<JoinHandle<Recovered>>,
     /// In a row, without a delivery between them.
     recoveries: u32,
+    /// Since when records go to Kafka one by one: it refused some that went together.
+    one_by_one: Option<Instant>,
     last_report: Instant,
     states_budget: f64,
     /// What is wrong with Kafka, while something is.
@@ -168,10 +176,10 @@ impl Driver {
         // Once it is told to stop, it lets go of everything first.
         let mut until = None;
         while !self.has_let_go(until) {
-            let next_ack = if self.connected {
-                self.fleets.next_ack()
-            } else {
-                None
+            let next_ack = match &self.held_up {
+                Some((again, ..)) => Some(*again),
+                None if self.connected => self.fleets.next_ack(),
+                None => None,
             };
             let next_ack = next_ack.map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -213,7 +221,7 @@ impl Driver {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Message(message) => self.message(&message),
+            Event::Message(message, _room) => self.message(&message),
             Event::Connected => {
                 self.metrics.mqtt_connects.inc();
                 self.metrics.mqtt_connected.set(1);
@@ -234,6 +242,7 @@ impl Driver {
                 self.metrics.mqtt_connected.set(0);
                 self.mqtt_check.failing(reason);
                 self.connected = false;
+                self.held_up = None;
                 self.fleets.disconnected();
             }
         }
@@ -245,7 +254,8 @@ impl Driver {
             Step::Produce(record) => self.produce(record),
             Step::DeadLetter(letter) => {
                 if self.side.dead_letter(&letter).is_err() {
-                    self.fleets.dead_letter(Now::read(), &letter.letter, false);
+                    self.fleets
+                        .dead_letter(Now::read(), &letter.letter, &Outcome::Failed);
                 }
             }
         }
@@ -255,12 +265,17 @@ impl Driver {
         let now = Now::read();
         // A connection that ends takes them along.
         while self.connected {
-            let Some((topic, payload)) = self.fleets.ack(now) else {
+            let held_up = self.held_up.take().map(|(_, topic, payload)| (topic, payload));
+            let Some((topic, payload)) = held_up.or_else(|| self.fleets.ack(now)) else {
                 return;
             };
-            // With no room it is lost: the agent's resend asks for it again.
-            if self.connection.publish(topic, payload) {
-                self.metrics.acks.inc();
+            match self.connection.publish(topic, payload) {
+                Ok(()) => drop(self.metrics.acks.inc()),
+                // Those behind it wait, and grow together, a note a device.
+                Err((topic, payload)) => {
+                    self.held_up = Some((now.at + ROOM, topic, payload));
+                    return;
+                }
             }
         }
     }
@@ -272,6 +287,7 @@ impl Driver {
         self.states_budget = (self.states_budget + rate * BEAT.as_secs_f64()).min(rate);
         self.states(now.at);
         self.let_go();
+        self.together_again();
         self.judge_kafka();
         if let Some(summary) = self.metrics.summary(now.at) {
             tracing::warn!("since the last such line: {summary}");

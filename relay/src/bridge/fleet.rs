@@ -25,7 +25,7 @@ use super::metrics::Metrics;
 use super::record::Name;
 use super::scan::Scan;
 use super::settings::BridgeSettings;
-use super::stream::{Refused, Verdict};
+use super::stream::{LetterState, Refused, Verdict};
 pub use step::{DeadLetter, Entered, Letter, Message, Outcome, Record, State, Step, Ticket};
 
 /// Not told again to go back for the same position within this time.
@@ -34,8 +34,6 @@ const GO_BACK: Duration = Duration::from_millis(500);
 const ASK: Duration = Duration::from_secs(1);
 /// Payloads that name no batch become dead letters at most this often a device.
 const DEAD_LETTER: Duration = Duration::from_secs(1);
-/// So often Kafka may fail a stream's next batch, for its size or content, before it is refused.
-const FAILURES: u32 = 3;
 
 /// What all partitions of a bridge share.
 #[derive(Clone, Debug)]
@@ -426,31 +424,23 @@ impl Fleet {
         self.metrics.refuse(error.map_or("unfit for Kafka", step::kind));
         let reason = error.map(ToString::to_string).unwrap_or_default();
         let stream = self.devices[number as usize].streams.entry(id).or_default();
-        match &stream.refused {
-            Some(refused) if refused.seq == seq => {
-                if refused.stored {
-                    let refusal = pb::Refusal {
-                        stream: id,
-                        seq,
-                        reason: refused.reason.clone(),
-                    };
-                    let note = self.acks.note(number, now.at);
-                    note.refusals
-                        .retain(|other| (other.stream, other.seq) != (id, seq));
-                    note.refusals.push(refusal);
-                }
-                Step::Nothing
+        let known = stream.refused.take().filter(|refused| refused.seq == seq);
+        let refused = stream.refused.insert(known.unwrap_or(Refused {
+            seq,
+            reason,
+            letter: LetterState::Due,
+            unfit: false,
+        }));
+        let reason = refused.reason.clone();
+        match refused.letter {
+            LetterState::Due => {
+                refused.letter = LetterState::Sent;
+                return self.letter(now, number, message, reason, Some((id, seq)));
             }
-            _ => {
-                stream.refused = Some(Refused {
-                    seq,
-                    reason: reason.clone(),
-                    stored: false,
-                    unfit: false,
-                });
-                self.letter(now, number, message, reason, Some((id, seq)))
-            }
+            LetterState::Sent => {}
+            LetterState::Done => self.tell_refusal(now, number, id, seq, reason),
         }
+        Step::Nothing
     }
 
     fn letter(

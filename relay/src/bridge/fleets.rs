@@ -149,10 +149,10 @@ impl Fleets {
         fleet.map(|fleet| fleet.reported(now, ticket, outcome)).is_some()
     }
 
-    /// Whether a dead letter is in Kafka.
-    pub fn dead_letter(&mut self, now: Now, letter: &Letter, stored: bool) {
+    /// What became of a dead letter.
+    pub fn dead_letter(&mut self, now: Now, letter: &Letter, outcome: &Outcome) {
         if let Some(fleet) = self.of(letter.partition, letter.term) {
-            fleet.dead_letter(now, letter, stored);
+            fleet.dead_letter(now, letter, outcome);
         }
     }
 
@@ -183,9 +183,11 @@ impl Fleets {
         self.halted = false;
         let mut scans: BTreeMap<u32, Scan> = scans.into_iter().collect();
         for (partition, owned) in &mut self.owned {
-            // One taken over meanwhile had nothing in flight.
-            let scan = scans.remove(partition).unwrap_or_default();
-            owned.fleet.resume(now, scan);
+            match scans.remove(partition) {
+                Some(scan) => owned.fleet.resume(now, scan),
+                // One taken over meanwhile had nothing in flight.
+                None => owned.fleet.unhalt(),
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_proto::topic::Kind;
 use rumqttc::SubscribeReasonCode;
-use rumqttc::{AsyncClient, ConnectionError, EventLoop, Packet, QoS, SubscribeFilter};
-use tokio::sync::mpsc;
+use rumqttc::{AsyncClient, ClientError, ConnectionError, EventLoop, Packet, QoS, SubscribeFilter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::fleet::Message;
@@ -24,6 +24,8 @@ use crate::mqtt::{Route, random};
 const QUEUE: usize = 4096;
 /// Messages read and not yet handled. When handling cannot keep up, reading waits for it: never for Kafka.
 const BACKLOG: usize = 1024;
+/// Bytes of their payloads, for the same.
+const BACKLOG_BYTES: usize = 8 << 20;
 /// Shortest wait between two attempts to connect, or two rounds of them where there are several brokers.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// Longest one.
@@ -38,8 +40,8 @@ pub enum Event {
     Subscribed(Vec<Share>),
     /// It is gone, or cannot be made, for this reason.
     Disconnected(String),
-    /// A message came.
-    Message(Message),
+    /// A message came. While the permit lives, its bytes count as not handled.
+    Message(Message, OwnedSemaphorePermit),
 }
 
 /// The connection.
@@ -64,7 +66,8 @@ impl Mqtt {
             events,
             route,
             tell,
-            longest,
+            longest: longest.min(BACKLOG_BYTES),
+            backlog: Arc::new(Semaphore::new(BACKLOG_BYTES)),
         };
         let poller = tokio::spawn(poller.run());
         let connection = Self {
@@ -98,12 +101,22 @@ impl Mqtt {
         self.subscriptions.send(&mut state);
     }
 
-    /// Puts a message on its way, QoS 0. Returns whether there was room.
-    pub fn publish(&self, topic: String, payload: Vec<u8>) -> bool {
-        self.subscriptions
+    /// Puts a message on its way, QoS 0.
+    ///
+    /// # Errors
+    /// Topic and payload, where there is no room now.
+    pub fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), (String, Vec<u8>)> {
+        let sent = self
+            .subscriptions
             .client
-            .try_publish(topic, QoS::AtMostOnce, false, payload)
-            .is_ok()
+            .try_publish(topic, QoS::AtMostOnce, false, payload);
+        match sent {
+            Err(ClientError::TryRequest(rumqttc::Request::Publish(publish))) => {
+                Err((publish.topic, publish.payload.into()))
+            }
+            // The client asks for no more than that, and takes whatever topic of ours it is given.
+            _ => Ok(()),
+        }
     }
 
     /// Sends what is on its way, and disconnects.
@@ -233,6 +246,8 @@ struct Poller {
     route: Route,
     tell: mpsc::Sender<Event>,
     longest: usize,
+    /// A permit a byte.
+    backlog: Arc<Semaphore>,
 }
 
 impl Poller {
@@ -293,7 +308,15 @@ impl Poller {
                             }
                         }
                     }
-                    Packet::Publish(publish) => Event::Message(self.message(publish)),
+                    Packet::Publish(publish) => {
+                        let message = self.message(publish);
+                        let bytes = message.payload.len() as u32;
+                        // Never closed.
+                        let Ok(room) = Arc::clone(&self.backlog).acquire_many_owned(bytes).await else {
+                            return None;
+                        };
+                        Event::Message(message, room)
+                    }
                     _ => continue,
                 },
                 Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return None,

@@ -30,8 +30,8 @@ pub enum Report {
     Telemetry(Ticket, Outcome),
     /// A state or a checkpoint, and whether it is in Kafka.
     State(Entered, bool),
-    /// A dead letter, and whether it is in Kafka.
-    DeadLetter(Letter, bool),
+    /// A dead letter.
+    DeadLetter(Letter, Outcome),
     /// Transactions have ended, for this reason.
     Ended(String),
 }
@@ -40,8 +40,10 @@ impl Report {
     /// Whether something did not get into Kafka.
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::Telemetry(_, outcome) => !matches!(outcome, Outcome::Stored(_)),
-            Self::State(_, stored) | Self::DeadLetter(_, stored) => !stored,
+            Self::Telemetry(_, outcome) | Self::DeadLetter(_, outcome) => {
+                !matches!(outcome, Outcome::Stored(_))
+            }
+            Self::State(_, stored) => !stored,
             Self::Ended(_) => true,
         }
     }
@@ -72,12 +74,48 @@ pub enum Token {
 pub struct Reports {
     tell: mpsc::UnboundedSender<Report>,
     context: Context,
+    pieces: Pieces,
+}
+
+/// What a producer sends in one piece, to be taken or refused by Kafka as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// Records of one partition that wait together.
+    Many,
+    /// One record. Dearer, but what is refused is known to be so for itself.
+    One,
+}
+
+impl Pieces {
+    /// The client's property.
+    fn most(self) -> &'static str {
+        match self {
+            Self::Many => "10000",
+            Self::One => "1",
+        }
+    }
 }
 
 impl Reports {
     /// Tells here.
-    pub fn new(tell: mpsc::UnboundedSender<Report>, context: Context) -> Self {
-        Self { tell, context }
+    pub fn new(tell: mpsc::UnboundedSender<Report>, context: Context, pieces: Pieces) -> Self {
+        Self {
+            tell,
+            context,
+            pieces,
+        }
+    }
+
+    fn outcome(&self, result: &DeliveryResult<'_>) -> Outcome {
+        let error = match result {
+            Ok(message) => return Outcome::Stored(message.offset()),
+            Err((error, _)) => error,
+        };
+        match error.rdkafka_error_code().and_then(unfit) {
+            Some(reason) if self.pieces == Pieces::One => Outcome::Unfit(reason),
+            Some(_) => Outcome::Suspect,
+            None => Outcome::Failed,
+        }
     }
 }
 
@@ -92,17 +130,8 @@ impl ProducerContext for Reports {
         }
         let report = match *token {
             Token::State(entered) => Report::State(entered, result.is_ok()),
-            Token::DeadLetter(letter) => Report::DeadLetter(letter, result.is_ok()),
-            Token::Telemetry(ticket) => {
-                let outcome = match result {
-                    Ok(message) => Outcome::Stored(message.offset()),
-                    Err((error, _)) => match error.rdkafka_error_code().and_then(unfit) {
-                        Some(reason) => Outcome::Unfit(reason),
-                        None => Outcome::Failed,
-                    },
-                };
-                Report::Telemetry(ticket, outcome)
-            }
+            Token::DeadLetter(letter) => Report::DeadLetter(letter, self.outcome(result)),
+            Token::Telemetry(ticket) => Report::Telemetry(ticket, self.outcome(result)),
         };
         // Unbounded, but no more than what is in flight, which is bounded. Nobody listens only when the bridge is gone.
         let _ = self.tell.send(report);
@@ -190,6 +219,7 @@ pub fn transactional(
             ("message.timeout.ms", &limit),
             // What waits together is handed over together.
             ("linger.ms", "1"),
+            ("batch.num.messages", reports.pieces.most()),
             ("compression.type", "lz4"),
             ("queue.buffering.max.messages", "500000"),
             ("queue.buffering.max.kbytes", &kbytes),
@@ -221,8 +251,7 @@ impl Producer {
     pub fn telemetry(
         kafka: &KafkaSettings,
         bridge: &BridgeSettings,
-        context: Context,
-        tell: mpsc::UnboundedSender<Report>,
+        reports: Reports,
     ) -> Result<Self, Error> {
         let (kbytes, largest) = (room(bridge), largest(bridge));
         Self::new(
@@ -232,14 +261,14 @@ impl Producer {
                 ("enable.gapless.guarantee", "true"),
                 ("message.timeout.ms", "0"),
                 ("linger.ms", "2"),
+                ("batch.num.messages", reports.pieces.most()),
                 ("compression.type", "lz4"),
                 ("queue.buffering.max.messages", "500000"),
                 ("queue.buffering.max.kbytes", &kbytes),
                 ("message.max.bytes", &largest),
                 ("allow.auto.create.topics", "false"),
             ],
-            context,
-            tell,
+            reports,
         )
     }
 
@@ -258,25 +287,20 @@ impl Producer {
                 ("enable.idempotence", "true"),
                 ("message.timeout.ms", "30000"),
                 ("linger.ms", "2"),
+                ("batch.num.messages", Pieces::One.most()),
                 ("compression.type", "lz4"),
                 ("queue.buffering.max.messages", "20000"),
                 ("queue.buffering.max.kbytes", "32768"),
                 ("allow.auto.create.topics", "false"),
             ],
-            context,
-            tell,
+            Reports::new(tell, context, Pieces::One),
         )
     }
 
-    fn new(
-        kafka: &KafkaSettings,
-        own: &[(&str, &str)],
-        context: Context,
-        tell: mpsc::UnboundedSender<Report>,
-    ) -> Result<Self, Error> {
+    fn new(kafka: &KafkaSettings, own: &[(&str, &str)], reports: Reports) -> Result<Self, Error> {
         let inner = kafka
             .client_config(own)?
-            .create_with_context(Reports::new(tell, context))
+            .create_with_context(reports)
             .map_err(Error::Client)?;
         Ok(Self {
             inner,

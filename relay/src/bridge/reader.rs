@@ -189,6 +189,21 @@ pub fn read_telemetry(
     Ok(Some(scans))
 }
 
+/// Whether the topic of states holds nothing of these partitions: then it was made anew, if anything was ever written there. Where Kafka does
+/// not tell, it is taken to hold something.
+///
+/// # Errors
+/// [`Error::Client`], [`Error::Secret`].
+pub fn states_are_gone(kafka: &KafkaSettings, partitions: &[u32]) -> Result<Vec<bool>, Error> {
+    let consumer = kafka.consumer(&kafka.client_config(&[("allow.auto.create.topics", "false")])?)?;
+    let topic = kafka.topics().devices;
+    let gone = |&partition: &u32| {
+        let marks = consumer.fetch_watermarks(&topic, partition as i32, kafka.timeout);
+        marks.is_ok_and(|(_, high)| high == 0)
+    };
+    Ok(partitions.iter().map(gone).collect())
+}
+
 /// Reads each partition from its offset to its end as of now, and returns the ends.
 /// `None` once `shutdown`.
 ///
@@ -252,7 +267,10 @@ pub fn read(
                 heard = Instant::now();
                 open.retain(|number| *number != partition as u32);
             }
-            Some(Err(error)) => tracing::debug!("reading {topic}: {error}"),
+            Some(Err(error)) => check.failing(format!(
+                "reading {topic} from {}: {error}; trying again",
+                kafka.bootstrap
+            )),
         }
     }
     // Nothing came after the offset asked for: then that is the end, unless the topic is another, shorter one.
@@ -260,7 +278,7 @@ pub fn read(
         if *end == 0 && *asked > 0 {
             let high = consumer
                 .fetch_watermarks(topic, *partition as i32, kafka.timeout)
-                .map_or(0, |(_, high)| high);
+                .map_or(*asked, |(_, high)| high);
             *end = high.min(*asked);
         }
     }

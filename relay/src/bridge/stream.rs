@@ -16,6 +16,17 @@ pub enum Verdict {
     Gap,
 }
 
+/// How far the dead letter of a refused batch has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterState {
+    /// It is to be written when the batch comes again.
+    Due,
+    /// It is on its way to Kafka.
+    Sent,
+    /// It is in Kafka, or can never be. Only now the agent is told.
+    Done,
+}
+
 /// A batch that is refused for good, until a loss record comes in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -23,8 +34,8 @@ pub struct Refused {
     pub seq: u64,
     /// Why, for the agent and the dead letter.
     pub reason: String,
-    /// Whether its bytes are safe in the dead letter topic. Only then the agent is told.
-    pub stored: bool,
+    /// How far its dead letter has come.
+    pub letter: LetterState,
     /// Whether Kafka refuses it though it can be decoded.
     pub unfit: bool,
 }
@@ -38,8 +49,6 @@ pub struct Stream {
     floor: u64,
     /// The batch that is refused, if one is.
     pub refused: Option<Refused>,
-    /// How often in a row Kafka failed this sequence number at the head of the stream.
-    failures: (u64, u32),
     went_back: Option<(Instant, u64)>,
     /// Since when no hello lists it.
     unlisted: Option<Instant>,
@@ -138,20 +147,6 @@ impl Stream {
         (self.floor > self.accepted).then_some(self.floor)
     }
 
-    /// Kafka failed `seq`. Returns how often in a row it did while `seq` was the stream's first in flight (later ones
-    /// fail with it, and say nothing).
-    pub fn failed(&mut self, seq: u64) -> u32 {
-        if seq.wrapping_sub(self.delivered) != 1 {
-            return 0;
-        }
-        self.failures = if self.failures.0 == seq {
-            (seq, self.failures.1 + 1)
-        } else {
-            (seq, 1)
-        };
-        self.failures.1
-    }
-
     /// Whether to tell the agent to go back now: not again for the same position within `interval`, since what was on
     /// its way when we said so still arrives.
     pub fn goes_back(&mut self, now: Instant, interval: Duration) -> bool {
@@ -215,22 +210,6 @@ mod tests {
         assert!(stream.goes_back(start + second, second));
         stream.accept(1);
         assert!(stream.goes_back(start + second, second));
-    }
-
-    #[test]
-    fn only_failures_at_the_head_count() {
-        let mut stream = Stream::new(3);
-        assert_eq!(
-            [
-                stream.failed(4),
-                stream.failed(5),
-                stream.failed(4),
-                stream.failed(4)
-            ],
-            [1, 0, 2, 3]
-        );
-        stream.deliver(4);
-        assert_eq!(stream.failed(5), 1);
     }
 
     #[test]

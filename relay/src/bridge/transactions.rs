@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::{Outcome, Record, State};
 use super::group::Group;
 use super::ownership::Terms;
-use super::producer::{self, Report, Reports, Token};
+use super::producer::{self, Pieces, Report, Reports, Token};
 use super::settings::BridgeSettings;
 use crate::admin::Check;
 use crate::kafka::{Context, Error, KafkaSettings, Topics};
@@ -90,12 +90,13 @@ impl Transactions {
         group: Group,
         terms: Terms,
         context: Context,
+        pieces: Pieces,
         tell: mpsc::UnboundedSender<Report>,
         check: &Check,
         shutdown: &CancellationToken,
     ) -> Result<Option<Self>, Error> {
         let (collect, collected) = mpsc::unbounded_channel();
-        let producer = producer::transactional(kafka, bridge, id, Reports::new(collect, context))?;
+        let producer = producer::transactional(kafka, bridge, id, Reports::new(collect, context, pieces))?;
         if !init(&producer, kafka, check, shutdown)? {
             return Ok(None);
         }
@@ -154,7 +155,12 @@ impl Drop for Transactions {
 /// [`Error::Client`], [`Error::Secret`], [`Error::Transactions`].
 pub fn fence(kafka: &KafkaSettings, bridge: &BridgeSettings, id: &str) -> Result<(), Error> {
     let (collect, _collected) = mpsc::unbounded_channel();
-    let producer = producer::transactional(kafka, bridge, id, Reports::new(collect, kafka.context()))?;
+    let producer = producer::transactional(
+        kafka,
+        bridge,
+        id,
+        Reports::new(collect, kafka.context(), Pieces::Many),
+    )?;
     // It asks for a token, where it needs one, only when polled.
     producer.poll(TOKEN);
     producer

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::{Record, State};
 use super::group::Group;
 use super::ownership::Terms;
-use super::producer::{Producer, Refusal, Report};
+use super::producer::{Pieces, Producer, Refusal, Report, Reports};
 use super::settings::BridgeSettings;
 use super::transactions::{Entry, Transactions};
 use crate::admin::Check;
@@ -32,14 +32,31 @@ pub struct Maker {
 }
 
 impl Maker {
+    /// Whether the topics still have as many partitions as at the start.
+    ///
+    /// # Errors
+    /// [`Error::Topic`], where they were made anew with others.
+    pub fn keeps_partitions(&self, partitions: u32) -> Result<(), Error> {
+        let before = self.terms.partitions();
+        if partitions == before {
+            return Ok(());
+        }
+        let why = format!(
+            "has {partitions} partitions, and had {before} when this bridge started: it has to be started again"
+        );
+        let topic = self.kafka.topics().telemetry;
+        Err(Error::Topic { topic, why })
+    }
+
     /// Makes one. Nothing that an earlier one of this bridge wrote is still open then. `None` once `shutdown`. Blocks.
     ///
     /// # Errors
     /// Where only an operator can help.
-    pub fn make(&self, shutdown: &CancellationToken) -> Result<Option<Writer>, Error> {
+    pub fn make(&self, pieces: Pieces, shutdown: &CancellationToken) -> Result<Option<Writer>, Error> {
         let (context, tell) = (self.context.clone(), self.tell.clone());
         let Some((group, id)) = &self.group else {
-            let plain = Producer::telemetry(&self.kafka, &self.bridge, context, tell)?;
+            let reports = Reports::new(tell, context, pieces);
+            let plain = Producer::telemetry(&self.kafka, &self.bridge, reports)?;
             return Ok(Some(Writer::Plain(plain)));
         };
         let transactions = Transactions::start(
@@ -49,6 +66,7 @@ impl Maker {
             group.clone(),
             self.terms.clone(),
             context,
+            pieces,
             tell,
             &self.check,
             shutdown,

@@ -60,7 +60,8 @@ impl Topics {
 /// Returns the number of partitions.
 ///
 /// # Errors
-/// [`Error::Unreachable`] while Kafka does not answer; the others where only an operator can help.
+/// [`Error::Unreachable`] while Kafka does not answer, [`Error::Missing`] while there is a topic that is not to be created or cannot be; the
+/// others where only another start can help.
 pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
     let topics = settings.topics();
     let mut found = partitions(settings).await?;
@@ -70,7 +71,7 @@ pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
         if !settings.create_topics {
             let topic = topics.all()[missing[0]].to_string();
             let why = "does not exist; create it, or set kafka.create_topics = true".into();
-            return Err(Error::Topic { topic, why });
+            return Err(Error::Missing { topic, why });
         }
         // Where some exist already, the others follow them rather than the settings.
         let count = sharded.unwrap_or(settings.partitions);
@@ -103,21 +104,22 @@ pub async fn ensure_topics(settings: &KafkaSettings) -> Result<u32, Error> {
 /// As [`ensure_topics`].
 pub async fn ensure_topic(settings: &KafkaSettings, name: &str, partitions: u32) -> Result<(), Error> {
     let found = counts(settings, vec![name.to_owned()]).await?[0];
-    let why = match found {
-        _ if found == partitions => return Ok(()),
-        0 if settings.create_topics => {
-            return create(settings, vec![new_topic(settings, name, partitions)]).await;
+    let topic = name.to_string();
+    match found {
+        _ if found == partitions => Ok(()),
+        0 if settings.create_topics => create(settings, vec![new_topic(settings, name, partitions)]).await,
+        0 => {
+            let why = "does not exist; create it, or set kafka.create_topics = true".into();
+            Err(Error::Missing { topic, why })
         }
-        0 => "does not exist; create it, or set kafka.create_topics = true".to_string(),
-        _ => format!("has {found} partitions, but telemetry has {partitions}; they must match"),
-    };
-    Err(Error::Topic {
-        topic: name.to_string(),
-        why,
-    })
+        _ => {
+            let why = format!("has {found} partitions, but telemetry has {partitions}; they must match");
+            Err(Error::Topic { topic, why })
+        }
+    }
 }
 
-/// [`ensure_topics`], again and again while Kafka does not answer, with the reason in `check`. `None` once `shutdown`.
+/// [`ensure_topics`], again and again while Kafka does not answer or topics are missing, with the reason in `check`. `None` once `shutdown`.
 ///
 /// # Errors
 /// Where only an operator can help.
@@ -195,9 +197,10 @@ async fn create(settings: &KafkaSettings, new: Vec<NewTopic<'_>>) -> Result<(), 
             // Another relay was quicker.
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((topic, code)) => {
-                let why =
-                    format!("cannot be created: {code}; create it by hand, or look at kafka.replication");
-                return Err(Error::Topic { topic, why });
+                let why = format!(
+                    "is missing and cannot be created: {code}; create it by hand, or look at kafka.replication"
+                );
+                return Err(Error::Missing { topic, why });
             }
         }
     }
@@ -211,7 +214,8 @@ fn judge(topics: &Topics, found: &[u32]) -> Result<u32, Error> {
     let first = found[0];
     for (&name, &count) in names.iter().zip(found).take(Topics::SHARDED) {
         let why = if count == 0 {
-            "does not exist".to_string()
+            let (topic, why) = (name.to_string(), "does not exist".to_string());
+            return Err(Error::Missing { topic, why });
         } else if !count.is_power_of_two() || count > headwater_proto::shard::SHARDS {
             format!(
                 "has {count} partitions; it must be a power of two up to 256, so that a device's shard decides its \
@@ -248,6 +252,6 @@ mod tests {
             why(&[8, 4, 8, 1, 1]).starts_with("topic hw.devices: has 4 partitions but hw.telemetry has 8")
         );
         assert!(why(&[512, 512, 512, 1, 1]).contains("power of two up to 256"));
-        assert!(why(&[8, 8, 0, 1, 1]).contains("hw.commands: does not exist"));
+        assert!(why(&[8, 8, 0, 1, 1]).contains("hw.commands does not exist"));
     }
 }

@@ -4,7 +4,7 @@ import { batch, link } from "./contract.js";
 import { topic } from "./shard.js";
 import { until } from "./until.js";
 
-const ENVELOPE = 0x10; // version 1, protobuf, plain
+export const ENVELOPE = 0x10; // version 1, protobuf, plain
 
 /**
  * A device that speaks the link as link.proto and frame.rs describe it, in code of its own, and breaks its rules where a
@@ -23,8 +23,7 @@ export class Device {
 
   constructor(name, client) {
     Object.assign(this, { name, client });
-    const entry = create(link.SeriesSchema, { metric: "value", type: link.ValueType.F64 });
-    this.set = create(link.SeriesSetSchema, { hash: hashOf("value", 0), series: [entry] });
+    this.set = oneSeries();
     client.on("message", (_, payload) => this.acks.push(fromBinary(link.AckSchema, payload.subarray(1))));
   }
 
@@ -86,15 +85,21 @@ export class Device {
   }
 }
 
-function control(schema, message) {
+export function control(schema, message) {
   return Buffer.concat([Buffer.of(ENVELOPE), toBinary(schema, message)]);
 }
 
-function varint(value) {
+export function varint(value) {
   const bytes = [];
   let rest = BigInt(value);
   for (; rest > 0x7fn; rest >>= 7n) bytes.push(Number(rest & 0x7fn) | 0x80);
   return [...bytes, Number(rest)];
+}
+
+/** The set of one series, `value`, of doubles. */
+export function oneSeries() {
+  const entry = create(link.SeriesSchema, { metric: "value", type: link.ValueType.F64 });
+  return create(link.SeriesSetSchema, { hash: hashOf("value", 0), series: [entry] });
 }
 
 /** FNV-1a as series.rs has it: salt, then each series' metric and unit behind their lengths, and its type (0: double). */

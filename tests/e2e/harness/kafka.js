@@ -32,7 +32,8 @@ export class Kafka {
     Object.assign(this, { bootstrap, saslSsl, pid: Number(pid) });
   }
 
-  async stop() {
-    await run(script, ["stop", "--data", this.data]);
+  /** `kill`: as a crash would. */
+  async stop({ kill = false } = {}) {
+    await run(script, ["stop", "--data", this.data, ...(kill ? ["--kill"] : [])]);
   }
 }

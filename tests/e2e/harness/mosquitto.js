@@ -6,20 +6,20 @@ const PATH = `${process.env.PATH}:/usr/sbin`;
 
 /** Mosquitto on a free port, without persistence: whatever it holds is gone when it ends. */
 export class Mosquitto {
-  static async start(site) {
-    const mosquitto = new Mosquitto(site, await freePort());
+  static async start(site, more = "") {
+    const mosquitto = new Mosquitto(site, await freePort(), more);
     await mosquitto.start();
     return mosquitto;
   }
 
-  constructor(site, port) {
+  constructor(site, port, more) {
     this.site = site;
     this.port = port;
     this.url = `mqtt://127.0.0.1:${port}`;
     const root = process.getuid() === 0 ? "user root\n" : "";
     this.config = site.write(
       "mosquitto.conf",
-      `${root}listener ${port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n`,
+      `${root}listener ${port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n${more}`,
     );
   }
 

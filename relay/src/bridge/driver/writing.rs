@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::{BEAT, BURST, Driver, LAST_WORDS, blocking};
 use crate::bridge::device::Now;
 use crate::bridge::fleet::{Outcome, Record};
-use crate::bridge::producer::{Refusal, Report};
+use crate::bridge::producer::{Pieces, Refusal, Report};
 use crate::bridge::reader;
 use crate::bridge::scan::Scan;
 use crate::bridge::writer::Writer;
@@ -15,6 +15,9 @@ use crate::kafka;
 
 /// Records in flight that get no report for this long: Kafka is not well.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long records go to Kafka one by one after it refused some that went together.
+const ONE_BY_ONE: Duration = Duration::from_secs(600);
 
 /// What is in Kafka of what a writer was given, and the next one; `None` when stopped meanwhile.
 pub(super) type Recovered = Result<Option<(Vec<(u32, Scan)>, Writer)>, kafka::Error>;
@@ -50,6 +53,14 @@ impl Driver {
         match report {
             Report::Telemetry(ticket, outcome) => {
                 let failed = !matches!(outcome, Outcome::Stored(_));
+                if outcome == Outcome::Suspect && self.one_by_one.is_none() {
+                    tracing::warn!(
+                        "Kafka refuses records for the size or content of one, or for their size together: for a while each goes \
+                         by itself, so that the others go on. Is max.message.bytes of {} smaller than bridge.limits.body?",
+                        self.maker.kafka.topics().telemetry
+                    );
+                    self.one_by_one = Some(now.at);
+                }
                 let current = self.fleets.reported(now, &ticket, outcome);
                 self.last_report = now.at;
                 if failed && current {
@@ -59,7 +70,7 @@ impl Driver {
                 }
             }
             Report::State(entered, stored) => self.fleets.state(now.at, entered, stored),
-            Report::DeadLetter(letter, stored) => self.fleets.dead_letter(now, &letter, stored),
+            Report::DeadLetter(letter, outcome) => self.fleets.dead_letter(now, &letter, &outcome),
             Report::Ended(reason) => self.recover(&reason),
         }
     }
@@ -69,7 +80,9 @@ impl Driver {
         self.fleets.halt();
         let (maker, stop) = (self.maker.clone(), self.shutdown.clone());
         self.recovery = Some(tokio::spawn(blocking(move || {
-            Ok(maker.make(&stop)?.map(|writer| (Vec::new(), writer)))
+            Ok(maker
+                .make(Pieces::Many, &stop)?
+                .map(|writer| (Vec::new(), writer)))
         })));
     }
 
@@ -78,12 +91,16 @@ impl Driver {
         let Some(old) = self.writer.take() else { return };
         tracing::debug!("making the producer anew: {reason}");
         self.metrics.recoveries.inc();
-        self.fault = Some(format!(
-            "{reason}: finding out what got through, then going on from there"
-        ));
+        let fault = format!("{reason}: finding out what got through, then going on from there");
+        self.maker.check.failing(fault.clone());
+        self.fault = Some(fault);
         self.recoveries += 1;
         let from = self.fleets.halt();
         let (maker, stop) = (self.maker.clone(), self.shutdown.clone());
+        let pieces = match self.one_by_one {
+            Some(_) => Pieces::One,
+            None => Pieces::Many,
+        };
         // The first time at once: it may have been one record. Then ever slower.
         let wait = Duration::from_millis(250) * ((1 << self.recoveries.min(6)) - 2).min(20);
         self.recovery = Some(tokio::spawn(async move {
@@ -92,21 +109,39 @@ impl Driver {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return Ok(None),
             }
+            // They may be the reason.
+            let Some(partitions) = kafka::await_topics(&maker.kafka, &maker.check, &stop).await? else {
+                return Ok(None);
+            };
+            maker.keeps_partitions(partitions)?;
             blocking(move || {
                 // First the next writer: with it, nothing of the old one is open any more.
-                let Some(writer) = maker.make(&stop)? else {
+                let Some(writer) = maker.make(pieces, &stop)? else {
                     return Ok(None);
                 };
-                let scans = from
-                    .iter()
-                    .map(|(partition, _)| (*partition, Scan::default()))
-                    .collect();
+                let partitions: Vec<u32> = from.iter().map(|(partition, _)| *partition).collect();
+                let gone = reader::states_are_gone(&maker.kafka, &partitions)?;
+                let scan = |(partition, gone): (u32, bool)| {
+                    let mut scan = Scan::default();
+                    scan.begun = !gone;
+                    (partition, scan)
+                };
+                let scans = partitions.into_iter().zip(gone).map(scan).collect();
                 let limits = maker.bridge.limits.codec();
                 let scans = reader::read_telemetry(&maker.kafka, scans, &from, &limits, &maker.check, &stop)?;
                 Ok(scans.map(|scans| (scans, writer)))
             })
             .await
         }));
+    }
+
+    /// Records go together again when they went one by one for long enough.
+    pub(super) fn together_again(&mut self) {
+        let over = |since: Instant| since.elapsed() >= ONE_BY_ONE;
+        if self.writer.is_some() && self.one_by_one.is_some_and(over) {
+            self.one_by_one = None;
+            self.recover("records go together again");
+        }
     }
 
     pub(super) fn recovered(&mut self, recovered: Option<(Vec<(u32, Scan)>, Writer)>) {
@@ -160,8 +195,9 @@ impl Driver {
             self.fault = Some(format!("{bootstrap} confirms nothing that was sent"));
         }
         match &self.fault {
-            Some(reason) => self.maker.check.failing(reason.clone()),
             // What is waited for is said by whoever waits.
+            _ if self.recovery.is_some() => {}
+            Some(reason) => self.maker.check.failing(reason.clone()),
             None if self.writer.is_none() || !self.joined || !self.takeovers.is_empty() => {}
             None => self.maker.check.ready(),
         }

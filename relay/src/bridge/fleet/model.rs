@@ -245,6 +245,7 @@ impl World {
         }
         assert_eq!(self.fleet.in_flight(), 0);
         let mut scan = Scan::default();
+        (scan.begun, scan.next_offset) = (true, self.telemetry.len() as i64);
         self.scan_telemetry(&mut scan, from);
         self.fleet.resume(self.now, scan);
     }

@@ -7,11 +7,10 @@ use headwater_proto::frame::seal_control;
 use headwater_proto::topic::{self, Kind};
 use headwater_proto::{Message as _, pb};
 
-use super::{
-    Entered, Entry, FAILURES, Fleet, Letter, Name, Now, Outcome, Record, Refused, Scan, State, Ticket,
-};
+use super::{Entered, Entry, Fleet, Letter, Name, Now, Outcome, Record, Refused, Scan, State, Ticket};
 use crate::bridge::device::Device;
 use crate::bridge::scan::CHECKPOINT;
+use crate::bridge::stream::LetterState;
 
 impl Fleet {
     /// A record was handed to Kafka's client.
@@ -74,26 +73,26 @@ impl Fleet {
                 self.acks.note(ticket.device, now.at).streams.insert(name.stream);
                 self.ledger.changed(ticket.device, now.at);
             }
-            Outcome::Failed => {
+            Outcome::Failed | Outcome::Suspect => {
                 self.metrics.delivery_failures.inc();
             }
             Outcome::Unfit(reason) => {
                 self.metrics.delivery_failures.inc();
-                // Records of one request fail together: only what fails again and again, alone at the head of its
-                // stream, is the culprit.
-                let stream = device.streams.entry(name.stream).or_default();
-                if stream.failed(name.seq) >= FAILURES {
-                    self.unfit(ticket.device, name, reason);
-                }
+                self.unfit(ticket.device, name, reason);
             }
         }
     }
 
-    /// Whether a dead letter is in Kafka. If so the agent is told of the refusal; if not it is tried again when the batch
-    /// comes again.
-    pub fn dead_letter(&mut self, now: Now, letter: &Letter, stored: bool) {
-        if stored {
-            self.metrics.dead_letters.inc();
+    /// What became of a dead letter. Once it is in Kafka the agent is told of the refusal, and if it never can be; otherwise it is
+    /// written when the batch comes again.
+    pub fn dead_letter(&mut self, now: Now, letter: &Letter, outcome: &Outcome) {
+        match outcome {
+            Outcome::Stored(_) => drop(self.metrics.dead_letters.inc()),
+            Outcome::Unfit(why) => {
+                let device = &self.devices[letter.device as usize].name;
+                tracing::warn!(%device, "what is refused cannot be kept as a dead letter: {why}");
+            }
+            Outcome::Failed | Outcome::Suspect => {}
         }
         let Some((id, seq)) = letter.refuses else { return };
         let Some(stream) = self.devices[letter.device as usize].streams.get_mut(&id) else {
@@ -102,19 +101,22 @@ impl Fleet {
         let Some(refused) = stream.refused.as_mut().filter(|refused| refused.seq == seq) else {
             return;
         };
-        if stored {
-            refused.stored = true;
-            let refusal = pb::Refusal {
-                stream: id,
-                seq,
-                reason: refused.reason.clone(),
-            };
-            let note = self.acks.note(letter.device, now.at);
-            note.refusals.push(refusal);
-            note.streams.insert(id);
-        } else {
-            stream.refused = None;
+        if matches!(outcome, Outcome::Failed | Outcome::Suspect) {
+            refused.letter = LetterState::Due;
+            return;
         }
+        refused.letter = LetterState::Done;
+        let reason = refused.reason.clone();
+        self.tell_refusal(now, letter.device, id, seq, reason);
+    }
+
+    /// The next ack to the device says that this batch is refused.
+    pub(super) fn tell_refusal(&mut self, now: Now, number: u32, stream: u64, seq: u64, reason: String) {
+        let note = self.acks.note(number, now.at);
+        note.refusals
+            .retain(|other| (other.stream, other.seq) != (stream, seq));
+        note.refusals.push(pb::Refusal { stream, seq, reason });
+        note.streams.insert(stream);
     }
 
     /// The connection to Kafka's telemetry is to be made anew: until [`Fleet::resume`] no batch is accepted.
@@ -125,8 +127,22 @@ impl Fleet {
     }
 
     /// Every record in flight has been reported, and this scan of the partition says what of them is in Kafka: the rest
-    /// is asked for again.
+    /// is asked for again. If it ends before the offset that [`Fleet::halt`] told, telemetry was made anew; if it has not `begun`, the
+    /// states were: all are written again.
     pub fn resume(&mut self, now: Now, scan: Scan) {
+        // Of what is not there any more, the offsets say nothing.
+        let anew = scan.next_offset < self.next_offset;
+        if anew {
+            (self.next_offset, self.marked) = (scan.next_offset, -1);
+        }
+        for (number, device) in (0u32..).zip(&mut self.devices) {
+            if anew {
+                device.newest = 0;
+            }
+            if anew || !scan.begun {
+                self.ledger.changed(number, now.at);
+            }
+        }
         self.restore(scan, now);
         for (number, device) in (0u32..).zip(&mut self.devices) {
             let ids: Vec<u64> = device
@@ -140,6 +156,11 @@ impl Fleet {
                 note.go_back = true;
             }
         }
+        self.halted = false;
+    }
+
+    /// The same, of a fleet that had nothing in flight.
+    pub fn unhalt(&mut self) {
         self.halted = false;
     }
 
@@ -278,7 +299,7 @@ impl Fleet {
         stream.refused = Some(Refused {
             seq: name.seq,
             reason,
-            stored: true,
+            letter: LetterState::Due,
             unfit: true,
         });
     }

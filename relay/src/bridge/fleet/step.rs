@@ -98,6 +98,9 @@ pub enum Outcome {
     Stored(i64),
     /// It is not: for a reason that passes.
     Failed,
+    /// It is not: for the size or content of one that was sent in one piece with it, or its own. To find out whose, they have to be sent
+    /// one by one.
+    Suspect,
     /// It is not, and will not be, for its size or content.
     Unfit(String),
 }

@@ -1,0 +1,28 @@
+"""What an operator does to topics.
+
+Usage: topics.py BOOTSTRAP delete TOPIC…
+       topics.py BOOTSTRAP limit TOPIC BYTES     (sets max.message.bytes)
+       topics.py BOOTSTRAP replicas              (prints the smallest number of copies in sync of any partition)
+"""
+
+import sys
+
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+
+def main():
+    bootstrap, command, *rest = sys.argv[1:]
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    if command == "delete":
+        admin.delete_topics(rest)
+    elif command == "limit":
+        topic, limit = rest
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": limit})])
+    else:
+        topics = admin.describe_topics()
+        print(min(len(partition["isr_nodes"]) for topic in topics for partition in topic["partitions"]))
+    admin.close()
+
+
+if __name__ == "__main__":
+    main()
