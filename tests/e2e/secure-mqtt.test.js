@@ -44,7 +44,10 @@ scenario(
     relay.launch();
     const readiness = async () => (await fetch(`${relay.admin}/readyz`)).text();
     const told = (what, pattern) => until(what, async () => pattern.test(await readiness()));
-    await told("the authority is told, and that the first is down", /Connection refused.*not among.*mqtt\.tls\.ca_file/);
+    await told(
+      "the authority is told, and that the first is down",
+      /Connection refused.*not among.*mqtt\.tls\.ca_file/,
+    );
     copyFileSync(authority.cert, ca);
     await told("the refused certificate is told", /ended the TLS handshake .*relay\.crt/);
     authority.issue("relay");

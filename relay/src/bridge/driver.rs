@@ -60,6 +60,7 @@ pub async fn run(
     metrics
         .in_flight_limit_bytes
         .set(bridge.in_flight.as_u64() as i64);
+    metrics.topic_partitions.set(i64::from(partitions));
     let terms = Terms::new(partitions);
     let shared = Shared {
         partitions,

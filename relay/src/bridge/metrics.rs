@@ -14,6 +14,29 @@ use prometheus_client::registry::Registry;
 /// At most this often a line of the log sums up what was refused and dropped.
 const SUMMARY: Duration = Duration::from_secs(60);
 
+/// Why messages are refused. At 0 from the beginning: the first of a kind would not show as an increase.
+const REFUSALS: [&str; 12] = [
+    "control message",
+    "envelope",
+    "frame",
+    "limit",
+    "malformed",
+    "name",
+    "series set",
+    "too many devices",
+    "too many streams",
+    "topic",
+    "truncated",
+    "unfit for Kafka",
+];
+/// Why frames are dropped.
+const DROPS: [&str; 4] = [
+    "in flight",
+    "partition of another bridge",
+    "queue full",
+    "recovering",
+];
+
 /// Why something was refused or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
@@ -66,6 +89,8 @@ pub struct Metrics {
     pub in_flight_limit_bytes: Gauge,
     /// Partitions owned.
     pub partitions: Gauge,
+    /// Partitions that all bridges share.
+    pub topic_partitions: Gauge,
     /// Times that partitions were given or taken.
     pub rebalances: Counter,
     /// Partitions whose positions were read when they were given to this bridge.
@@ -151,16 +176,20 @@ impl Metrics {
             "What headwater_bridge_in_flight_bytes may be: bridge.in_flight",
         );
         let partitions = gauge("partitions", "Partitions that this bridge owns");
+        let topic_partitions = gauge("topic_partitions", "Partitions that all bridges share");
         let devices = gauge("devices", "Devices known");
         let devices_online = gauge("devices_online", "Devices on line");
         let mqtt_connected = gauge("mqtt_connected", "Whether the MQTT connection stands");
-        let mut family = |name: &str, help: &str| {
+        let mut family = |name: &str, help: &str, reasons: &[&'static str]| {
             let family = Family::<Reason, Counter>::default();
+            for reason in reasons {
+                drop(family.get_or_create(&Reason { reason }));
+            }
             registry.register(name, help, family.clone());
             family
         };
-        let refusals = family("refusals", "Messages refused");
-        let dropped = family("dropped", "Frames dropped unacknowledged, to come again");
+        let refusals = family("refusals", "Messages refused", &REFUSALS);
+        let dropped = family("dropped", "Frames dropped unacknowledged, to come again", &DROPS);
         let mut histogram = |name: &str, help: &str, first: f64, factor: f64, count: u16| {
             let histogram = Histogram::new(exponential_buckets(first, factor, count));
             registry.register(name, help, histogram.clone());
@@ -195,6 +224,7 @@ impl Metrics {
             in_flight_bytes,
             in_flight_limit_bytes,
             partitions,
+            topic_partitions,
             rebalances,
             takeovers,
             takeover_seconds,

@@ -113,6 +113,13 @@ impl Metrics {
             devices_online: Gauge::default(),
             latency: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
         };
+        // At 0 from the beginning: the first of a kind would not show as an increase.
+        for mode in ["all", "latest", "presence"] {
+            drop(metrics.subscriptions.get_or_create(&Mode { mode }));
+        }
+        for code in [0, 1000] {
+            drop(metrics.closes.get_or_create(&Code { code }));
+        }
         let registry = registry.sub_registry_with_prefix("headwater_gateway");
         registry.register(
             "connections",

@@ -17,7 +17,13 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use super::token;
 
 /// Errors that librdkafka tells of, of all clients of this process: they come and go with what the parts do.
-pub static ERRORS: LazyLock<Family<Code, Counter>> = LazyLock::new(Family::default);
+pub static ERRORS: LazyLock<Family<Code, Counter>> = LazyLock::new(|| {
+    let errors = Family::default();
+    // At 0 from the beginning: the first would not show as an increase.
+    let error = format!("{:?}", RDKafkaErrorCode::AllBrokersDown);
+    drop(errors.get_or_create(&Code { error }));
+    errors
+});
 
 /// Which error: librdkafka has some hundred and fifty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -1,7 +1,8 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 
-const run = (args, options) => execFileSync("openssl", args, { stdio: ["ignore", "ignore", "pipe"], ...options });
+const run = (args, options) =>
+  execFileSync("openssl", args, { stdio: ["ignore", "ignore", "pipe"], ...options });
 const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 /** An authority whose certificates are files of the site, made by openssl. */
@@ -10,7 +11,19 @@ export class Authority {
     Object.assign(this, { site, name });
     this.cert = site.path(`${name}.pem`);
     this.key = site.path(`${name}.key`);
-    run(["req", "-x509", ...key, "-days", "30", "-subj", `/CN=${name}`, "-keyout", this.key, "-out", this.cert]);
+    run([
+      "req",
+      "-x509",
+      ...key,
+      "-days",
+      "30",
+      "-subj",
+      `/CN=${name}`,
+      "-keyout",
+      this.key,
+      "-out",
+      this.cert,
+    ]);
   }
 
   /** A certificate for a server at 127.0.0.1, or for a client of that name. Of a name issued before, it renews the files. */
