@@ -39,17 +39,16 @@ fn map_line(mapping: &Mapping, naming: Naming<'_>, line: &ParsedLine<'_>, mapped
         format => format,
     };
     let time_us = line.timestamp.and_then(|time| time::of_integer(time, format));
-    let tags: Vec<(&str, &str)> = line
-        .series
-        .tag_set
-        .iter()
-        .flatten()
+    let tag_set = line.series.tag_set.iter().flatten();
+    let all_tags: Vec<(&str, &str)> = tag_set
         .map(|(tag, value)| (tag.as_str(), value.as_str()))
-        .filter(|(tag, _)| !mapping.skip_tags.iter().any(|skip| skip == tag))
         .collect();
+    let is_named = |(tag, _): &&(&str, &str)| !mapping.skip_tags.iter().any(|skip| skip == tag);
+    let tags: Vec<(&str, &str)> = all_tags.iter().filter(is_named).copied().collect();
     let naming = Naming {
         measurement: line.series.measurement.as_str(),
         tags: &tags,
+        all_tags: &all_tags,
         ..naming
     };
     let before = mapped.readings.len();

@@ -91,12 +91,8 @@ fn map_record<'a>(
         key: String::new(),
         mapped,
     };
-    walk.apart.extend(
-        mapping
-            .template
-            .pointers()
-            .filter_map(|pointer| naming.at(pointer)),
-    );
+    walk.apart
+        .extend(mapping.naming_pointers().filter_map(|pointer| naming.at(pointer)));
     walk.value(value);
     if mapping.time.is_some() && time_us.is_none() {
         mapped.untimed += (mapped.readings.len() - before) as u64;

@@ -24,8 +24,11 @@ mod patterns;
 mod refusal;
 mod scalar;
 mod settings;
+#[cfg(feature = "sparkplug")]
+pub mod sparkplug;
 mod template;
 mod time;
+pub mod topic;
 
 pub use mapping::{Mapped, Mapping, Reading};
 pub use refusal::{Refusal, SettingsError};

@@ -18,6 +18,9 @@ use crate::{columns, fields, form, influx, json, pairs};
 pub struct Reading {
     /// The metric's name, as [`headwater_proto::name::check_metric`] allows it.
     pub metric: String,
+    /// Whose it is, as the payload or its topic says it: any text. Empty where the mapping names no devices
+    /// ([`Mapping::naming_devices`]).
+    pub device: String,
     /// Its unit (UCUM), or empty.
     pub unit: String,
     /// Microseconds since the Unix epoch; `None`: the payload does not say, so the moment it came.
@@ -52,6 +55,7 @@ impl Mapped {
 pub struct Mapping {
     pub(crate) format: Format,
     pub(crate) template: Template,
+    device: Option<Template>,
     pub(crate) separator: String,
     pub(crate) each: String,
     pub(crate) value: String,
@@ -143,6 +147,7 @@ impl Mapping {
         Ok(Self {
             format,
             template: Template::parse(name, &settings.separator, format, has_topic)?,
+            device: None,
             separator: settings.separator.clone(),
             each: settings.each.clone(),
             value: settings.value.clone(),
@@ -170,6 +175,30 @@ impl Mapping {
     pub fn with_time_format(mut self, format: TimeFormat) -> Self {
         self.time_format = format;
         self
+    }
+
+    /// The same mapping for payloads that say whose readings they are: `device` is a template as that of names is, without
+    /// `{key}`; what is nothing but text stands for itself. What of a record names the device is no reading.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn naming_devices(mut self, device: &str) -> Result<Self, SettingsError> {
+        let wrong = |why: String| SettingsError { key: "device", why };
+        let template =
+            Template::parse(device, &self.separator, self.format, true).map_err(|error| wrong(error.why))?;
+        if template.has_key() {
+            return Err(wrong(format!(
+                "{device:?}: {{key}} is a metric's, and names no device"
+            )));
+        }
+        self.device = Some(template);
+        Ok(self)
+    }
+
+    /// The pointers to texts of a record that name its metrics and its device.
+    pub(crate) fn naming_pointers(&self) -> impl Iterator<Item = &str> {
+        let device = self.device.iter().flat_map(Template::pointers);
+        self.template.pointers().chain(device)
     }
 
     /// The readings of a payload that came under `topic` (empty where there is none).
@@ -260,7 +289,16 @@ impl Mapping {
         let unit = unit
             .or_else(|| self.units.find(key, &metric).map(String::as_str))
             .unwrap_or("");
+        let mut device = String::new();
+        if let Some(template) = &self.device {
+            let naming = Naming {
+                tags: naming.all_tags,
+                ..*naming
+            };
+            template.name(&naming, "", &mut device);
+        }
         mapped.readings.push(Reading {
+            device,
             unit: unit.to_string(),
             metric,
             time_us,

@@ -47,6 +47,8 @@ pub(crate) struct Naming<'a> {
     pub(crate) measurement: &'a str,
     /// In the order of the payload, those that stand in no name left out.
     pub(crate) tags: &'a [(&'a str, &'a str)],
+    /// All of them: a device may be named by one that stands in no metric's name.
+    pub(crate) all_tags: &'a [(&'a str, &'a str)],
 }
 
 impl Template {
@@ -87,6 +89,11 @@ impl Template {
             parts,
             separator: separator.to_string(),
         })
+    }
+
+    /// Whether the reading's key stands in it.
+    pub(crate) fn has_key(&self) -> bool {
+        self.parts.contains(&Part::Key)
     }
 
     /// The pointers to texts of the record that stand in a name.

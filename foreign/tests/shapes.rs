@@ -371,3 +371,47 @@ fn settings_that_make_no_sense_are_refused_by_key() {
     let error = toml::from_str::<Settings>("utc_offset = 'Berlin'").unwrap_err();
     assert!(error.to_string().contains("\"+01:00\""), "{error}");
 }
+
+#[test]
+fn a_payload_or_its_topic_says_whose_its_readings_are() {
+    let whose = |settings: &str, device: &str, topic: &str, payload: &str| {
+        let settings: Settings = toml::from_str(settings).unwrap();
+        let mapping = Mapping::new(&settings, true)
+            .unwrap()
+            .naming_devices(device)
+            .unwrap();
+        let mapped = mapping.map(topic, payload.as_bytes());
+        let shown = mapped
+            .readings
+            .iter()
+            .map(|reading| format!("{} {}", reading.device, reading.metric));
+        shown.collect::<Vec<_>>()
+    };
+    let key = "name = '{key}'";
+    assert_eq!(
+        whose(key, "{2}", "zigbee2mqtt/lamp", r#"{"power": 3}"#),
+        ["lamp power"]
+    );
+    // What names the device is no reading of it, in the record or around it.
+    let records = r#"{"site": "north", "all": [{"id": "a", "t": 1}, {"id": 7, "t": 2}, {"t": 3}]}"#;
+    let settings = "name = '{key}'\neach = '/all'";
+    assert_eq!(
+        whose(settings, "{/site}-{/id}", "x", records),
+        ["north-a t", "north-7 t", "north- t"]
+    );
+    let influx = "format = 'influx'\nname = '{key}'";
+    assert_eq!(
+        whose(influx, "{tag:host}", "x", "cpu,host=web-1 idle=1"),
+        ["web-1 idle"]
+    );
+    assert_eq!(
+        whose("format = 'value'\nname = 'v'", "fixed", "x", "1"),
+        ["fixed v"]
+    );
+    let mapping = Mapping::new(&toml::from_str(key).unwrap(), true).unwrap();
+    let error = mapping.naming_devices("{key}").unwrap_err().to_string();
+    assert!(
+        error.starts_with("`device`") && error.contains("names no device"),
+        "{error}"
+    );
+}

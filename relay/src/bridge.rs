@@ -13,6 +13,7 @@ pub mod device;
 pub mod driver;
 pub mod fleet;
 pub mod fleets;
+pub mod foreign;
 pub mod group;
 pub mod metrics;
 pub mod mqtt;

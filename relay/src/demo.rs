@@ -191,7 +191,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     let (of_bridge, of_kafka, stop) = (monitor.clone(), kafka.clone(), relay_stop.clone());
     relay.spawn(async move {
-        bridge::run(settings, broker, of_kafka, of_bridge, stop)
+        bridge::run(settings, broker, Vec::new(), of_kafka, of_bridge, stop)
             .await
             .map_err(Error::Bridge)
     });

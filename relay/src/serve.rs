@@ -126,9 +126,10 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
     }
     if parts.contains(&Part::Bridge) {
         let (bridge, mqtt, kafka) = (settings.bridge, settings.mqtt, settings.kafka);
+        let foreign = settings.foreign;
         let (monitor, stop) = (monitor.clone(), shutdown.clone());
         tasks.spawn(async move {
-            bridge::run(bridge, mqtt, kafka, monitor, stop)
+            bridge::run(bridge, mqtt, foreign, kafka, monitor, stop)
                 .await
                 .map_err(Error::Bridge)
         });

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
+use crate::bridge::foreign::settings::ForeignSettings;
 use crate::bridge::settings::BridgeSettings;
 use crate::gateway::settings::GatewaySettings;
 use crate::kafka::KafkaSettings;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub mqtt: MqttSettings,
     /// MQTT → Kafka.
     pub bridge: BridgeSettings,
+    /// Foreign devices → Kafka.
+    pub foreign: Vec<ForeignSettings>,
     /// Kafka → WebSocket.
     pub gateway: GatewaySettings,
     /// Kafka → Kafka, one record a reading.

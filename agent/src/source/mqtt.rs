@@ -7,9 +7,9 @@
 //!
 //! The connection is of the same kind as the uplink's (`crate::mqtt`): TLS, certificates of its own, both versions of MQTT, keep-alive.
 
-mod topic;
-
 use std::borrow::Cow;
+
+use headwater_foreign::topic;
 
 use super::foreign::{Foreign, Metrics};
 use super::{Cadence, Output, Running, Source};

@@ -149,6 +149,7 @@ impl Device {
             lost_readings: self.lost_readings,
             session: self.session,
             boxes: self.heard_at.map(|at| self.boxes.rivals(at)).unwrap_or_default(),
+            foreign: None,
             checkpoint: None,
         }
     }

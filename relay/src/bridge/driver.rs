@@ -14,6 +14,7 @@ use super::budget::Budget;
 use super::device::Now;
 use super::fleet::{Message, Outcome, Shared, Step};
 use super::fleets::Fleets;
+use super::foreign::{self, settings::ForeignSettings};
 use super::group::{self, Group};
 use super::metrics::Metrics;
 use super::mqtt::{Event, Mqtt};
@@ -45,6 +46,7 @@ const BURST: usize = 256;
 pub async fn run(
     bridge: BridgeSettings,
     mqtt: MqttSettings,
+    foreign: Vec<ForeignSettings>,
     kafka: KafkaSettings,
     monitor: Monitor,
     shutdown: CancellationToken,
@@ -90,6 +92,14 @@ pub async fn run(
         group = Some((joined.clone(), id));
         member = Some((joined, thread));
     }
+    let place = foreign::Place {
+        kafka: kafka.clone(),
+        bridge: bridge.clone(),
+        mqtt: mqtt.clone(),
+        terms: terms.clone(),
+        monitor: monitor.clone(),
+        shutdown: shutdown.clone(),
+    };
     let maker = Maker {
         kafka,
         bridge: bridge.clone(),
@@ -127,7 +137,11 @@ pub async fn run(
         probe: None,
     };
     driver.begin();
-    driver.run(events, reports, of_group).await
+    tokio::try_join!(
+        driver.run(events, reports, of_group),
+        foreign::run(foreign, place)
+    )?;
+    Ok(())
 }
 
 struct Driver {

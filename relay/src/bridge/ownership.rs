@@ -95,6 +95,22 @@ impl Terms {
         }
     }
 
+    /// Whether the partition is ours.
+    pub fn running(&self, partition: u32) -> bool {
+        let running = self.running.get(partition as usize);
+        running.is_some_and(|running| running.load(Ordering::SeqCst) != 0)
+    }
+
+    /// Whether any partition is ours.
+    pub fn any(&self) -> bool {
+        (0..self.partitions()).any(|partition| self.running(partition))
+    }
+
+    /// Whether all partitions are ours.
+    pub fn all(&self) -> bool {
+        (0..self.partitions()).all(|partition| self.running(partition))
+    }
+
     /// Whether the partition is ours, in this very term.
     pub fn holds(&self, partition: u32, term: u64) -> bool {
         self.running
@@ -145,6 +161,7 @@ mod tests {
         let terms = Terms::new(2);
         let first = terms.begin(1).unwrap();
         assert!(terms.holds(1, first) && !terms.holds(0, first));
+        assert!(terms.running(1) && !terms.running(0) && terms.any() && !terms.all());
         terms.end(1);
         assert!(!terms.holds(1, first));
         let second = terms.begin(1).unwrap();

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{
@@ -230,6 +231,47 @@ pub fn transactional(
         .map_err(Error::Client)
 }
 
+/// For a producer that is idempotent and gapless and never gives a record up by time.
+///
+/// # Errors
+/// [`Error::Secret`].
+pub fn gapless(
+    kafka: &KafkaSettings,
+    bridge: &BridgeSettings,
+    pieces: Pieces,
+) -> Result<ClientConfig, Error> {
+    let (kbytes, largest) = (room(bridge), largest(bridge));
+    kafka.client_config(&[
+        ("enable.idempotence", "true"),
+        ("enable.gapless.guarantee", "true"),
+        ("message.timeout.ms", "0"),
+        ("linger.ms", "2"),
+        ("batch.num.messages", pieces.most()),
+        ("compression.type", "lz4"),
+        ("queue.buffering.max.messages", "500000"),
+        ("queue.buffering.max.kbytes", &kbytes),
+        ("message.max.bytes", &largest),
+        ("allow.auto.create.topics", "false"),
+    ])
+}
+
+/// For a producer of what must not hold readings up.
+///
+/// # Errors
+/// [`Error::Secret`].
+pub fn beside(kafka: &KafkaSettings) -> Result<ClientConfig, Error> {
+    kafka.client_config(&[
+        ("enable.idempotence", "true"),
+        ("message.timeout.ms", "30000"),
+        ("linger.ms", "2"),
+        ("batch.num.messages", Pieces::One.most()),
+        ("compression.type", "lz4"),
+        ("queue.buffering.max.messages", "20000"),
+        ("queue.buffering.max.kbytes", "32768"),
+        ("allow.auto.create.topics", "false"),
+    ])
+}
+
 /// A producer. Clones are the same one.
 #[derive(Clone)]
 pub struct Producer {
@@ -253,23 +295,7 @@ impl Producer {
         bridge: &BridgeSettings,
         reports: Reports,
     ) -> Result<Self, Error> {
-        let (kbytes, largest) = (room(bridge), largest(bridge));
-        Self::new(
-            kafka,
-            &[
-                ("enable.idempotence", "true"),
-                ("enable.gapless.guarantee", "true"),
-                ("message.timeout.ms", "0"),
-                ("linger.ms", "2"),
-                ("batch.num.messages", reports.pieces.most()),
-                ("compression.type", "lz4"),
-                ("queue.buffering.max.messages", "500000"),
-                ("queue.buffering.max.kbytes", &kbytes),
-                ("message.max.bytes", &largest),
-                ("allow.auto.create.topics", "false"),
-            ],
-            reports,
-        )
+        Self::new(&gapless(kafka, bridge, reports.pieces)?, kafka, reports)
     }
 
     /// The one for dead letters, and for the states of a bridge that is alone.
@@ -282,24 +308,14 @@ impl Producer {
         tell: mpsc::UnboundedSender<Report>,
     ) -> Result<Self, Error> {
         Self::new(
+            &beside(kafka)?,
             kafka,
-            &[
-                ("enable.idempotence", "true"),
-                ("message.timeout.ms", "30000"),
-                ("linger.ms", "2"),
-                ("batch.num.messages", Pieces::One.most()),
-                ("compression.type", "lz4"),
-                ("queue.buffering.max.messages", "20000"),
-                ("queue.buffering.max.kbytes", "32768"),
-                ("allow.auto.create.topics", "false"),
-            ],
             Reports::new(tell, context, Pieces::One),
         )
     }
 
-    fn new(kafka: &KafkaSettings, own: &[(&str, &str)], reports: Reports) -> Result<Self, Error> {
-        let inner = kafka
-            .client_config(own)?
+    fn new(config: &ClientConfig, kafka: &KafkaSettings, reports: Reports) -> Result<Self, Error> {
+        let inner = config
             .create_with_context(reports)
             .map_err(Error::Client)?;
         Ok(Self {

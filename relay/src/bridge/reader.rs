@@ -11,7 +11,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
-use super::record::Name;
+use super::record::{Name, is_foreign};
 use super::scan::Scan;
 use super::settings::BridgeSettings;
 use super::transactions;
@@ -167,9 +167,10 @@ pub fn read_telemetry(
         let Some(key) = message.key().and_then(|key| std::str::from_utf8(key).ok()) else {
             return;
         };
-        let Some(name) = message.headers().and_then(Name::read) else {
+        let Some(headers) = message.headers().filter(|headers| !is_foreign(*headers)) else {
             return;
         };
+        let Some(name) = Name::read(headers) else { return };
         if let Some((_, scan)) = scans.iter_mut().find(|(number, _)| *number == partition) {
             scan.telemetry(
                 message.offset(),

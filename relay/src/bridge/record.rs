@@ -11,6 +11,8 @@ pub const STREAM: &str = "hw-stream";
 pub const SEQ: &str = "hw-seq";
 /// Header: the last sequence number a loss record covers, decimal.
 pub const THROUGH: &str = "hw-through";
+/// Header: the entry `[[foreign]]` that a record comes of, where a bridge made it of foreign messages.
+pub const FOREIGN: &str = "hw-foreign";
 /// Header of a dead letter: the MQTT topic it came on.
 pub const TOPIC: &str = "hw-topic";
 /// Header of a dead letter: why it is one.
@@ -71,6 +73,11 @@ impl Name {
             loss: through.is_some(),
         })
     }
+}
+
+/// Whether a bridge made the record of foreign messages: its stream drains nowhere, and has no position.
+pub fn is_foreign<H: Headers>(headers: &H) -> bool {
+    headers.iter().any(|header| header.key == FOREIGN)
 }
 
 #[cfg(test)]

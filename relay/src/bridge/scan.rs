@@ -53,6 +53,10 @@ impl Scan {
                     .checkpoint
                     .map_or(0, |checkpoint| checkpoint.telemetry_offset);
             }
+            // Its bridge keeps it. If an agent had this name before, that is over.
+            Some(Ok(state)) if state.foreign.is_some() => {
+                self.states.remove(key);
+            }
             Some(Ok(state)) if state.device == key => {
                 self.states.insert(key.to_string(), state);
             }
@@ -153,6 +157,12 @@ mod tests {
         scan.state("b", None);
         scan.state("c", Some(b"\xff\xff"));
         scan.state("d", Some(&state("another", 1)));
+        let foreign = pb::DeviceState {
+            device: "e".into(),
+            foreign: Some(pb::Foreign::default()),
+            ..Default::default()
+        };
+        scan.state("e", Some(&foreign.encode_to_vec()));
         assert_eq!(scan.states.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(scan.states["a"].lost_readings, 2);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use headwater_config::ByteSize;
 
 use super::{Error, LogSettings, Settings};
+use crate::bridge::foreign::settings as foreign;
 use crate::kafka::properties;
 use crate::rows::settings::Format;
 
@@ -31,6 +32,7 @@ impl Settings {
         self.sizes()?;
         self.counts()?;
         self.properties()?;
+        foreign::check(&self.foreign).map_err(|(id, why)| refused("foreign", format!("{id:?}"), why))?;
         if self.rows.schema_id.is_some() && self.rows.format != Format::Protobuf {
             let why = "only protobuf rows are framed; write rows.format = \"protobuf\"".to_string();
             return Err(refused(

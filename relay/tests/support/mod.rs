@@ -78,6 +78,7 @@ impl World {
         let task = tokio::spawn(bridge::run(
             settings,
             self.mqtt.clone(),
+            Vec::new(),
             self.kafka.clone(),
             self.monitor.clone(),
             stop.clone(),

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headwater/v1/fleet.proto.
  */
 export const file_headwater_v1_fleet: GenFile = /*@__PURE__*/
-  fileDesc("ChhoZWFkd2F0ZXIvdjEvZmxlZXQucHJvdG8SDGhlYWR3YXRlci52MSLsAgoLRGV2aWNlU3RhdGUSDgoGZGV2aWNlGAEgASgJEg4KBm9ubGluZRgCIAEoCBIQCghzaW5jZV91cxgDIAEoAxIUCgxsYXN0X3NlZW5fdXMYBCABKAMSJgoFYWdlbnQYBSABKAsyFy5oZWFkd2F0ZXIudjEuQWdlbnRJbmZvEi8KCXBvc2l0aW9ucxgGIAMoCzIcLmhlYWR3YXRlci52MS5TdHJlYW1Qb3NpdGlvbhIcChRuZXdlc3Rfb2Zmc2V0X3BsdXNfMRgHIAEoAxImCgd3YWl0aW5nGAggASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmcSFQoNbG9zdF9yZWFkaW5ncxgJIAEoBBIPCgdzZXNzaW9uGAogASgGEiAKBWJveGVzGAsgAygLMhEuaGVhZHdhdGVyLnYxLkJveBIsCgpjaGVja3BvaW50GA8gASgLMhguaGVhZHdhdGVyLnYxLkNoZWNrcG9pbnQiOQoKQ2hlY2twb2ludBIRCglwYXJ0aXRpb24YASABKA0SGAoQdGVsZW1ldHJ5X29mZnNldBgCIAEoA2IGcHJvdG8z", [file_headwater_v1_link]);
+  fileDesc("ChhoZWFkd2F0ZXIvdjEvZmxlZXQucHJvdG8SDGhlYWR3YXRlci52MSKUAwoLRGV2aWNlU3RhdGUSDgoGZGV2aWNlGAEgASgJEg4KBm9ubGluZRgCIAEoCBIQCghzaW5jZV91cxgDIAEoAxIUCgxsYXN0X3NlZW5fdXMYBCABKAMSJgoFYWdlbnQYBSABKAsyFy5oZWFkd2F0ZXIudjEuQWdlbnRJbmZvEi8KCXBvc2l0aW9ucxgGIAMoCzIcLmhlYWR3YXRlci52MS5TdHJlYW1Qb3NpdGlvbhIcChRuZXdlc3Rfb2Zmc2V0X3BsdXNfMRgHIAEoAxImCgd3YWl0aW5nGAggASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmcSFQoNbG9zdF9yZWFkaW5ncxgJIAEoBBIPCgdzZXNzaW9uGAogASgGEiAKBWJveGVzGAsgAygLMhEuaGVhZHdhdGVyLnYxLkJveBImCgdmb3JlaWduGAwgASgLMhUuaGVhZHdhdGVyLnYxLkZvcmVpZ24SLAoKY2hlY2twb2ludBgPIAEoCzIYLmhlYWR3YXRlci52MS5DaGVja3BvaW50IjkKCkNoZWNrcG9pbnQSEQoJcGFydGl0aW9uGAEgASgNEhgKEHRlbGVtZXRyeV9vZmZzZXQYAiABKAMiKAoHRm9yZWlnbhINCgVlbnRyeRgBIAEoCRIOCgZzb3VyY2UYAiABKAliBnByb3RvMw", [file_headwater_v1_link]);
 
 /**
  * @generated from message headwater.v1.DeviceState
@@ -91,6 +91,14 @@ export type DeviceState = Message<"headwater.v1.DeviceState"> & {
   boxes: Box[];
 
   /**
+   * Set for a device that is no agent of ours: a bridge makes batches of what it publishes by rules of its own.
+   * Then `agent`, `positions`, `waiting`, `session` and `boxes` are empty.
+   *
+   * @generated from field: headwater.v1.Foreign foreign = 12;
+   */
+  foreign?: Foreign | undefined;
+
+  /**
    * Set only in the one record with the key ".checkpoint" that each partition has; all else is empty there.
    *
    * @generated from field: headwater.v1.Checkpoint checkpoint = 15;
@@ -129,4 +137,32 @@ export type Checkpoint = Message<"headwater.v1.Checkpoint"> & {
  */
 export const CheckpointSchema: GenMessage<Checkpoint> = /*@__PURE__*/
   messageDesc(file_headwater_v1_fleet, 1);
+
+/**
+ * Where a foreign device's readings come from.
+ *
+ * @generated from message headwater.v1.Foreign
+ */
+export type Foreign = Message<"headwater.v1.Foreign"> & {
+  /**
+   * The `id` of the table [[foreign]] in the relay's settings.
+   *
+   * @generated from field: string entry = 1;
+   */
+  entry: string;
+
+  /**
+   * What the device is called there.
+   *
+   * @generated from field: string source = 2;
+   */
+  source: string;
+};
+
+/**
+ * Describes the message headwater.v1.Foreign.
+ * Use `create(ForeignSchema)` to create a new message.
+ */
+export const ForeignSchema: GenMessage<Foreign> = /*@__PURE__*/
+  messageDesc(file_headwater_v1_fleet, 2);
 

@@ -2,7 +2,7 @@
 //! a letter beyond ASCII, and knows no `$SYS`.
 
 /// Whether `filter` stands for `topic`.
-pub(super) fn matches(filter: &str, topic: &str) -> bool {
+pub fn matches(filter: &str, topic: &str) -> bool {
     // The first level's wildcards leave a broker's own topics out.
     if topic.starts_with('$') && !filter.starts_with('$') {
         return false;
@@ -21,7 +21,7 @@ pub(super) fn matches(filter: &str, topic: &str) -> bool {
 }
 
 /// Whether a broker would take it.
-pub(super) fn is_filter(filter: &str) -> bool {
+pub fn is_filter(filter: &str) -> bool {
     let last = filter.split('/').count() - 1;
     let levels_are_right = filter.split('/').enumerate().all(|(index, level)| match level {
         "#" => index == last,
