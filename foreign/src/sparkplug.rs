@@ -16,7 +16,11 @@ mod topic;
 pub use host::{Heard, Host, Options};
 pub use topic::{Kind, Topic};
 
-#[expect(unreachable_pub, reason = "generated; the comments are in the .proto file")]
+#[expect(
+    unreachable_pub,
+    clippy::enum_variant_names,
+    reason = "generated; the comments and the names are the .proto file's"
+)]
 mod pb {
     include!(concat!(env!("OUT_DIR"), "/headwater.foreign.sparkplug.rs"));
 }

@@ -18,6 +18,7 @@ pub mod connection;
 pub mod entry;
 pub mod intake;
 pub mod metrics;
+pub mod presence;
 pub mod producer;
 pub mod roster;
 pub mod session;
@@ -43,6 +44,7 @@ use connection::{Connection, Plan};
 use entry::Entry;
 use intake::Bounds;
 use metrics::{Families, Metrics};
+use presence::Presence;
 use producer::Producer;
 use roster::Roster;
 use session::{Caution, End, Session};
@@ -129,7 +131,9 @@ impl Runner {
                 caution = Caution::default();
             }
             let begun = Instant::now();
-            match self.once(&mut caution, &stop).await? {
+            let end = self.once(&mut caution, &stop).await?;
+            stop.cancel();
+            match end {
                 End::Stopped => failures = 0,
                 End::Failed(reason) => {
                     self.metrics.recoveries.inc();
@@ -280,6 +284,7 @@ impl Runner {
                 })
                 .collect(),
             longest: settings.map.max_payload.as_u64() as usize,
+            presence: settings.sparkplug.as_ref().and_then(Presence::new),
         }
     }
 

@@ -12,14 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, Packet, Publish, RetainForwardRule,
-    SubscribeReasonCode,
+    ConnectProperties, ConnectReturnCode, DisconnectReasonCode, Filter, LastWill, Packet, Publish,
+    RetainForwardRule, SubscribeReasonCode,
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, EventLoop, MqttOptions, StateError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::intake::Receipt;
+use super::presence::Presence;
+use crate::bridge::device::Now;
 use crate::mqtt::route::Homing;
 use crate::mqtt::{Route, random};
 
@@ -48,6 +50,8 @@ pub struct Plan {
     pub filters: Vec<String>,
     /// Longer payloads are cut.
     pub longest: usize,
+    /// Whom it is told that we are there.
+    pub presence: Option<Presence>,
 }
 
 /// A message.
@@ -99,6 +103,7 @@ struct State {
 pub struct Connection {
     client: AsyncClient,
     state: Arc<Mutex<State>>,
+    presence: Option<Presence>,
     poller: JoinHandle<()>,
 }
 
@@ -106,7 +111,7 @@ impl Connection {
     /// Connects, and keeps connecting.
     pub fn start(route: Route, plan: Plan) -> (Self, mpsc::Receiver<Event>) {
         let capacity = REQUESTS + usize::from(plan.window);
-        let (client, events) = AsyncClient::new(of_five(&route.bare(), &route, &plan), capacity);
+        let (client, events) = AsyncClient::new(of_five(&route.bare(), &route, &plan, 0), capacity);
         let state = Arc::new(Mutex::new(State::default()));
         let (tell, told) = mpsc::channel(BACKLOG);
         let poller = Poller {
@@ -115,11 +120,13 @@ impl Connection {
             events,
             route,
             tell,
-            plan,
+            plan: plan.clone(),
+            since_ms: 0,
         };
         let connection = Self {
             client,
             state,
+            presence: plan.presence,
             poller: tokio::spawn(poller.run()),
         };
         (connection, told)
@@ -153,6 +160,12 @@ impl Connection {
 
     /// Sends what is on its way, and disconnects; the broker keeps the session.
     pub async fn stop(self) {
+        if let Some(presence) = &self.presence {
+            let told = presence.told(false, Now::read().us / 1000);
+            let _ = self
+                .client
+                .try_publish(presence.topic(), QoS::AtLeastOnce, true, told);
+        }
         let _ = self.client.try_disconnect();
         // The poller ends when the broker closes the connection; a broker that does not is not waited for.
         let mut poller = self.poller;
@@ -197,6 +210,8 @@ struct Poller {
     route: Route,
     tell: mpsc::Sender<Event>,
     plan: Plan,
+    /// When this connection was begun, milliseconds since the Unix epoch.
+    since_ms: i64,
 }
 
 impl Poller {
@@ -205,7 +220,8 @@ impl Poller {
         loop {
             let reason = match self.route.options().await {
                 Ok(options) => {
-                    self.events.options = of_five(&options, &self.route, &self.plan);
+                    self.since_ms = Now::read().us / 1000;
+                    self.events.options = of_five(&options, &self.route, &self.plan, self.since_ms);
                     match self.connection(&mut backoff).await {
                         Some(reason) => reason,
                         None => return,
@@ -258,9 +274,11 @@ impl Poller {
                         None => {
                             *backoff = FIRST_BACKOFF;
                             self.route.stands();
+                            self.tell_presence();
                             Event::Subscribed
                         }
                     },
+                    Packet::Publish(publish) if self.is_of_presence(&publish) => continue,
                     Packet::Publish(publish) => Event::Message(self.message(publish, connection)),
                     _ => continue,
                 },
@@ -322,9 +340,34 @@ impl Poller {
             retain_forward_rule: RetainForwardRule::OnNewSubscribe,
             ..Filter::new(path, QoS::AtLeastOnce)
         });
+        // Without acknowledgements, which would have their place in the order of the others.
+        let presence = self.plan.presence.as_ref();
+        let filters = filters.chain(presence.map(|presence| Filter::new(presence.topic(), QoS::AtMostOnce)));
         // The queue is empty: this is the first on this connection.
         let _ = self.client.try_subscribe_many(filters);
         state.connection
+    }
+
+    fn tell_presence(&self) {
+        if let Some(presence) = &self.plan.presence {
+            let told = presence.told(true, self.since_ms);
+            // There is room: it is among the first on this connection, or comes once in a while.
+            let _ = self
+                .client
+                .try_publish(presence.topic(), QoS::AtLeastOnce, true, told);
+        }
+    }
+
+    /// Whether the message is about our own presence. A will of an earlier connection is contradicted.
+    fn is_of_presence(&self, publish: &Publish) -> bool {
+        let Some(presence) = &self.plan.presence else {
+            return false;
+        };
+        let is = publish.topic == presence.topic();
+        if is && presence.is_denied(&publish.payload) {
+            self.tell_presence();
+        }
+        is
     }
 
     /// The connection is gone, with everything on its way.
@@ -365,7 +408,7 @@ fn refused(codes: &[SubscribeReasonCode]) -> Option<&SubscribeReasonCode> {
 }
 
 /// As the library takes them for MQTT 5: where to connect and as whom is as for every connection of the relay.
-fn of_five(of: &rumqttc::MqttOptions, route: &Route, plan: &Plan) -> MqttOptions {
+fn of_five(of: &rumqttc::MqttOptions, route: &Route, plan: &Plan, since_ms: i64) -> MqttOptions {
     let (host, port) = of.broker_address();
     let mut options = MqttOptions::new(&plan.client_id, host, port);
     options.set_transport(of.transport());
@@ -381,5 +424,15 @@ fn of_five(of: &rumqttc::MqttOptions, route: &Route, plan: &Plan) -> MqttOptions
     properties.receive_maximum = Some(plan.window);
     properties.max_packet_size = Some(MAX_PACKET);
     options.set_connect_properties(properties);
+    if let Some(presence) = &plan.presence {
+        let told = presence.told(false, since_ms);
+        options.set_last_will(LastWill::new(
+            presence.topic(),
+            told,
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
+    }
     options
 }

@@ -30,7 +30,7 @@ pub struct Found {
 #[derive(Debug)]
 pub enum Entry {
     /// By a mapping of their own.
-    Mapped(Mapped),
+    Mapped(Box<Mapped>),
     /// As Sparkplug B.
     Sparkplug(Host),
 }
@@ -60,13 +60,13 @@ impl Entry {
         }
         let availability = settings.availability.iter();
         let availability = availability.map(|of| Ok((of.clone(), of.mapping()?)));
-        Ok(Self::Mapped(Mapped {
+        Ok(Self::Mapped(Box::new(Mapped {
             topics: settings.topics.clone(),
             except: settings.except.clone(),
             mapping: settings.mapping()?,
             retained: settings.retained,
             availability: availability.collect::<Result<_, String>>()?,
-        }))
+        })))
     }
 
     /// Reads a message. `length`: that of the payload before it was cut.

@@ -63,7 +63,7 @@ impl Families {
         );
         counter(
             "dropped",
-            "Messages without acknowledgement (QoS 0) that found no room",
+            "Messages that found no room and were not acknowledged: of QoS 0 they are lost, of QoS 1 they come again",
             &all.dropped,
         );
         counter(
@@ -134,7 +134,7 @@ pub struct Metrics {
     /// Dead letters in Kafka.
     pub dead_letters: Counter,
     skipped: Family<Because, Counter>,
-    /// Messages of QoS 0 that found no room.
+    /// Messages that found no room.
     pub dropped: Counter,
     /// Times that producer and connection were made anew.
     pub recoveries: Counter,

@@ -27,6 +27,8 @@ const LAST_WORDS: Duration = Duration::from_millis(1200);
 const SILENCE: Duration = Duration::from_secs(5);
 /// When the broker has nothing for us for this long, it has given us all it had.
 const DRAINED: Duration = Duration::from_millis(200);
+/// Messages that want an acknowledgement may wait in so many times the room of those that want none.
+const AGAIN: usize = 4;
 /// Messages that Kafka refuses are remembered, so many.
 const UNFIT: usize = 10_000;
 
@@ -97,6 +99,7 @@ struct Running<'a> {
     sent: HashMap<u64, (u32, u64)>,
     last_report: Instant,
     last_message: Instant,
+    begun: Instant,
     end: Option<End>,
 }
 
@@ -120,6 +123,7 @@ impl Session<'_> {
             sent: HashMap::new(),
             last_report: Instant::now(),
             last_message: Instant::now(),
+            begun: Instant::now(),
             end: None,
         };
         let mut beat = tokio::time::interval(BEAT);
@@ -197,7 +201,9 @@ impl Running<'_> {
         let metrics = &self.of.metrics;
         metrics.messages.inc();
         metrics.again.inc_by(u64::from(message.again));
-        if message.receipt.is_none() && self.intake.waiting() >= self.of.room {
+        // What wants an acknowledgement is bounded by the window, but for what waits of earlier connections.
+        let room = self.of.room * if message.receipt.is_some() { AGAIN } else { 1 };
+        if self.intake.waiting() >= room {
             metrics.dropped.inc();
             return;
         }
@@ -354,8 +360,10 @@ impl Running<'_> {
 
     fn beat(&mut self) {
         let now = Now::read();
-        if !self.of.away_after.is_zero() && self.connected {
-            self.of.roster.give_up(now, self.of.away_after);
+        let after = self.of.away_after;
+        // This run has to have listened for as long.
+        if !after.is_zero() && self.connected && self.begun.elapsed() >= after {
+            self.of.roster.give_up(now, after);
         }
         self.ask();
         for number in std::mem::take(&mut self.unsent) {
@@ -414,6 +422,7 @@ impl Running<'_> {
         }
         let leave = (self.of.leave)();
         self.of.connection.unsubscribe(&leave);
+        self.last_message = Instant::now();
         let until = tokio::time::Instant::now() + LAST_WORDS;
         loop {
             self.intake.close();

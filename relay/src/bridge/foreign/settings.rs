@@ -342,7 +342,14 @@ mod tests {
         checked(&text).unwrap();
         let file: toml::Table = text.parse().unwrap();
         let entries = file["foreign"].as_array().unwrap();
-        let keys = |of: &toml::Value| of.as_table().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        let keys = |of: &toml::Value| {
+            of.as_table()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         assert_eq!(
             keys(&entries[0]),
             "availability away_after device devices except id linger map retained session_expiry shared topics window"
@@ -358,8 +365,20 @@ mod tests {
         let parsed: File = headwater_config::parse(&text, "relay.toml", "X_", []).unwrap();
         let (zigbee, default) = (&parsed.foreign[0], ForeignSettings::default());
         assert_eq!(
-            (zigbee.retained, zigbee.shared, zigbee.linger, zigbee.window, zigbee.devices),
-            (default.retained, default.shared, default.linger, default.window, default.devices)
+            (
+                zigbee.retained,
+                zigbee.shared,
+                zigbee.linger,
+                zigbee.window,
+                zigbee.devices
+            ),
+            (
+                default.retained,
+                default.shared,
+                default.linger,
+                default.window,
+                default.devices
+            )
         );
         assert_eq!(
             (zigbee.session_expiry, zigbee.away_after),
