@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout } from "node:timers/promises";
 import mqtt from "mqtt";
 import { EdgeNode } from "./harness/edgenode.js";
 import { Kafka } from "./harness/kafka.js";
@@ -218,7 +219,10 @@ scenario(
 );
 
 scenario("whatever is killed, each message of others is in Kafka, in order", async (site) => {
-  const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
+  const [kafka, mosquitto] = await Promise.all([
+    Kafka.start(site),
+    Mosquitto.start(site, "max_queued_messages 0\n"),
+  ]);
   const settings = {
     foreign: [
       { id: "owned", topics: ["owned/+"], device: "{1}", map: { format: "json" } },
@@ -236,6 +240,8 @@ scenario("whatever is killed, each message of others is in Kafka, in order", asy
   const load = (async () => {
     for (; !stop; sent++) {
       await Promise.all([publish("owned/a", { n: sent }), publish(`shared/${sent % 5}`, { n: sent })]);
+      // Some hundred a second: what waits while something is down is read in a moment.
+      await setTimeout(3);
     }
   })();
   const held = () => new Set(valuesOf(telemetry, "owned", "n")).size;

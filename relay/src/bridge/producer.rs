@@ -307,17 +307,11 @@ impl Producer {
         context: Context,
         tell: mpsc::UnboundedSender<Report>,
     ) -> Result<Self, Error> {
-        Self::new(
-            &beside(kafka)?,
-            kafka,
-            Reports::new(tell, context, Pieces::One),
-        )
+        Self::new(&beside(kafka)?, kafka, Reports::new(tell, context, Pieces::One))
     }
 
     fn new(config: &ClientConfig, kafka: &KafkaSettings, reports: Reports) -> Result<Self, Error> {
-        let inner = config
-            .create_with_context(reports)
-            .map_err(Error::Client)?;
+        let inner = config.create_with_context(reports).map_err(Error::Client)?;
         Ok(Self {
             inner,
             topics: kafka.topics(),
