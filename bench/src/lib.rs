@@ -1,6 +1,7 @@
 //! Measurements beside named peers: every figure Headwater states comes from here.
 //!
 //! - [`agent`]: memory and CPU time of the agent as a process, beside Telegraf.
+//! - [`bridge`]: CPU time of the bridge between real MQTT and Kafka, beside Telegraf and Redpanda Connect.
 //! - [`flash`]: what a day costs the flash, and what opening a journal costs.
 //! - [`link`]: bytes per reading at the broker's socket.
 //! - [`trace`]: a CSV file as rows, and its batches in Headwater's model.
@@ -8,6 +9,7 @@
 //! - [`table`]: bytes per reading, side by side, and the targets.
 
 pub mod agent;
+pub mod bridge;
 pub mod flash;
 pub mod link;
 pub mod peers;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use headwater_bench::{agent, flash, link, table, trace};
+use headwater_bench::{agent, bridge, flash, link, table, trace};
 
 /// Measurements beside named peers. For readings per second: cargo bench -p headwater-bench.
 #[derive(Parser)]
@@ -61,6 +61,31 @@ enum Command {
         /// Open the journal in this state directory and tell what that took.
         #[arg(long, hide = true)]
         open: Option<PathBuf>,
+        /// Fail if a promise is not kept.
+        #[arg(long)]
+        check: bool,
+    },
+    /// CPU time of the bridge between Mosquitto and Kafka, beside Telegraf, Redpanda Connect and librdkafka's producer alone; memory with
+    /// all devices.
+    Bridge {
+        /// The relay's program.
+        #[arg(long, default_value = "target/release/headwater-relay")]
+        relay: PathBuf,
+        /// Telegraf's program (bench/telegraf builds it).
+        #[arg(long)]
+        telegraf: Option<PathBuf>,
+        /// Redpanda Connect's program (bench/connect builds it).
+        #[arg(long)]
+        connect: Option<PathBuf>,
+        /// A trace of 8 metrics at 1 Hz.
+        #[arg(long, default_value = "bench/data/sensors-1hz.csv")]
+        trace: PathBuf,
+        /// Devices of the fleet whose memory is measured; 0: none.
+        #[arg(long, default_value_t = 10_000)]
+        devices: usize,
+        /// Seconds that each part is watched.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
         /// Fail if a promise is not kept.
         #[arg(long)]
         check: bool,
@@ -126,6 +151,25 @@ fn main() -> Result<ExitCode> {
                 speed,
             };
             (link::run(&plan)?, check)
+        }
+        Command::Bridge {
+            relay,
+            telegraf,
+            connect,
+            trace,
+            devices,
+            seconds,
+            check,
+        } => {
+            let plan = bridge::Plan {
+                relay,
+                telegraf,
+                connect,
+                trace,
+                devices,
+                watch: Duration::from_secs(seconds),
+            };
+            (bridge::run(&plan)?, check)
         }
         Command::Agent {
             agent,

@@ -26,7 +26,7 @@ pub struct Row {
 }
 
 /// A reading as it stands in the file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Field {
     /// The value.
     pub value: f64,
@@ -85,6 +85,20 @@ pub fn read(path: &Path) -> Result<Trace> {
 }
 
 impl Trace {
+    /// The first metric alone.
+    pub fn first_metric(&self) -> Self {
+        let field = |row: &Row| row.fields.first().cloned().flatten();
+        let rows = self.rows.iter().map(|row| Row {
+            time_ms: row.time_ms,
+            fields: vec![field(row)],
+        });
+        Self {
+            name: self.name.clone(),
+            metrics: self.metrics.iter().take(1).cloned().collect(),
+            rows: rows.collect(),
+        }
+    }
+
     /// The series set under which its batches are sealed.
     pub fn series(&self) -> SeriesSet {
         let series = self.metrics.iter().map(|metric| Series {

@@ -178,10 +178,10 @@ impl Controller {
         let laid = next.clone();
         let loaded = match beside(move || settings.with(&text, &laid)).await {
             Ok(loaded) => Loaded { origin, ..loaded },
-            Err(error) => return Outcome::refused(error.to_string()),
+            Err(error) => return Outcome::refused(format!("{}: {error}", arguments.join(" "))),
         };
         if let Err(error) = self.reload(loaded.config.clone()).await {
-            return Outcome::refused(error.to_string());
+            return Outcome::refused(format!("{}: {error}", arguments.join(" ")));
         }
         self.loaded(loaded);
         let text = next.text();

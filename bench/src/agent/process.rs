@@ -96,30 +96,34 @@ impl Process {
         Ok(usage)
     }
 
-    /// CPU time of all its threads, those that have ended included, to the 10 ms; of those that run, to the nanosecond.
-    fn cpu(&self) -> Result<Duration> {
-        let pid = self.child.id();
-        let mut running = 0;
-        for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-            // A thread may end meanwhile.
-            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            running += text
-                .split_whitespace()
-                .next()
-                .and_then(|ns| ns.parse::<u64>().ok())
-                .unwrap_or(0);
-        }
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name in brackets may hold anything; user and system time are the 12th and 13th after it.
-        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        let ticks: u64 = after
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum();
-        Ok(Duration::from_nanos(running).max(Duration::from_millis(ticks * 10)))
+    /// CPU time since its start, see [`cpu`].
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        cpu(self.child.id())
     }
+}
+
+/// CPU time of all threads of a process, those that have ended included, to the 10 ms; of those that run, to the nanosecond.
+pub(crate) fn cpu(pid: u32) -> Result<Duration> {
+    let mut running = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        // A thread may end meanwhile.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        running += text
+            .split_whitespace()
+            .next()
+            .and_then(|ns| ns.parse::<u64>().ok())
+            .unwrap_or(0);
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in brackets may hold anything; user and system time are the 12th and 13th after it.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let ticks: u64 = after
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Ok(Duration::from_nanos(running).max(Duration::from_millis(ticks * 10)))
 }
 
 fn per_minute(cpu: Duration, time: Duration) -> f64 {
