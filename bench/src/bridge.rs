@@ -416,7 +416,7 @@ fn limit(plan: &Plan, kafka: &Kafka) -> Result<f64> {
                 record = again;
             }
             sent += 1;
-            if sent % 64 == 0 {
+            if sent.is_multiple_of(64) {
                 producer.poll(Duration::ZERO);
             }
         }

@@ -63,6 +63,7 @@ pub(crate) enum Event {
         topic: Bytes,
         payload: Bytes,
         /// The broker had kept it: it is of before the subscription.
+        #[cfg_attr(not(feature = "source-mqtt"), allow(dead_code))]
         retained: bool,
     },
     /// The network has taken a message.

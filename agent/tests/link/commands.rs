@@ -215,7 +215,10 @@ async fn set_changes_a_source_lasts_over_a_kill_and_is_taken_back() {
     for (arguments, part) in [
         (&["source.kettle.interval", "1s"][..], "there is sim"),
         (&["source.sim.interval", "1 parsec"], "is not a duration"),
-        (&["source.sim.interval", "1 parsec"], "source.sim.interval 1 parsec: "),
+        (
+            &["source.sim.interval", "1 parsec"],
+            "source.sim.interval 1 parsec: ",
+        ),
         (&["source.sim.intervall", "1s"], "did you mean `interval`"),
         (&["batch.readings", "0"], "setting `batch.readings`"),
         (&["uplink.broker", "mqtt://x"], "config apply"),
