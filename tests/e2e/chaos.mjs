@@ -65,6 +65,11 @@ async function paused(pid, milliseconds) {
   process.kill(pid, "SIGCONT");
 }
 
+/** Starts Kafka; while it was away, its port may have been a connection's of somebody else for a moment. */
+async function again(kafka) {
+  await until("Kafka is started again", () => kafka.start().then(() => true), 90_000);
+}
+
 /** What can be done to the parts: [name, weight, what]. */
 function mischief({ kafka, mosquitto, bridges }) {
   const bridge = () => bridges[between(0, bridges.length)];
@@ -106,7 +111,7 @@ function mischief({ kafka, mosquitto, bridges }) {
       async () => {
         await kafka.stop({ kill: true });
         await sleep(between(0, 2000));
-        await kafka.start();
+        await again(kafka);
       },
     ],
     ["Kafka paused for 0.1 to 8 s", 2, () => paused(kafka.pid, between(100, 8000))],
@@ -124,7 +129,7 @@ function mischief({ kafka, mosquitto, bridges }) {
       async () => {
         const one = bridge();
         await Promise.all([one.program.kill("SIGKILL"), kafka.stop({ kill: true })]);
-        await kafka.start();
+        await again(kafka);
         one.launch();
       },
     ],
@@ -133,7 +138,11 @@ function mischief({ kafka, mosquitto, bridges }) {
 
 function pick(choices) {
   let left = draw() * choices.reduce((sum, [, weight]) => sum + weight, 0);
-  return choices.find(([, weight]) => (left -= weight) < 0) ?? choices[0];
+  for (const choice of choices) {
+    left -= choice[1];
+    if (left < 0) return choice;
+  }
+  return choices[0];
 }
 
 /** Counts what is wrong with a device's records, rather than stopping at the first. */
@@ -169,7 +178,8 @@ try {
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
   const settings = { kafka: { partitions: 8 }, bridge: { session_timeout: SESSION } };
   const bridges = [];
-  for (const _ of [1, 2]) bridges.push(await Relay.start(site, { kafka, mosquitto, settings, part: "bridge" }));
+  for (const _ of [1, 2])
+    bridges.push(await Relay.start(site, { kafka, mosquitto, settings, part: "bridge" }));
   const telemetry = new Telemetry(site, kafka);
   // Some 25 s a kill on a slow machine.
   const trace = longTrace(site, Math.ceil((KILLS * 25 * SPEED) / 3600) + 1);
@@ -208,7 +218,8 @@ try {
   for (const bridge of bridges) await bridge.untilReady();
   const took = Math.round((performance.now() - begun) / 1000);
   const held = agents.map((agent) => agent.kill("SIGTERM", 90_000));
-  for (const { code } of await Promise.all(held)) if (code !== 0) throw new Error(`an agent ended with ${code}`);
+  for (const { code } of await Promise.all(held))
+    if (code !== 0) throw new Error(`an agent ended with ${code}`);
   let seen = -1;
   await until(
     "nothing comes any more",
@@ -221,12 +232,16 @@ try {
     60_000,
   );
 
-  console.log(`\n${KILLS} in ${took} s, seed ${options.seed}, session ${SESSION}, ${DEVICES.length} agents\n`);
+  console.log(
+    `\n${KILLS} in ${took} s, seed ${options.seed}, session ${SESSION}, ${DEVICES.length} agents\n`,
+  );
   console.log("| what | times | until every device went on: median, longest |\n|---|---|---|");
   for (const [name, times] of done) {
     if (times.length === 0) continue;
     const sorted = times.toSorted((a, b) => a - b).map((time) => (time / 1000).toFixed(1));
-    console.log(`| ${name} | ${sorted.length} | ${sorted[Math.floor(sorted.length / 2)]} s, ${sorted.at(-1)} s |`);
+    console.log(
+      `| ${name} | ${sorted.length} | ${sorted[Math.floor(sorted.length / 2)]} s, ${sorted.at(-1)} s |`,
+    );
   }
   const sum = { batches: 0, readings: 0, lost: 0, repeated: 0, disordered: 0, wrong: 0, kept: 0, ended: 0 };
   for (const [index, device] of DEVICES.entries()) {

@@ -6,12 +6,17 @@ import { join } from "node:path";
 import { listens } from "./mosquitto.js";
 import { freePort } from "./port.js";
 import { repository } from "./site.js";
-import { until } from "./until.js";
 
 const version = process.env.KAFKA_VERSION ?? "4.2.0";
 const cache = process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache");
 const jars = join(cache, "headwater", `kafka-${version}`, "*");
-const JAVA = ["-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djava.awt.headless=true"];
+const JAVA = [
+  "-Xms64m",
+  "-Xmx256m",
+  "-XX:TieredStopAtLevel=1",
+  "-XX:+UseSerialGC",
+  "-Djava.awt.headless=true",
+];
 
 /** Three nodes of Apache Kafka; every topic has three copies, of which two must have a record before it counts. */
 export class Cluster {

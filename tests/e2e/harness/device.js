@@ -38,19 +38,20 @@ export class Device {
     await this.publish("hello", control(link.HelloSchema, hello), { qos: 1, retain: true });
   }
 
-  /** A data frame with one reading a value, at 1, 2, 3, … microseconds. */
-  frame(short, seq, values, { hash = this.set.hash } = {}) {
-    const times = { first: 1n, count: values.length, deltas: values.slice(1).map(() => 1n) };
+  /** A data frame with one reading a value, at 1, 2, 3, … microseconds, or from `first` on. `deflate`: compresses the body. */
+  frame(short, seq, values, { hash = this.set.hash, first = 1n, deflate } = {}) {
+    const times = { first, count: values.length, deltas: values.slice(1).map(() => 1n) };
     const body = create(batch.BatchSchema, {
       times: [times],
       columns: [{ times: 0, series: 0, values: { case: "doubles", value: { values } } }],
     });
     const set = Buffer.alloc(4);
     set.writeUInt32LE(hash);
+    const plain = toBinary(batch.BatchSchema, body);
     return Buffer.concat([
-      Buffer.of(ENVELOPE, ...varint(short), ...varint(seq)),
+      Buffer.of(deflate ? ENVELOPE | 1 : ENVELOPE, ...varint(short), ...varint(seq)),
       set,
-      toBinary(batch.BatchSchema, body),
+      deflate ? deflate(plain) : plain,
     ]);
   }
 

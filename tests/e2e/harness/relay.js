@@ -57,6 +57,16 @@ export class Relay {
     );
   }
 
+  /** Waits until what it says of itself has this text. */
+  async says(text, limit) {
+    const told = async () => {
+      const answer = await (await fetch(`${this.admin}/readyz`)).text();
+      if (answer.includes(text)) return true;
+      throw new Error(answer);
+    };
+    await this.program.ready(`the relay says: ${text}`, told, limit);
+  }
+
   async metrics() {
     return parseMetrics(await (await fetch(`${this.admin}/metrics`)).text());
   }

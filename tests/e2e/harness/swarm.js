@@ -33,7 +33,10 @@ export class Swarm {
   }
 
   /** `readings`: in a batch. `ackTimeout`, milliseconds: as an agent's `uplink.ack_timeout`. */
-  constructor(mosquitto, { count, connections = 8, readings = 10, window = 8, ackTimeout = 10_000, prefix = "unit" }) {
+  constructor(
+    mosquitto,
+    { count, connections = 8, readings = 10, window = 8, ackTimeout = 10_000, prefix = "unit" },
+  ) {
     Object.assign(this, { mosquitto, size: connections, window, ackTimeout, begun: performance.now() });
     for (let index = 0; index < count; index++) {
       const name = `${prefix}-${String(index).padStart(5, "0")}`;
@@ -84,7 +87,14 @@ export class Swarm {
     });
     const ping = setInterval(() => send({ cmd: "pingreq" }), 20_000);
     socket.on("close", () => clearInterval(ping));
-    send({ cmd: "connect", clientId: `swarm-${index}-${this.begun}`, clean: true, keepalive: 60, protocolId: "MQTT", protocolVersion: 4 });
+    send({
+      cmd: "connect",
+      clientId: `swarm-${index}-${this.begun}`,
+      clean: true,
+      keepalive: 60,
+      protocolId: "MQTT",
+      protocolVersion: 4,
+    });
     await ready;
     return { socket, send, messageId: 0 };
   }
@@ -114,7 +124,11 @@ export class Swarm {
       },
     ];
     device.session ??= BigInt(device.index + 1);
-    const hello = create(link.HelloSchema, { session: device.session, streams, agent: { version: "swarm", process: device.session } });
+    const hello = create(link.HelloSchema, {
+      session: device.session,
+      streams,
+      agent: { version: "swarm", process: device.session },
+    });
     this.#keep(connection, device.series, this.series);
     this.#keep(connection, device.hello, control(link.HelloSchema, hello));
     device.saidAt ??= performance.now();
@@ -123,7 +137,14 @@ export class Swarm {
 
   #keep(connection, topic, payload) {
     connection.messageId = (connection.messageId % 65_535) + 1;
-    connection.send({ cmd: "publish", topic, payload, qos: 1, retain: true, messageId: connection.messageId });
+    connection.send({
+      cmd: "publish",
+      topic,
+      payload,
+      qos: 1,
+      retain: true,
+      messageId: connection.messageId,
+    });
   }
 
   /** One more batch of each device, now; it goes out when the window lets it. */

@@ -1,6 +1,7 @@
 """What an operator does to topics.
 
-Usage: topics.py BOOTSTRAP delete TOPIC…
+Usage: topics.py BOOTSTRAP create TOPIC PARTITIONS
+       topics.py BOOTSTRAP delete TOPIC…
        topics.py BOOTSTRAP limit TOPIC BYTES     (sets max.message.bytes)
        topics.py BOOTSTRAP replicas              (prints the smallest number of copies in sync of any partition)
 """
@@ -13,7 +14,11 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 def main():
     bootstrap, command, *rest = sys.argv[1:]
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    if command == "delete":
+    if command == "create":
+        topic, partitions = rest
+        compacted = {"cleanup.policy": "compact"} if topic.endswith(".devices") else {}
+        admin.create_topics({topic: {"num_partitions": int(partitions), "replication_factor": 1, "configs": compacted}})
+    elif command == "delete":
         admin.delete_topics(rest)
     elif command == "limit":
         topic, limit = rest
