@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod model;
 mod reports;
+#[cfg(test)]
+mod setbacks;
 mod step;
 
 use std::collections::HashMap;

@@ -1,0 +1,95 @@
+/**
+ * Thousands of devices that say hello at once and then send a batch a second each, through Mosquitto and one bridge into Kafka. Run by hand:
+ *
+ *   node tests/e2e/herd.mjs [--devices 10000] [--seconds 60]
+ *
+ * It prints how long until all have their first answer and their first batch acknowledged, the bridge's memory and processor time, and
+ * how long acknowledgements take (of one device in a hundred, from the first sending). HEADWATER_BIN=target/release measures what ships.
+ */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { Kafka } from "./harness/kafka.js";
+import { Mosquitto } from "./harness/mosquitto.js";
+import { Relay } from "./harness/relay.js";
+import { scenario } from "./harness/site.js";
+import { Swarm } from "./harness/swarm.js";
+import { until } from "./harness/until.js";
+
+const { values: options } = parseArgs({
+  options: { devices: { type: "string", default: "10000" }, seconds: { type: "string", default: "60" } },
+});
+const [COUNT, SECONDS] = [Number(options.devices), Number(options.seconds)];
+// So many times a second the next share of the devices sends.
+const SHARES = 20;
+
+/** MiB of a process's memory now, and at most so far. */
+function memory(pid) {
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  return ["VmRSS", "VmHWM"].map((key) => Number(new RegExp(`${key}:\\s+(\\d+)`).exec(status)[1]) / 1024);
+}
+
+/** Seconds of processor time of a process, at 100 ticks a second. */
+function processor(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+function percentile(values, share) {
+  const sorted = values.toSorted((a, b) => a - b);
+  return Math.round(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]);
+}
+
+scenario(
+  `${COUNT} devices for ${SECONDS} s`,
+  async (site) => {
+    const [kafka, mosquitto] = await Promise.all([
+      Kafka.start(site),
+      Mosquitto.start(site, `max_queued_messages ${3 * COUNT}\n`),
+    ]);
+    const settings = { log: { level: "info" }, kafka: { partitions: 8 }, bridge: { state_interval: "2s" } };
+    const relay = await Relay.start(site, { kafka, mosquitto, settings, part: "bridge" });
+    const { pid } = relay.program;
+    const told = (text) => {
+      const [now, most] = memory(pid).map((mib) => mib.toFixed(1));
+      console.log(`${text}; memory ${now} MiB, at most ${most}`);
+    };
+    const swarm = await Swarm.connect(site, mosquitto, { count: COUNT });
+    told("before");
+    const begun = performance.now();
+    const since = () => `${Math.round(performance.now() - begun)} ms`;
+    swarm.hello();
+    swarm.sample();
+    told(`all hellos are written after ${since()}`);
+    await until("all are answered", () => swarm.answered === COUNT, 120_000);
+    told(`all are answered after ${since()}`);
+    await until("the first batches are acknowledged", () => swarm.waiting === 0, 120_000);
+    told(`the first batch of each is acknowledged after ${since()}, ${swarm.resentBatches} sent again`);
+
+    swarm.delays.length = 0;
+    const [used, from, devices] = [processor(pid), performance.now(), [...swarm.devices.values()]];
+    for (let share = 0; share < SECONDS * SHARES; share++) {
+      const at = share % SHARES;
+      swarm.sample(devices.slice((at * COUNT) / SHARES, ((at + 1) * COUNT) / SHARES));
+      await sleep(Math.max(0, from + ((share + 1) * 1000) / SHARES - performance.now()));
+      if ((share + 1) % (60 * SHARES) === 0) told(`after ${(share + 1) / SHARES} s ${swarm.waiting} wait`);
+    }
+    const took = (performance.now() - from) / 1000;
+    const share = Math.round(((processor(pid) - used) / took) * 100);
+    told(
+      `${Math.round((SECONDS * COUNT) / took)} batches/s for ${Math.round(took)} s, ${share} % of a processor`,
+    );
+    await until("all is acknowledged", () => swarm.waiting === 0, 120_000);
+    const [half, most] = [percentile(swarm.delays, 0.5), percentile(swarm.delays, 0.99)];
+    console.log(
+      `acknowledged after ${half} ms (half), ${most} ms (99 of 100); ${swarm.resentBatches} sent again`,
+    );
+    assert.equal(await relay.metric("headwater_bridge_batches_total"), (SECONDS + 1) * COUNT);
+    assert.equal(await relay.metric("headwater_bridge_devices_online"), COUNT);
+    assert.equal(await relay.metric("headwater_bridge_mqtt_connects_total"), 1);
+    assert.equal(swarm.disconnections, 0);
+  },
+  { limit: SECONDS * 2000 + 300_000 },
+);
