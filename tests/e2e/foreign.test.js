@@ -1,9 +1,12 @@
 /** Foreign devices: what others publish by their own rules is in Kafka, and only then the broker forgets it. */
 
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout } from "node:timers/promises";
+import { promisify } from "node:util";
 import mqtt from "mqtt";
 import { EdgeNode } from "./harness/edgenode.js";
 import { Kafka } from "./harness/kafka.js";
@@ -13,6 +16,9 @@ import { Relay } from "./harness/relay.js";
 import { python, repository, scenario } from "./harness/site.js";
 import { Telemetry } from "./harness/telemetry.js";
 import { until } from "./harness/until.js";
+
+const run = promisify(execFile);
+const topics = join(repository, "tests/e2e/python/topics.py");
 
 /** zigbee2mqtt, as its guide describes "MQTT Topics and Messages". */
 const zigbee = {
@@ -79,144 +85,160 @@ async function watch(site, relay) {
   return client;
 }
 
+/** Sparkplug B, with births asked for as often as a test wants them. */
+const plant = { id: "plant", sparkplug: { host_id: "scada", rebirth_interval: "200ms" } };
+
 scenario(
-  "JSON, line protocol and bare values of others are in Kafka like anybody's readings",
+  "what others publish is in Kafka like anybody's readings, and what cannot be is kept",
   async (site) => {
     const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
-    const settings = { foreign: [zigbee, tasmota, lines, values] };
+    const settings = { foreign: [zigbee, tasmota, lines, values, plant] };
     const relay = await Relay.start(site, { kafka, mosquitto, settings });
     const telemetry = new Telemetry(site, kafka);
-    const publish = await publisher(site, mosquitto);
-    await publish("zigbee2mqtt/0x00158d0001", {
-      battery: 97,
-      temperature: 21.53,
-      last_seen: "2026-11-22T12:00:00.250Z",
-      update: { state: "idle" },
-    });
-    await publish("tele/plug/SENSOR", {
-      Time: "2026-11-22T13:00:01",
-      ENERGY: { Power: 12, Total: 3.185 },
-      TempUnit: "C",
-    });
-    await publish("tele/plug/STATE", { Time: "2026-11-22T13:00:02", POWER: "ON", Wifi: { RSSI: 68 } });
-    await publish("telegraf/any", "cpu,host=web-1,cpu=cpu0 idle=98.5,procs=12i 1763812800000000000\n");
-    await publish("plain/pump/pressure", "2.75");
-    for (const [device, count] of Object.entries({
-      "z:0x00158d0001": 3,
-      plug: 5,
-      "web-1": 2,
-      pump: 1,
-    })) {
-      await telemetry.untilCount(device, count);
-      telemetry.checkChain(device);
-    }
-    // Bit for bit, with their own times where they tell them.
-    const of = (device) => telemetry.readings(device);
-    assert.deepEqual(of("z:0x00158d0001").temperature, [["1795348800250000", "403587ae147ae148"]]);
-    assert.deepEqual(of("plug").POWER, [["1795348802000000", "true"]]);
-    assert.deepEqual(of("plug")["ENERGY.Total"], [["1795348801000000", "40097ae147ae147b"]]);
-    assert.deepEqual(of("web-1")["cpu.cpu=cpu0.procs"], [["1763812800000000000".slice(0, -3), "12"]]);
-    assert.deepEqual(valuesOf(telemetry, "pump", "pressure"), [2.75]);
-    assert.deepEqual(
-      telemetry.of("plug").map((record) => record.headers["hw-foreign"]),
-      telemetry.of("plug").map(() => "tasmota"),
-    );
-    // Who is there is told by a Last Will, and by what is heard.
-    const client = await watch(site, relay);
-    await client.until("the plug is on line", () => presence(client, "plug") === true);
-    await publish("tele/plug/LWT", "Offline", { retain: true });
-    await publish("zigbee2mqtt/0x00158d0001/availability", { state: "offline" });
-    await client.until("both are away", () =>
-      ["plug", "z:0x00158d0001"].every((device) => presence(client, device) === false),
-    );
-    // What cannot be read is kept, with its reason; what cannot be told from another device too; what is old is left out.
-    const letters = records(site, kafka, "headwater.deadletter");
-    await publish("tele/plug/SENSOR", '{"Time": "2026-11-22T13:00:05", "Power": 1');
-    await publish("telegraf/any", "no line protocol\n");
-    await publish("tele/pl ug/SENSOR", { Time: "2026-11-22T13:00:06", a: 1 });
-    await publish("tele/pl_ug/SENSOR", { Time: "2026-11-22T13:00:06", a: 2 });
-    await publish("zigbee2mqtt/big", `{"text": "${"x".repeat(70_000)}"}`);
-    await until("all four are dead letters", () => letters.length === 4);
-    const letter = (part) => letters.find((found) => found.headers["hw-reason"].includes(part));
-    const ofLines = letters.find((found) => found.headers["hw-topic"] === "telegraf/any");
-    assert.equal(letter("not JSON").headers["hw-topic"], "tele/plug/SENSOR");
-    assert.equal(Buffer.from(ofLines.value, "base64").toString(), "no line protocol\n");
-    assert.match(letter("mixed up").headers["hw-reason"], /"pl_ug" and "pl ug"/);
-    assert.equal(letter("70013 bytes").headers["hw-length"], "70013");
-    assert.equal(letter("70013 bytes").headers["hw-foreign"], "zigbee");
-    await until(
-      "everything is acknowledged",
-      async () => (await relay.metric("headwater_foreign_unacknowledged")) === 0,
-    );
-    assert.equal(await relay.metric("headwater_foreign_dead_letters_total"), 4);
+    const all = { site, kafka, mosquitto, relay, telemetry };
+    await shapesOfTheirOwn(all);
+    await sparkplug(all);
     assert.equal((await relay.program.kill("SIGTERM")).code, 0);
-    // A relay that starts anew, on a session that the broker has kept: nothing again, and who is away stays so.
-    const count = telemetry.records.length;
-    await relay.start();
-    const again = await watch(site, relay);
-    await again.until("the plug is known as away", () => presence(again, "plug") === false);
-    await publish("plain/pump/pressure", "3.5");
-    await until("the next reading comes", () => valuesOf(telemetry, "pump", "pressure").length === 2);
-    assert.equal(telemetry.records.length, count + 1);
   },
 );
 
-scenario(
-  "Sparkplug: births, aliases, a missing message, death; and a relay killed in between",
-  async (site) => {
-    const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
-    const settings = {
-      foreign: [{ id: "plant", sparkplug: { host_id: "scada", rebirth_interval: "200ms" } }],
-    };
-    const relay = await Relay.start(site, { kafka, mosquitto, settings });
-    const telemetry = new Telemetry(site, kafka);
-    const metrics = {
-      temperature: { type: "Double", value: 20.5, properties: { engUnit: { type: "String", value: "Cel" } } },
-      count: { type: "Int32", value: -1 },
-      running: { type: "Boolean", value: true },
-    };
-    const node = await EdgeNode.connect(site, mosquitto, "plant", "line 1", metrics, {
-      host: "spBv1.0/STATE/scada",
-    });
-    const told = () => node.states.map((state) => JSON.parse(state).online);
-    await until("the host application says that it is there", () => told().at(-1) === true);
-    const [device, press] = ["plant:line_1", "plant:line_1:press"];
-    await node.birth();
-    await node.deviceBirth("press", { force: { type: "Float", value: 1.5 } });
-    await node.data({ temperature: 21.25, count: -2 });
-    await node.data({ force: 2.5 }, "press");
-    await until("the values of aliases come", () => valuesOf(telemetry, press, "force").length === 2);
-    await until("those of the node too", () => valuesOf(telemetry, device, "count").length === 2);
-    assert.deepEqual(valuesOf(telemetry, device, "temperature"), [20.5, 21.25]);
-    assert.deepEqual(valuesOf(telemetry, device, "count"), ["-1", "-2"]);
-    assert.equal(telemetry.of(device)[0].columns.temperature.unit, "Cel");
-    assert.equal(node.rebirths, 0);
-    // One is lost: the node is asked, and tells all anew.
-    node.seq += 1;
-    await node.data({ temperature: 22.5 });
-    await until("the node is asked for its births", () => node.rebirths === 1);
-    assert.equal(await relay.metric("headwater_foreign_gaps_total"), 1);
-    const client = await watch(site, relay);
-    await client.until("both are on line", () =>
-      [device, press].every((of) => presence(client, of) === true),
-    );
-    // The relay is killed, and what the node sends meanwhile waits at the broker. The next run knows no alias until it has asked.
-    await relay.program.kill("SIGKILL");
-    await until("the broker says that the host application is not there", () => told().at(-1) === false);
-    const before = node.rebirths;
-    await node.data({ count: -3 });
-    await relay.start();
-    await until("the node is asked again", () => node.rebirths > before);
-    await until("the host application is there again", () => told().at(-1) === true);
-    await node.data({ temperature: 23.75 });
-    await until("values come again", () => valuesOf(telemetry, device, "temperature").at(-1) === 23.75);
-    node.die();
-    const other = await watch(site, relay);
-    await other.until("both are away", () => [device, press].every((of) => presence(other, of) === false));
-    for (const of of [device, press]) telemetry.checkChain(of);
-    assert.equal((await relay.program.kill("SIGTERM")).code, 0);
-  },
-);
+/** JSON, line protocol, bare values: readings, presence, dead letters, and a relay that starts anew. */
+async function shapesOfTheirOwn({ site, kafka, mosquitto, relay, telemetry }) {
+  const publish = await publisher(site, mosquitto);
+  await publish("zigbee2mqtt/0x00158d0001", {
+    battery: 97,
+    temperature: 21.53,
+    last_seen: "2026-11-22T12:00:00.250Z",
+    update: { state: "idle" },
+  });
+  await publish("tele/plug/SENSOR", {
+    Time: "2026-11-22T13:00:01",
+    ENERGY: { Power: 12, Total: 3.185 },
+    TempUnit: "C",
+  });
+  await publish("tele/plug/STATE", { Time: "2026-11-22T13:00:02", POWER: "ON", Wifi: { RSSI: 68 } });
+  await publish("telegraf/any", "cpu,host=web-1,cpu=cpu0 idle=98.5,procs=12i 1763812800000000000\n");
+  await publish("plain/pump/pressure", "2.75");
+  for (const [device, count] of Object.entries({
+    "z:0x00158d0001": 3,
+    plug: 5,
+    "web-1": 2,
+    pump: 1,
+  })) {
+    await telemetry.untilCount(device, count);
+    telemetry.checkChain(device);
+  }
+  // Bit for bit, with their own times where they tell them.
+  const of = (device) => telemetry.readings(device);
+  assert.deepEqual(of("z:0x00158d0001").temperature, [["1795348800250000", "403587ae147ae148"]]);
+  assert.deepEqual(of("plug").POWER, [["1795348802000000", "true"]]);
+  assert.deepEqual(of("plug")["ENERGY.Total"], [["1795348801000000", "40097ae147ae147b"]]);
+  assert.deepEqual(of("web-1")["cpu.cpu=cpu0.procs"], [["1763812800000000000".slice(0, -3), "12"]]);
+  assert.deepEqual(valuesOf(telemetry, "pump", "pressure"), [2.75]);
+  assert.deepEqual(
+    telemetry.of("plug").map((record) => record.headers["hw-foreign"]),
+    telemetry.of("plug").map(() => "tasmota"),
+  );
+  // Who is there is told by a Last Will, and by what is heard.
+  const client = await watch(site, relay);
+  await client.until("the plug is on line", () => presence(client, "plug") === true);
+  await publish("tele/plug/LWT", "Offline", { retain: true });
+  await publish("zigbee2mqtt/0x00158d0001/availability", { state: "offline" });
+  await client.until("both are away", () =>
+    ["plug", "z:0x00158d0001"].every((device) => presence(client, device) === false),
+  );
+  // What cannot be read is kept, with its reason; what cannot be told from another device too; what is old is left out.
+  const letters = records(site, kafka, "headwater.deadletter");
+  await publish("tele/plug/SENSOR", '{"Time": "2026-11-22T13:00:05", "Power": 1');
+  await publish("telegraf/any", "no line protocol\n");
+  await publish("tele/pl ug/SENSOR", { Time: "2026-11-22T13:00:06", a: 1 });
+  await publish("tele/pl_ug/SENSOR", { Time: "2026-11-22T13:00:06", a: 2 });
+  await publish("zigbee2mqtt/big", `{"text": "${"x".repeat(70_000)}"}`);
+  await until("all four are dead letters", () => letters.length === 4);
+  const letter = (part) => letters.find((found) => found.headers["hw-reason"].includes(part));
+  const ofLines = letters.find((found) => found.headers["hw-topic"] === "telegraf/any");
+  assert.equal(letter("not JSON").headers["hw-topic"], "tele/plug/SENSOR");
+  assert.equal(Buffer.from(ofLines.value, "base64").toString(), "no line protocol\n");
+  assert.match(letter("mixed up").headers["hw-reason"], /"pl_ug" and "pl ug"/);
+  assert.equal(letter("70012 bytes").headers["hw-length"], "70012");
+  assert.equal(letter("70012 bytes").headers["hw-foreign"], "zigbee");
+  await until(
+    "everything is acknowledged",
+    async () => (await relay.metric("headwater_foreign_unacknowledged")) === 0,
+  );
+  assert.equal(await relay.metric("headwater_foreign_dead_letters_total"), 4);
+  assert.equal((await relay.program.kill("SIGTERM")).code, 0);
+  // A relay that starts anew, on a session that the broker has kept: nothing again, and who is away stays so.
+  const count = telemetry.records.length;
+  await relay.start();
+  const again = await watch(site, relay);
+  await again.until("the plug is known as away", () => presence(again, "plug") === false);
+  await publish("plain/pump/pressure", "3.5");
+  await until("the next reading comes", () => valuesOf(telemetry, "pump", "pressure").length === 2);
+  assert.equal(telemetry.records.length, count + 1);
+  // A record that Kafka refuses for its size is found among the others, and becomes a dead letter too.
+  const limit = (bytes) => run(python, [topics, kafka.bootstrap, "limit", "headwater.telemetry", bytes]);
+  await limit("3000");
+  const noise = () => randomBytes(300).toString("base64");
+  await Promise.all([
+    publish("zigbee2mqtt/small", { a: 1 }),
+    publish(
+      "zigbee2mqtt/large",
+      Object.fromEntries(Array.from({ length: 20 }, (_, n) => [`text${n}`, noise()])),
+    ),
+    publish("zigbee2mqtt/small", { a: 2 }),
+  ]);
+  await until("the large one is a dead letter", () => letter("Kafka refuses"), 60_000);
+  assert.equal(letter("Kafka refuses").headers["hw-topic"], "zigbee2mqtt/large");
+  await until("the small ones are there", () => new Set(valuesOf(telemetry, "z:small", "a")).size === 2);
+  await limit("1048588");
+}
+
+/** Births, aliases, a missing message, death; and a relay killed in between. */
+async function sparkplug({ site, mosquitto, relay, telemetry }) {
+  const metrics = {
+    temperature: { type: "Double", value: 20.5, properties: { engUnit: { type: "String", value: "Cel" } } },
+    count: { type: "Int32", value: -1 },
+    running: { type: "Boolean", value: true },
+  };
+  const node = await EdgeNode.connect(site, mosquitto, "plant", "line 1", metrics, {
+    host: "spBv1.0/STATE/scada",
+  });
+  const told = () => node.states.map((state) => JSON.parse(state).online);
+  await until("the host application says that it is there", () => told().at(-1) === true);
+  const [device, press] = ["plant:line_1", "plant:line_1:press"];
+  await node.birth();
+  await node.deviceBirth("press", { force: { type: "Float", value: 1.5 } });
+  await node.data({ temperature: 21.25, count: -2 });
+  await node.data({ force: 2.5 }, "press");
+  await until("the values of aliases come", () => valuesOf(telemetry, press, "force").length === 2);
+  await until("those of the node too", () => valuesOf(telemetry, device, "count").length === 2);
+  assert.deepEqual(valuesOf(telemetry, device, "temperature"), [20.5, 21.25]);
+  assert.deepEqual(valuesOf(telemetry, device, "count"), ["-1", "-2"]);
+  assert.equal(telemetry.of(device)[0].columns.temperature.unit, "Cel");
+  assert.equal(node.rebirths, 0);
+  // One is lost: the node is asked, and tells all anew.
+  node.seq += 1;
+  await node.data({ temperature: 22.5 });
+  await until("the node is asked for its births", () => node.rebirths === 1);
+  assert.equal(await relay.metric("headwater_foreign_gaps_total"), 1);
+  const client = await watch(site, relay);
+  await client.until("both are on line", () => [device, press].every((of) => presence(client, of) === true));
+  // The relay is killed, and what the node sends meanwhile waits at the broker. The next run knows no alias until it has asked.
+  await relay.program.kill("SIGKILL");
+  await until("the broker says that the host application is not there", () => told().at(-1) === false);
+  const before = node.rebirths;
+  await node.data({ count: -3 });
+  await relay.start();
+  await until("the node is asked again", () => node.rebirths > before);
+  await until("the host application is there again", () => told().at(-1) === true);
+  await node.data({ temperature: 23.75 });
+  await until("values come again", () => valuesOf(telemetry, device, "temperature").at(-1) === 23.75);
+  node.die();
+  const other = await watch(site, relay);
+  await other.until("both are away", () => [device, press].every((of) => presence(other, of) === false));
+  for (const of of [device, press]) telemetry.checkChain(of);
+}
 
 scenario("whatever is killed, each message of others is in Kafka, in order", async (site) => {
   const [kafka, mosquitto] = await Promise.all([

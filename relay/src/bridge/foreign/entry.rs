@@ -199,3 +199,116 @@ impl Mapped {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZIGBEE: &str = "
+        id = 'z'
+        topics = ['zigbee2mqtt/#']
+        except = ['zigbee2mqtt/bridge/#']
+        device = '{2}'
+        map = { time = '/last_seen', types = { power = 'number' } }
+        [[availability]]
+        topic = 'zigbee2mqtt/+/availability'
+        device = '{2}'
+        value = '/state'
+    ";
+
+    fn entry(text: &str, more: &str) -> Entry {
+        let settings: ForeignSettings = toml::from_str(&format!("{more}\n{text}")).unwrap();
+        settings.check().unwrap();
+        Entry::new(&settings).unwrap()
+    }
+
+    /// What a message gives: device, metric and whether it has a time of its own.
+    fn read(entry: &mut Entry, topic: &str, payload: &str, retained: bool) -> (Vec<String>, Found) {
+        let found = entry.read(Now::read(), topic, payload.as_bytes(), payload.len(), retained);
+        let shown = found.readings.iter();
+        let shown = shown.map(|of| format!("{} {} {}", of.device, of.metric, of.time_us.is_some()));
+        (shown.collect(), found)
+    }
+
+    #[test]
+    fn topics_decide_what_a_message_is() {
+        let mut zigbee = entry(ZIGBEE, "");
+        let (readings, found) = read(&mut zigbee, "zigbee2mqtt/lamp", r#"{"power": 3}"#, false);
+        assert_eq!(
+            (readings, found.refusal),
+            (vec!["lamp power false".to_string()], None)
+        );
+        for (payload, online) in [
+            (r#"{"state": "online"}"#, true),
+            (r#"{"state": "Offline"}"#, false),
+        ] {
+            let (_, found) = read(&mut zigbee, "zigbee2mqtt/lamp/availability", payload, true);
+            assert_eq!(found.presence, [("lamp".to_string(), online)]);
+        }
+        for payload in [r#"{"state": "perhaps"}"#, "{}", "online"] {
+            let (_, found) = read(&mut zigbee, "zigbee2mqtt/lamp/availability", payload, false);
+            assert!(found.presence.is_empty() && found.refusal.is_some(), "{payload}");
+        }
+        for (topic, payload, skipped) in [
+            ("zigbee2mqtt/bridge/state", "{", vec![]),
+            ("zigbee2mqtt/lamp", "", vec![]),
+            ("elsewhere/lamp", "{}", vec![("topic", 1)]),
+        ] {
+            let (readings, found) = read(&mut zigbee, topic, payload, false);
+            assert_eq!(
+                (readings, found.skipped, found.refusal),
+                (vec![], skipped, None),
+                "{topic}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_refused_with_what_was_taken_all_the_same() {
+        let mut zigbee = entry(ZIGBEE, "");
+        let payload = r#"{"power": "much", "t": 2}"#;
+        let (readings, found) = read(&mut zigbee, "zigbee2mqtt/lamp", payload, false);
+        assert_eq!(readings, ["lamp t false"]);
+        let why = found.refusal.unwrap();
+        assert!(
+            why.contains("\"power\"") && why.contains("1 refused, 1 readings taken"),
+            "{why}"
+        );
+        let found = zigbee.read(Now::read(), "zigbee2mqtt/lamp", b"{", 70_000, false);
+        assert!(found.refusal.unwrap().contains("70000 bytes"));
+    }
+
+    #[test]
+    fn what_the_broker_kept_is_taken_as_the_settings_say() {
+        let payload = r#"[{"a": 1}, {"b": 2, "last_seen": "2026-11-22T12:00:00Z"}]"#;
+        for (retained, expected, left_out) in [
+            ("timed", vec!["lamp b true"], vec![("retained", 1)]),
+            ("take", vec!["lamp a false", "lamp b true"], vec![("time", 1)]),
+            ("skip", vec![], vec![("retained", 1)]),
+        ] {
+            let mut zigbee = entry(ZIGBEE, &format!("retained = '{retained}'"));
+            let (readings, found) = read(&mut zigbee, "zigbee2mqtt/lamp", payload, true);
+            assert_eq!(readings, expected, "{retained}");
+            let skipped = found
+                .skipped
+                .into_iter()
+                .filter(|(why, _)| left_out.iter().any(|(of, _)| of == why));
+            assert_eq!(skipped.collect::<Vec<_>>(), left_out, "{retained}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_an_earlier_run_knew_are_asked_once() {
+        let mut plant = entry("id = 's'\n[sparkplug]", "");
+        let known = ["g/n", "g/n/d", "g/m/d", "odd"];
+        let asks = plant.greet(Now::read(), known.into_iter());
+        let topics: Vec<_> = asks.iter().map(|(topic, _)| topic.as_str()).collect();
+        assert_eq!(topics, ["spBv1.0/g/NCMD/m", "spBv1.0/g/NCMD/n"]);
+        assert_eq!(plant.greet(Now::read(), known.into_iter()), []);
+        let (_, found) = read(&mut plant, "spBv1.0/g/NDATA/n", "", true);
+        assert_eq!(found.skipped, [("retained", 1)]);
+        let (_, found) = read(&mut plant, "spBv1.0/STATE/x", "{}", false);
+        assert_eq!(found.skipped, [("topic", 1)]);
+        assert_eq!(entry(ZIGBEE, "").greet(Now::read(), known.into_iter()), []);
+    }
+}
