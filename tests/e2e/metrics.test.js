@@ -55,15 +55,18 @@ scenario(
   "metrics pass promtool, every name in dashboard and rules is one of them, and every query has data",
   async (site) => {
     const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
-    const relay = await Relay.start(site, { kafka, mosquitto });
+    const plugs = { id: "plugs", topics: ["plugs/+"], device: "{1}", map: { format: "json" } };
+    const relay = await Relay.start(site, { kafka, mosquitto, settings: { foreign: [plugs] } });
     const api = await prometheus(site, relay);
     const trace = sensors.slice(site, "trace.csv", 0, 300);
     startAgent(site, { device: "gw", mosquitto, trace });
     const client = await mqtt.connectAsync(mosquitto.url);
     await client.publishAsync(topic("bad", "data"), Buffer.from("no frame"));
+    await client.publishAsync("plugs/a", '{"power": 12.5}', { qos: 1 });
     await client.endAsync();
     const counted = async (name, count) => (await relay.metric(name)) >= count;
     await until("readings are counted", () => counted("headwater_bridge_readings_total", trace.count));
+    await until("a foreign reading is counted", () => counted("headwater_foreign_readings_total", 1));
     await until("the dead letter is counted", () => counted("headwater_bridge_dead_letters_total", 1));
 
     const text = await (await fetch(`${relay.admin}/metrics`)).text();
