@@ -2,13 +2,14 @@
 //!
 //! What decides is plain structs with time and messages as arguments: [`stream`] (what is the next batch), [`device`]
 //! (presence, positions), [`boxes`] (whether several use one name), [`ack`] (what to tell whom, coalesced), [`checkpoint`] (what to write when), [`scan`] (what an
-//! earlier bridge left), and [`fleet`], which holds them together. What waits is thin: [`mqtt`] and [`producer`] at either
+//! earlier bridge left), [`commands`] (down to the devices, and their replies), and [`fleet`], which holds them together. What waits is thin: [`mqtt`] and [`producer`] at either
 //! end, [`reader`] at the start, [`driver`] between them. There is one task for all devices.
 
 pub mod ack;
 pub mod boxes;
 pub mod budget;
 pub mod checkpoint;
+pub mod commands;
 pub mod device;
 pub mod driver;
 pub mod fleet;

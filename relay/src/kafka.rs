@@ -142,7 +142,7 @@ impl KafkaSettings {
     }
 
     /// No answer came. The connection itself may have said why: its errors wait to be polled.
-    fn unreachable(&self, consumer: &BaseConsumer<Context>, error: &KafkaError) -> Error {
+    pub(crate) fn unreachable(&self, consumer: &BaseConsumer<Context>, error: &KafkaError) -> Error {
         let deadline = Instant::now() + REASON;
         while consumer.context().reason().is_none() && Instant::now() < deadline {
             drop(consumer.poll(Duration::from_millis(5)));

@@ -1,6 +1,8 @@
 //! The Headwater relay: the cloud side between an MQTT broker, Kafka and dashboards.
 //!
 //! - [`bridge`]: MQTT → Kafka, with acknowledgements back to the agents after Kafka's delivery report.
+//! - [`command`]: one command to a device from the command line.
+//! - [`deadletter`]: looks at what could not be taken in, and tries it again.
 //! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
 //! - `demo`: both with an embedded broker, an embedded Kafka and agents, for trying out (feature `demo`).
 //! - [`kafka`]: the connection's settings, and the topics both of them use.
@@ -11,6 +13,8 @@
 
 pub mod admin;
 pub mod bridge;
+pub mod command;
+pub mod deadletter;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod gateway;

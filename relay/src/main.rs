@@ -9,6 +9,10 @@ use headwater_relay::serve::{self, Part};
 use headwater_relay::settings::Settings;
 
 const EXIT_CODES: &str = "Exit codes: 0 stopped as asked; 1 could not go on; 2 wrong arguments or settings.";
+const EXIT_CODES_OF_COMMAND: &str = "Exit codes: 0 carried out; 1 no reply, or Kafka cannot be reached; 2 wrong arguments or settings; \
+    3 the reply says that it was not carried out: failed, refused, expired, unknown device, unknown command.";
+const EXIT_CODES_OF_DEADLETTER: &str = "Exit codes: 0 done; 1 Kafka cannot be reached, or there is no such letter; 2 wrong arguments or settings; \
+    3 not every letter could be retried.";
 
 /// The Headwater relay: sensor readings from MQTT through Kafka to dashboards.
 #[derive(Parser)]
@@ -28,6 +32,22 @@ enum Command {
     Gateway(Config),
     /// Kafka → Kafka: one record a reading, for programs that want rows. Any number may run.
     Rows(Config),
+    /// Sends a command to a device, waits for the reply and prints it.
+    #[command(name = "command", after_help = EXIT_CODES_OF_COMMAND)]
+    Send {
+        #[command(flatten)]
+        options: headwater_relay::command::Options,
+        #[command(flatten)]
+        config: Config,
+    },
+    /// Looks at what could not be taken in, and tries it again.
+    #[command(after_help = EXIT_CODES_OF_DEADLETTER)]
+    Deadletter {
+        #[command(subcommand)]
+        options: headwater_relay::deadletter::Options,
+        #[command(flatten)]
+        config: Config,
+    },
     /// Everything in one process, embedded, for trying out: nothing to install, nothing kept.
     #[cfg(feature = "demo")]
     Demo(headwater_relay::demo::Options),
@@ -36,7 +56,7 @@ enum Command {
 #[derive(Args)]
 struct Config {
     /// The settings (reference: deploy/relay.toml). Without it the defaults hold, and HEADWATER_RELAY_… variables.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -46,6 +66,8 @@ enum Failure {
     Settings(anyhow::Error),
     /// It could not go on.
     Run(anyhow::Error),
+    /// Something that was asked for was not done; what is printed says why.
+    NotDone,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +75,7 @@ fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Settings(error)) => (error, 2),
         Err(Failure::Run(error)) => (error, 1),
+        Err(Failure::NotDone) => return ExitCode::from(3),
     };
     // Where standard error is closed, the exit code is what is left to tell it.
     let _ = writeln!(std::io::stderr(), "error: {error:#}");
@@ -65,6 +88,15 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Bridge(config) => (config, &[Part::Bridge]),
         Command::Gateway(config) => (config, &[Part::Gateway]),
         Command::Rows(config) => (config, &[Part::Rows]),
+        Command::Send { options, config } => return send(&options, &config),
+        Command::Deadletter { options, config } => {
+            let settings = prepare(&config, &[]).map_err(Failure::Settings)?;
+            let done = headwater_relay::deadletter::run(&options, &settings);
+            return match done.map_err(|error| Failure::Run(error.into()))? {
+                true => Ok(()),
+                false => Err(Failure::NotDone),
+            };
+        }
         #[cfg(feature = "demo")]
         Command::Demo(options) => {
             serve::log(&headwater_relay::demo::log_settings(&options))
@@ -74,6 +106,17 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     };
     let settings = prepare(&config, parts).map_err(Failure::Settings)?;
     run(serve::run(settings, parts)).map_err(Failure::Run)
+}
+
+fn send(options: &headwater_relay::command::Options, config: &Config) -> Result<(), Failure> {
+    use headwater_relay::command::{self, Error};
+    let settings = prepare(config, &[]).map_err(Failure::Settings)?;
+    match command::run(options, &settings.kafka) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::NotDone),
+        Err(error @ Error::Argument(_)) => Err(Failure::Settings(error.into())),
+        Err(error) => Err(Failure::Run(error.into())),
+    }
 }
 
 /// Reads and checks the settings, and sets up logging, before anything is started.

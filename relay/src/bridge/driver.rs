@@ -1,5 +1,6 @@
 //! Ties the fleets to MQTT, Kafka and the group of bridges. It never waits for any of them: whatever Kafka does, MQTT is read on.
 
+mod commands;
 mod handover;
 mod writing;
 
@@ -11,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::budget::Budget;
+use super::commands::reader::Reader;
+use super::commands::request::Read;
 use super::device::Now;
 use super::fleet::{Message, Outcome, Shared, Step};
 use super::fleets::Fleets;
@@ -74,6 +77,7 @@ pub async fn run(
     let (tell_of_group, of_group) = mpsc::unbounded_channel();
     let context = kafka.context();
     let side = Producer::side(&kafka, context.clone(), tell.clone())?;
+    let (tell_of_commands, reads) = mpsc::unbounded_channel();
     let (mut group, mut member) = (None, None);
     if bridge.alone {
         let all = (0..partitions).filter_map(|partition| Some((partition, terms.begin(partition)?)));
@@ -100,6 +104,14 @@ pub async fn run(
         monitor: monitor.clone(),
         shutdown: shutdown.clone(),
     };
+    let writer = group.as_ref().map(|(_, id)| id.as_str());
+    let of_commands = commands::shared(&kafka, &bridge, writer, partitions, &monitor);
+    let reader = Reader::start(
+        &kafka,
+        context.clone(),
+        of_commands.bytes.clone(),
+        tell_of_commands,
+    )?;
     let maker = Maker {
         kafka,
         bridge: bridge.clone(),
@@ -114,7 +126,8 @@ pub async fn run(
     let longest = limits.body_bytes.max(limits.frame_bytes) + 1;
     let (connection, events) = Mqtt::start(route, longest);
     let mut driver = Driver {
-        fleets: Fleets::new(bridge, shared),
+        fleets: Fleets::new(bridge, shared, of_commands),
+        commands: commands::Down::new(reader),
         maker,
         metrics,
         writer: None,
@@ -137,8 +150,9 @@ pub async fn run(
         probe: None,
     };
     driver.begin();
+    driver.begin_answers();
     tokio::try_join!(
-        driver.run(events, reports, of_group),
+        driver.run(events, reports, of_group, reads),
         foreign::run(foreign, place)
     )?;
     Ok(())
@@ -147,6 +161,7 @@ pub async fn run(
 struct Driver {
     maker: Maker,
     fleets: Fleets,
+    commands: commands::Down,
     metrics: Metrics,
     /// `None` while it is made, or made anew.
     writer: Option<Writer>,
@@ -183,6 +198,7 @@ impl Driver {
         mut events: mpsc::Receiver<Event>,
         mut reports: mpsc::UnboundedReceiver<Report>,
         mut of_group: mpsc::UnboundedReceiver<group::Event>,
+        mut reads: mpsc::UnboundedReceiver<Read>,
     ) -> Result<(), Error> {
         let shutdown = self.shutdown.clone();
         let mut beat = tokio::time::interval(BEAT);
@@ -210,7 +226,9 @@ impl Driver {
                         let Ok(event) = events.try_recv() else { break };
                         self.event(event);
                     }
+                    self.step_commands();
                 }
+                Some(read) = reads.recv() => self.commands_read(read, &mut reads),
                 Some(report) = reports.recv() => self.reports(report, &mut reports),
                 Some(event) = of_group.recv() => self.of_group(event)?,
                 () = tokio::time::sleep_until(next_ack.unwrap_or_else(tokio::time::Instant::now)), if next_ack.is_some() => {
@@ -227,6 +245,12 @@ impl Driver {
                     }
                     let recovered = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
                     self.recovered(recovered);
+                }
+                made = self.commands.made() => {
+                    while let Ok(report) = reports.try_recv() {
+                        self.report(report);
+                    }
+                    self.answers_made(made?);
                 }
             }
         }
@@ -301,6 +325,7 @@ impl Driver {
         let rate = f64::from(self.maker.bridge.state_rate);
         self.states_budget = (self.states_budget + rate * BEAT.as_secs_f64()).min(rate);
         self.states(now.at);
+        self.step_commands();
         self.let_go();
         self.together_again();
         self.judge_kafka();

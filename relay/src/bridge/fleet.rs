@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod model;
+mod refusals;
 mod reports;
 #[cfg(test)]
 mod setbacks;
@@ -27,7 +28,7 @@ use super::metrics::Metrics;
 use super::record::Name;
 use super::scan::Scan;
 use super::settings::BridgeSettings;
-use super::stream::{LetterState, Refused, Verdict};
+use super::stream::Verdict;
 pub use step::{DeadLetter, Entered, Letter, Message, Outcome, Record, State, Step, Ticket};
 
 /// Not told again to go back for the same position within this time.
@@ -402,72 +403,6 @@ impl Fleet {
             Ok(record) => Step::Produce(record),
             Err(_) => Step::Nothing,
         }
-    }
-
-    /// A payload that cannot be told to be of any batch: nothing can be answered.
-    fn unnamed(&mut self, now: Now, number: u32, message: &Message, what: &'static str, why: String) -> Step {
-        self.metrics.refuse(what);
-        let device = &mut self.devices[number as usize];
-        if !device.dead_letter(now.at, DEAD_LETTER) {
-            return Step::Nothing;
-        }
-        self.letter(now, number, message, why, None)
-    }
-
-    fn refuse(
-        &mut self,
-        now: Now,
-        number: u32,
-        id: u64,
-        seq: u64,
-        message: &Message,
-        error: Option<&Error>,
-    ) -> Step {
-        self.metrics.refuse(error.map_or("unfit for Kafka", step::kind));
-        let reason = error.map(ToString::to_string).unwrap_or_default();
-        let stream = self.devices[number as usize].streams.entry(id).or_default();
-        let known = stream.refused.take().filter(|refused| refused.seq == seq);
-        let refused = stream.refused.insert(known.unwrap_or(Refused {
-            seq,
-            reason,
-            letter: LetterState::Due,
-            unfit: false,
-        }));
-        let reason = refused.reason.clone();
-        match refused.letter {
-            LetterState::Due => {
-                refused.letter = LetterState::Sent;
-                return self.letter(now, number, message, reason, Some((id, seq)));
-            }
-            LetterState::Sent => {}
-            LetterState::Done => self.tell_refusal(now, number, id, seq, reason),
-        }
-        Step::Nothing
-    }
-
-    fn letter(
-        &self,
-        now: Now,
-        number: u32,
-        message: &Message,
-        reason: String,
-        refuses: Option<(u64, u64)>,
-    ) -> Step {
-        let keep = message.payload.len().min(self.limits.frame_bytes);
-        Step::DeadLetter(DeadLetter {
-            letter: Letter {
-                partition: self.partition,
-                term: self.term,
-                device: number,
-                refuses,
-            },
-            key: Arc::clone(&self.devices[number as usize].name),
-            topic: message.topic.clone(),
-            payload: message.payload.slice(..keep),
-            length: message.length,
-            reason,
-            arrival_us: now.us,
-        })
     }
 }
 

@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use headwater_proto::topic;
+use headwater_proto::topic::{self, Kind};
 
+use super::commands::position::Position;
+use super::commands::request::Read;
+use super::commands::{self, Commands};
 use super::device::Now;
 use super::fleet::{Entered, Fleet, Letter, Message, Outcome, Record, Shared, State, Step, Ticket};
 use super::ownership::Share;
@@ -18,6 +21,7 @@ use super::settings::BridgeSettings;
 struct Owned {
     term: u64,
     fleet: Fleet,
+    commands: Commands,
     /// Since when its topics are subscribed on this MQTT connection, and whether the grace for signs of life is over.
     subscribed: Option<(Instant, bool)>,
 }
@@ -27,6 +31,8 @@ struct Owned {
 pub struct Fleets {
     settings: BridgeSettings,
     shared: Shared,
+    /// What all partitions share of commands.
+    pub(super) of_commands: commands::Shared,
     owned: BTreeMap<u32, Owned>,
     halted: bool,
     /// Whose states are written next, so that all get their turn.
@@ -35,18 +41,19 @@ pub struct Fleets {
 
 impl Fleets {
     /// No partition yet.
-    pub fn new(settings: BridgeSettings, shared: Shared) -> Self {
+    pub fn new(settings: BridgeSettings, shared: Shared, of_commands: commands::Shared) -> Self {
         Self {
             settings,
             shared,
+            of_commands,
             owned: BTreeMap::new(),
             halted: false,
             turn: 0,
         }
     }
 
-    /// A partition is taken over; `scan` is what an earlier bridge left of it.
-    pub fn take(&mut self, partition: u32, term: u64, scan: Scan, now: Now) {
+    /// A partition is taken over; `scan` is what an earlier bridge left of it, `position` how far commands are answered.
+    pub fn take(&mut self, partition: u32, term: u64, scan: Scan, position: Position, now: Now) {
         let mut fleet = Fleet::new(&self.settings, partition, term, self.shared.clone());
         fleet.restore(scan, now);
         if self.halted {
@@ -55,6 +62,7 @@ impl Fleets {
         let owned = Owned {
             term,
             fleet,
+            commands: Commands::new(&self.of_commands, partition, term, position),
             subscribed: None,
         };
         self.owned.insert(partition, owned);
@@ -108,7 +116,20 @@ impl Fleets {
         };
         let partition = headwater_proto::shard::partition(name, self.shared.partitions);
         match self.owned.get_mut(&partition) {
-            Some(owned) => owned.fleet.message(now, name, kind, message),
+            Some(owned) if kind == Kind::Reply => {
+                if message.retained || message.payload.len() < message.length {
+                    self.of_commands.metrics.ignore("unreadable");
+                } else {
+                    owned.commands.reply(now, name, &message.payload);
+                }
+                Step::Nothing
+            }
+            Some(owned) => {
+                if kind == Kind::Hello && !message.retained {
+                    owned.commands.hello(name, now.at);
+                }
+                owned.fleet.message(now, name, kind, message)
+            }
             // Still on its way when the subscription ended.
             None => {
                 metrics.drop("partition of another bridge");
@@ -175,6 +196,7 @@ impl Fleets {
     pub fn retire(&mut self, partition: u32) {
         if let Some(owned) = self.owned.get_mut(&partition) {
             owned.fleet.halt();
+            owned.commands.stop();
         }
     }
 
@@ -195,6 +217,7 @@ impl Fleets {
     pub fn subscribed(&mut self, share: Share, now: Instant) {
         for (_, owned) in self.owned.iter_mut().filter(|(at, _)| share.covers(**at)) {
             owned.subscribed = Some((now, false));
+            owned.commands.listen(true);
             owned.fleet.connected();
         }
     }
@@ -203,6 +226,7 @@ impl Fleets {
     pub fn disconnected(&mut self) {
         for owned in self.owned.values_mut() {
             owned.subscribed = None;
+            owned.commands.listen(false);
             owned.fleet.disconnected();
         }
     }
@@ -267,6 +291,61 @@ impl Fleets {
     pub fn are_clean(&self, partitions: &[u32]) -> bool {
         let mut fleets = partitions.iter().filter_map(|at| self.owned.get(at));
         fleets.all(|owned| owned.fleet.is_clean())
+    }
+
+    /// A command was read.
+    pub fn command(&mut self, read: Read) {
+        if let Some(owned) = self.owned.get_mut(&read.partition)
+            && owned.term == read.term
+        {
+            owned.commands.read(read);
+        }
+    }
+
+    /// Sends commands that can be sent, gives up those whose time is over. `publish`: puts a message on its way, and returns whether there was
+    /// room.
+    pub fn commands(&mut self, now: Now, mut publish: impl FnMut(String, &[u8]) -> bool) {
+        for owned in self.owned.values_mut() {
+            let fleet = &owned.fleet;
+            let presence = |device: &str| fleet.presence_of(device);
+            owned.commands.step(now, presence, &mut publish);
+        }
+        let held = i64::try_from(self.of_commands.bytes.used()).unwrap_or(i64::MAX);
+        self.of_commands.metrics.bytes.set(held);
+    }
+
+    /// The next answers to commands to write, of all partitions. Call [`Fleets::answered`] with the outcome of each.
+    pub fn answers(&mut self) -> Vec<commands::Batch> {
+        self.owned
+            .values_mut()
+            .filter_map(|owned| owned.commands.answers())
+            .collect()
+    }
+
+    /// Whether the answers of this partition that were on their way are in Kafka.
+    pub fn answered(&mut self, partition: u32, term: u64, stored: bool) {
+        if let Some(owned) = self.owned.get_mut(&partition)
+            && owned.term == term
+        {
+            owned.commands.written(stored);
+        }
+    }
+
+    /// What Kafka holds as a partition's position of commands, while none of its answers is on its way.
+    pub fn committed(&mut self, partition: u32, term: u64, position: &Position) {
+        if let Some(owned) = self.owned.get_mut(&partition)
+            && owned.term == term
+        {
+            owned.commands.committed(position);
+        }
+    }
+
+    /// The partitions there are fleets of, with their terms.
+    pub fn terms(&self) -> Vec<(u32, u64)> {
+        self.owned
+            .iter()
+            .map(|(&partition, owned)| (partition, owned.term))
+            .collect()
     }
 
     fn count(&self) {

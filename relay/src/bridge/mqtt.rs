@@ -2,7 +2,7 @@
 //!
 //! What is subscribed changes while it stands, with the partitions that the bridge owns. Clean sessions and nothing published at QoS 1: what is lost on the way is repaired by Headwater's own positions, so
 //! nothing has to be carried over from one connection to the next, and everything the client library would carry over is
-//! cleared. Hello, series and status are subscribed before data, so that what the broker kept of them comes first.
+//! cleared. Hello, series, status and replies are subscribed before data, so that what the broker kept of them comes first.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -133,7 +133,7 @@ impl Mqtt {
     }
 }
 
-/// Hello, series and status are subscribed before data.
+/// Hello, series, status and replies are subscribed before data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Told,
@@ -149,6 +149,7 @@ impl Phase {
                 (Kind::Hello, QoS::AtLeastOnce),
                 (Kind::Series, QoS::AtLeastOnce),
                 (Kind::Status, QoS::AtLeastOnce),
+                (Kind::Reply, QoS::AtLeastOnce),
             ],
             Self::Data => &[(Kind::Data, QoS::AtMostOnce)],
         };

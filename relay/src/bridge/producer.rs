@@ -16,9 +16,11 @@ use rdkafka::producer::{
 };
 use tokio::sync::mpsc;
 
+use super::commands::answer::{Answer, Kind};
 use super::fleet::{DeadLetter, Entered, Letter, Outcome, Record, State, Ticket};
-use super::record::{LENGTH, REASON, TOPIC};
+use super::record::{LENGTH, REASON, SEQ, SERIES, SOURCE, STREAM, TOPIC};
 use super::settings::BridgeSettings;
+use super::transactions::Writes;
 use crate::kafka::{Context, Error, KafkaSettings, Topics, as_context};
 
 /// How long a transaction may take at least.
@@ -29,12 +31,14 @@ const TRANSACTION: Duration = Duration::from_secs(30);
 pub enum Report {
     /// A record of telemetry.
     Telemetry(Ticket, Outcome),
-    /// A state or a checkpoint, and whether it is in Kafka.
-    State(Entered, bool),
+    /// A state or a checkpoint, and its offset if it is in Kafka.
+    State(Entered, Option<i64>),
+    /// Whether the answers to commands of this partition, in this term, are in Kafka.
+    Answers(u32, u64, bool),
     /// A dead letter.
     DeadLetter(Letter, Outcome),
     /// Transactions have ended, for this reason.
-    Ended(String),
+    Ended(Writes, String),
 }
 
 impl Report {
@@ -44,8 +48,9 @@ impl Report {
             Self::Telemetry(_, outcome) | Self::DeadLetter(_, outcome) => {
                 !matches!(outcome, Outcome::Stored(_))
             }
-            Self::State(_, stored) => !stored,
-            Self::Ended(_) => true,
+            Self::State(_, stored) => stored.is_none(),
+            Self::Answers(_, _, stored) => !stored,
+            Self::Ended(..) => true,
         }
     }
 
@@ -54,7 +59,8 @@ impl Report {
     pub fn void(self) -> Self {
         match self {
             Self::Telemetry(ticket, Outcome::Stored(_)) => Self::Telemetry(ticket, Outcome::Failed),
-            Self::State(entered, _) => Self::State(entered, false),
+            Self::State(entered, _) => Self::State(entered, None),
+            Self::Answers(partition, term, _) => Self::Answers(partition, term, false),
             other => other,
         }
     }
@@ -69,6 +75,8 @@ pub enum Token {
     State(Entered),
     /// Of a dead letter.
     DeadLetter(Letter),
+    /// Of an answer to a command: the partition and the term.
+    Answer(u32, u64),
 }
 
 /// Sends reports from librdkafka's thread to the bridge.
@@ -130,7 +138,10 @@ impl ProducerContext for Reports {
             self.context.answered();
         }
         let report = match *token {
-            Token::State(entered) => Report::State(entered, result.is_ok()),
+            Token::State(entered) => {
+                Report::State(entered, result.as_ref().ok().map(|message| message.offset()))
+            }
+            Token::Answer(partition, term) => Report::Answers(partition, term, result.is_ok()),
             Token::DeadLetter(letter) => Report::DeadLetter(letter, self.outcome(result)),
             Token::Telemetry(ticket) => Report::Telemetry(ticket, self.outcome(result)),
         };
@@ -186,6 +197,36 @@ pub fn of_state<'a>(
         .payload(&state.value)
 }
 
+/// An answer to a command, as the client takes it.
+pub fn of_answer<'a>(
+    topics: &'a Topics,
+    answer: &'a Answer,
+    (partition, term): (u32, u64),
+) -> BaseRecord<'a, [u8], [u8], Box<Token>> {
+    let token = Box::new(Token::Answer(partition, term));
+    let (topic, headers) = match &answer.kind {
+        Kind::Reply(_) => (&topics.replies, None),
+        Kind::DeadLetter(reason) => {
+            let source = format!("{partition}:{}", answer.offset);
+            let headers = [(TOPIC, &topics.commands), (REASON, reason), (SOURCE, &source)];
+            let headers = headers
+                .into_iter()
+                .fold(OwnedHeaders::new(), |headers, (key, value)| {
+                    let value = Some(value);
+                    headers.insert(Header { key, value })
+                });
+            (&topics.deadletter, Some(headers))
+        }
+    };
+    let record = BaseRecord::with_opaque_to(topic, token)
+        .key(answer.key.as_bytes())
+        .payload(answer.value.as_ref());
+    match headers {
+        Some(headers) => record.headers(headers),
+        None => record,
+    }
+}
+
 /// KiB of the client's queue. The bridge's own bound comes first; this is so much above it that the client's bookkeeping fits too.
 fn room(bridge: &BridgeSettings) -> String {
     (bridge.in_flight.as_u64() / 1024 * 2)
@@ -216,6 +257,8 @@ pub fn transactional(
     kafka
         .client_config(&[
             ("transactional.id", id),
+            // Of replies and dead letters; everything else names its partition.
+            ("partitioner", "murmur2_random"),
             ("transaction.timeout.ms", &limit),
             ("message.timeout.ms", &limit),
             // What waits together is handed over together.
@@ -262,6 +305,8 @@ pub fn gapless(
 pub fn beside(kafka: &KafkaSettings) -> Result<ClientConfig, Error> {
     kafka.client_config(&[
         ("enable.idempotence", "true"),
+        // Of replies and dead letters; everything else names its partition.
+        ("partitioner", "murmur2_random"),
         ("message.timeout.ms", "30000"),
         ("linger.ms", "2"),
         ("batch.num.messages", Pieces::One.most()),
@@ -336,6 +381,14 @@ impl Producer {
         self.send(of_state(&self.topics, state, token))
     }
 
+    /// Hands over an answer to a command of this partition, in this term.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then there will be no report.
+    pub fn answer(&self, answer: &Answer, place: (u32, u64)) -> Result<(), Refusal> {
+        self.send(of_answer(&self.topics, answer, place))
+    }
+
     /// Hands over a dead letter.
     ///
     /// # Errors
@@ -354,6 +407,23 @@ impl Producer {
             headers = headers.insert(Header {
                 key: LENGTH,
                 value: Some(&letter.length.to_string()),
+            });
+        }
+        if let Some((stream, seq)) = letter.letter.refuses {
+            headers = headers
+                .insert(Header {
+                    key: STREAM,
+                    value: Some(&format!("{stream:016x}")),
+                })
+                .insert(Header {
+                    key: SEQ,
+                    value: Some(&seq.to_string()),
+                });
+        }
+        if let Some(series) = &letter.series {
+            headers = headers.insert(Header {
+                key: SERIES,
+                value: Some(series),
             });
         }
         let kafka = BaseRecord::with_opaque_to(

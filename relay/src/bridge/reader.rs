@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use headwater_proto::Limits;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use super::commands::position::Position;
 use super::record::{Name, is_foreign};
 use super::scan::Scan;
 use super::settings::BridgeSettings;
@@ -20,6 +22,8 @@ use crate::kafka::{Context, Error, KafkaSettings};
 
 /// Transactions take a moment. One that stays open for this long in a partition whose owner has lost it was left behind.
 const LEFT_OPEN: Duration = Duration::from_millis(300);
+/// How long one question for offsets may take before it is asked anew.
+const ASK: Duration = Duration::from_millis(500);
 
 /// Waits until every transaction that is open now in these partitions of telemetry and states has ended (`own`: our transactional id): what predecessors will ever have
 /// committed can be read then. One that stays open is ended in its owner's name, who has lost these partitions. `None` once `shutdown`.
@@ -75,7 +79,8 @@ pub fn settle(
                 }
                 if !fenced && begun.elapsed() > LEFT_OPEN {
                     fenced = true;
-                    end_transactions(kafka, bridge, own, partitions, &whole);
+                    let topics = [&*topics.telemetry, &topics.devices];
+                    end_transactions(kafka, bridge, own, &topics, partitions, &whole);
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -84,17 +89,90 @@ pub fn settle(
     Ok(Some(()))
 }
 
-/// Ends the transactions of those who last wrote to these partitions. If it fails, Kafka ends them in its own time.
+/// How far the commands of these partitions are answered. `own`: our transactional id; then it is waited until every transaction that would
+/// change it has ended, and one that stays open is ended in its owner's name, who has lost these partitions. `None` once `shutdown`.
+///
+/// # Errors
+/// [`Error::Client`].
+pub fn read_positions(
+    kafka: &KafkaSettings,
+    bridge: &BridgeSettings,
+    own: Option<&str>,
+    partitions: &[u32],
+    check: &Check,
+    shutdown: &CancellationToken,
+) -> Result<Option<Vec<(u32, Position)>>, Error> {
+    let config = kafka.client_config(&[
+        ("group.id", &kafka.group()),
+        // What is not decided yet is waited for.
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("allow.auto.create.topics", "false"),
+    ])?;
+    let consumer = kafka.consumer(&config)?;
+    let whole = kafka.consumer(config.clone().set("isolation.level", "read_uncommitted"))?;
+    let topic = kafka.topics().commands;
+    let begun = Instant::now();
+    // Whether Kafka has answered meanwhile, if not what it was asked.
+    let (mut answers, mut fenced) = (false, false);
+    while !shutdown.is_cancelled() {
+        let mut list = TopicPartitionList::new();
+        for &partition in partitions {
+            list.add_partition(&topic, partition as i32);
+        }
+        let asked = list.clone();
+        let committed = consumer.committed_offsets(list, ASK).and_then(|committed| {
+            let elements = committed.elements();
+            elements.iter().try_for_each(|element| element.error())?;
+            let position = |element: &TopicPartitionListElem<'_>| {
+                let position = match element.offset() {
+                    Offset::Offset(offset) => Position::read(offset, element.metadata()),
+                    // Nothing was ever answered.
+                    _ => Position::default(),
+                };
+                (element.partition() as u32, position)
+            };
+            Ok(elements.iter().map(position).collect())
+        });
+        let error = match committed {
+            Ok(positions) => return Ok(Some(positions)),
+            Err(error) => error,
+        };
+        if begun.elapsed() > kafka.timeout {
+            let bootstrap = &kafka.bootstrap;
+            check.failing(format!(
+                "asking {bootstrap} how far commands are answered: {error}; trying again"
+            ));
+        }
+        let open = answers || error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnstableOffsetCommit);
+        if let Some(own) = own
+            && !fenced
+            && open
+            && begun.elapsed() > LEFT_OPEN
+        {
+            fenced = true;
+            end_transactions(kafka, bridge, own, &[&*topic], partitions, &whole);
+        }
+        answers = whole.committed_offsets(asked, ASK).is_ok();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(None)
+}
+
+/// Ends the transactions of those who last committed offsets for these partitions of these topics. If it fails, Kafka ends them in its own time.
 fn end_transactions(
     kafka: &KafkaSettings,
     bridge: &BridgeSettings,
     own: &str,
+    topics: &[&str],
     partitions: &[u32],
     consumer: &BaseConsumer<Context>,
 ) {
     let mut list = TopicPartitionList::new();
-    for &partition in partitions {
-        list.add_partition(&kafka.topics().commands, partition as i32);
+    for topic in topics {
+        for &partition in partitions {
+            list.add_partition(topic, partition as i32);
+        }
     }
     let committed = match consumer.committed_offsets(list, kafka.timeout) {
         Ok(committed) => committed,
@@ -104,8 +182,11 @@ fn end_transactions(
         }
     };
     let elements = committed.elements();
-    let writers: BTreeSet<&str> = elements.iter().map(|element| element.metadata()).collect();
-    let others = |writer: &&str| writer.starts_with(&kafka.group()) && *writer != own;
+    let writers: BTreeSet<&str> = elements
+        .iter()
+        .map(|element| Position::writer(element.metadata()))
+        .collect();
+    let others = |writer: &&str| writer.starts_with(&kafka.group()) && !writer.starts_with(own);
     for writer in writers.into_iter().filter(others) {
         tracing::info!(writer, "ending the transaction that a bridge has left open");
         if let Err(error) = transactions::fence(kafka, bridge, writer) {

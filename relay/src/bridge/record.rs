@@ -17,6 +17,13 @@ pub const FOREIGN: &str = "hw-foreign";
 pub const TOPIC: &str = "hw-topic";
 /// Header of a dead letter: why it is one.
 pub const REASON: &str = "hw-reason";
+/// Header of a dead letter that is a frame: the `headwater.v1.SeriesSet` that names its columns.
+pub const SERIES: &str = "hw-series";
+/// Header of a record among the dead letters that is none, but says that one has been retried: its offset in the same partition. The record of
+/// telemetry that was made of it has it, too.
+pub const RETRIED: &str = "hw-retried";
+/// Header of a dead letter that came from Kafka: `partition:offset` in that topic.
+pub const SOURCE: &str = "hw-source";
 /// Header of a dead letter that was cut: its length before.
 pub const LENGTH: &str = "hw-length";
 
@@ -75,9 +82,11 @@ impl Name {
     }
 }
 
-/// Whether a bridge made the record of foreign messages: its stream drains nowhere, and has no position.
+/// Whether a bridge made the record of foreign messages, or somebody of a dead letter: its stream drains nowhere, and has no position.
 pub fn is_foreign<H: Headers>(headers: &H) -> bool {
-    headers.iter().any(|header| header.key == FOREIGN)
+    headers
+        .iter()
+        .any(|header| [FOREIGN, RETRIED].contains(&header.key))
 }
 
 #[cfg(test)]

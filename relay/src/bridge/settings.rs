@@ -32,6 +32,8 @@ pub struct BridgeSettings {
     pub checkpoint_interval: Duration,
     /// What is accepted from agents.
     pub limits: LimitSettings,
+    /// Commands to devices.
+    pub commands: CommandSettings,
 }
 
 impl Default for BridgeSettings {
@@ -45,6 +47,38 @@ impl Default for BridgeSettings {
             state_rate: 500,
             checkpoint_interval: Duration::from_secs(10),
             limits: LimitSettings::default(),
+            commands: CommandSettings::default(),
+        }
+    }
+}
+
+/// Commands to devices: how long they wait, and how many.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommandSettings {
+    /// A command that names no time of its own expires so long after it was written.
+    #[serde(with = "headwater_config::duration")]
+    pub expiry: Duration,
+    /// No command waits longer for its device, whatever time it names.
+    #[serde(with = "headwater_config::duration")]
+    pub longest_wait: Duration,
+    /// Commands of one device without a reply. More are refused.
+    pub per_device: usize,
+    /// Commands of one partition without a reply. While devices are there, further ones wait to be read; three quarters are for devices that
+    /// are away, and more are refused. All of them are listed in the metadata of the partition's committed offset.
+    pub per_partition: usize,
+    /// Bytes of commands and replies that are held.
+    pub memory: ByteSize,
+}
+
+impl Default for CommandSettings {
+    fn default() -> Self {
+        Self {
+            expiry: Duration::from_secs(60),
+            longest_wait: Duration::from_secs(24 * 3600),
+            per_device: 64,
+            per_partition: 1000,
+            memory: ByteSize::mib(16),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Telemetry and states in transactions, one after the other, that only a member of the group in its present generation can commit.
 //!
-//! A thread takes whatever waits, produces it, adds offsets of the group's topic for the partitions it wrote to, and commits; meanwhile the
+//! A thread takes whatever waits, produces it, adds offsets for the partitions it wrote to, and commits; meanwhile the
 //! next ones gather. Kafka takes the offsets only from a member of the generation that they name. The generation is read
 //! before the terms of what is produced are looked at, so what a bridge accepted while it owned a partition gets into Kafka while it owns it or
 //! not at all, however long it was paused or cut off between: its transaction is aborted, and no reader sees it.
@@ -8,10 +8,14 @@
 //! Whoever takes a partition over waits until what of it is open has ended ([`reader::settle`](super::reader::settle)), and has then
 //! seen everything that predecessors will ever have committed.
 //!
+//! A bridge has two of them, under ids of their own. One writes telemetry and states; that its offsets (how far it has written) are taken at all
+//! is their point. The other answers commands, and its offsets are those of the commands ([`Position`]). So a topic of replies
+//! that cannot be written to stops no readings.
+//!
 //! Delivery reports are held back until the commit. If anything fails, everything does, and the thread ends: it is for the driver to
 //! find out what got through, and to start another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -24,6 +28,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::commands;
+use super::commands::position::Position;
 use super::fleet::{Outcome, Record, State};
 use super::group::Group;
 use super::ownership::Terms;
@@ -48,11 +54,23 @@ pub enum Entry {
     Record(Box<Record>),
     /// A state or a checkpoint.
     State(State),
+    /// Answers to commands.
+    Answers(commands::Batch),
+}
+
+/// What a thread writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Telemetry and states.
+    Records,
+    /// Answers to commands.
+    Answers,
 }
 
 impl Entry {
     fn place(&self) -> (u32, u64) {
         match self {
+            Self::Answers(batch) => (batch.partition, batch.term),
             Self::Record(record) => (record.partition, record.term),
             Self::State(state) => (state.entered.partition, state.entered.term),
         }
@@ -61,7 +79,8 @@ impl Entry {
     fn failed(self, outcome: Outcome) -> Report {
         match self {
             Self::Record(record) => Report::Telemetry(record.ticket(), outcome),
-            Self::State(state) => Report::State(state.entered, false),
+            Self::State(state) => Report::State(state.entered, None),
+            Self::Answers(batch) => Report::Answers(batch.partition, batch.term, false),
         }
     }
 }
@@ -86,7 +105,7 @@ impl Transactions {
     pub fn start(
         kafka: &KafkaSettings,
         bridge: &BridgeSettings,
-        id: &str,
+        (writes, id): (Writes, &str),
         group: Group,
         terms: Terms,
         context: Context,
@@ -107,7 +126,9 @@ impl Transactions {
             group,
             terms,
             topics: kafka.topics(),
+            writes,
             id: id.to_owned(),
+            answering: Vec::new(),
             entries,
             collected,
             tell,
@@ -200,7 +221,10 @@ struct Worker {
     group: Group,
     terms: Terms,
     topics: Topics,
+    writes: Writes,
     id: String,
+    /// Partitions, and terms, of which there are answers in the transaction that is open.
+    answering: Vec<(u32, u64)>,
     entries: Receiver<Entry>,
     /// The client's reports of the transaction that is open.
     collected: mpsc::UnboundedReceiver<Report>,
@@ -242,6 +266,13 @@ impl Worker {
         let _ = self.tell.send(report);
     }
 
+    /// Tells what the client has reported. Answers are told of all together, for each partition.
+    fn tell_of(&self, report: Report) {
+        if !matches!(report, Report::Answers(..)) {
+            self.say(report);
+        }
+    }
+
     fn transaction(&mut self, first: Entry) -> KafkaResult<()> {
         // Before any term is looked at: see the top.
         let metadata = self
@@ -249,6 +280,7 @@ impl Worker {
             .metadata()
             .ok_or(KafkaError::Global(RDKafkaErrorCode::UnknownMemberId));
         let mut partitions = BTreeSet::new();
+        let mut positions = BTreeMap::new();
         let (mut bytes, mut next) = (0, Some(first));
         while let Some(entry) = next {
             let (partition, term) = entry.place();
@@ -262,7 +294,16 @@ impl Worker {
                     return Err(error);
                 }
                 partitions.insert(partition);
-                bytes += self.produce(entry)?;
+                bytes += match entry {
+                    Entry::Answers(batch) => {
+                        self.answering.push((partition, term));
+                        let bytes = self.answer(&batch)?;
+                        let topic = self.topics.commands.clone();
+                        positions.insert((topic, partition), (batch.offset, batch.metadata));
+                        bytes
+                    }
+                    entry => self.produce(entry)?,
+                };
             }
             next = if bytes < MOST_BYTES {
                 self.entries.try_recv().ok()
@@ -276,6 +317,20 @@ impl Worker {
         self.flush()?;
         let mut reports = Vec::new();
         while let Ok(report) = self.collected.try_recv() {
+            let (topic, partition, offset) = match &report {
+                Report::Telemetry(ticket, Outcome::Stored(offset)) => {
+                    (&self.topics.telemetry, ticket.partition, *offset)
+                }
+                Report::State(entered, Some(offset)) => (&self.topics.devices, entered.partition, *offset),
+                _ => (&self.topics.telemetry, 0, -1),
+            };
+            if offset >= 0 {
+                let metadata = || (0, Position::metadata(&Position::default(), &self.id));
+                let position = positions
+                    .entry((topic.clone(), partition))
+                    .or_insert_with(metadata);
+                position.0 = position.0.max(offset + 1);
+            }
             reports.push(report);
         }
         let failed = reports.iter().any(Report::is_failure);
@@ -283,7 +338,7 @@ impl Worker {
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail))
         } else {
             metadata.and_then(|metadata| {
-                let offsets = self.offsets(&partitions)?;
+                let offsets = offsets(positions)?;
                 self.patiently(|producer| {
                     producer.send_offsets_to_transaction(&offsets, &metadata, PATIENCE)
                 })?;
@@ -291,7 +346,12 @@ impl Worker {
             })
         };
         for report in reports {
-            self.say(if committed.is_ok() { report } else { report.void() });
+            self.tell_of(if committed.is_ok() { report } else { report.void() });
+        }
+        if committed.is_ok() {
+            for (partition, term) in std::mem::take(&mut self.answering) {
+                self.say(Report::Answers(partition, term, true));
+            }
         }
         committed
     }
@@ -315,6 +375,28 @@ impl Worker {
         }
     }
 
+    /// Produces answers to commands; returns their bytes.
+    fn answer(&self, batch: &commands::Batch) -> KafkaResult<usize> {
+        let mut bytes = 0;
+        for answer in &batch.answers {
+            loop {
+                let record = producer::of_answer(&self.topics, answer, (batch.partition, batch.term));
+                match self.producer.send(record) {
+                    Ok(()) => break,
+                    Err((error, _))
+                        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+                            && !self.abandoned.load(Ordering::SeqCst) =>
+                    {
+                        self.producer.poll(PATIENCE);
+                    }
+                    Err((error, _)) => return Err(error),
+                }
+            }
+            bytes += answer.size();
+        }
+        Ok(bytes)
+    }
+
     /// Returns its bytes.
     fn produce(&self, entry: Entry) -> KafkaResult<usize> {
         loop {
@@ -331,11 +413,13 @@ impl Worker {
                         .send(producer::of_state(&self.topics, state, token))
                         .map_err(|(error, _)| error)
                 }
+                Entry::Answers(_) => return Ok(0),
             };
             let Err(error) = sent else {
                 return Ok(match &entry {
                     Entry::Record(record) => record.cost(),
                     Entry::State(state) => state.value.len(),
+                    Entry::Answers(_) => 0,
                 });
             };
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
@@ -351,17 +435,6 @@ impl Worker {
             self.say(entry.failed(outcome));
             return Err(error);
         }
-    }
-
-    /// Commands are not read yet, so nothing moves; that Kafka takes the offsets at all is the point. Who wrote is their metadata.
-    fn offsets(&self, partitions: &BTreeSet<u32>) -> KafkaResult<TopicPartitionList> {
-        let mut offsets = TopicPartitionList::new();
-        for &partition in partitions {
-            let mut element = offsets.add_partition(&self.topics.commands, partition as i32);
-            element.set_offset(Offset::Offset(0))?;
-            element.set_metadata(&self.id);
-        }
-        Ok(offsets)
     }
 
     /// Calls again and again what may be called again.
@@ -392,12 +465,26 @@ impl Worker {
             .purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
         let _ = self.producer.flush(PATIENCE);
         while let Ok(report) = self.collected.try_recv() {
-            self.say(report.void());
+            self.tell_of(report.void());
         }
         let fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
         if !fatal && let Err(error) = self.producer.abort_transaction(PATIENCE * 2) {
             tracing::debug!("and cannot be aborted: {error}");
         }
-        self.say(Report::Ended(error.to_string()));
+        for (partition, term) in std::mem::take(&mut self.answering) {
+            self.say(Report::Answers(partition, term, false));
+        }
+        self.say(Report::Ended(self.writes, error.to_string()));
     }
+}
+
+/// By topic and partition: the offset, and its metadata.
+fn offsets(positions: BTreeMap<(String, u32), (i64, String)>) -> KafkaResult<TopicPartitionList> {
+    let mut offsets = TopicPartitionList::new();
+    for ((topic, partition), (offset, metadata)) in positions {
+        let mut element = offsets.add_partition(&topic, partition as i32);
+        element.set_offset(Offset::Offset(offset))?;
+        element.set_metadata(metadata);
+    }
+    Ok(offsets)
 }

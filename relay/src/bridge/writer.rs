@@ -3,12 +3,13 @@
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::commands::Batch;
 use super::fleet::{Record, State};
 use super::group::Group;
 use super::ownership::Terms;
 use super::producer::{Pieces, Producer, Refusal, Report, Reports};
 use super::settings::BridgeSettings;
-use super::transactions::{Entry, Transactions};
+use super::transactions::{Entry, Transactions, Writes};
 use crate::admin::Check;
 use crate::kafka::{Context, Error, KafkaSettings};
 
@@ -62,7 +63,7 @@ impl Maker {
         let transactions = Transactions::start(
             &self.kafka,
             &self.bridge,
-            id,
+            (Writes::Records, id),
             group.clone(),
             self.terms.clone(),
             context,
@@ -72,6 +73,29 @@ impl Maker {
             shutdown,
         )?;
         Ok(transactions.map(Writer::Transactions))
+    }
+
+    /// Makes a way for answers to commands, as [`Maker::make`] does. Blocks.
+    ///
+    /// # Errors
+    /// Where only an operator can help.
+    pub fn answers(&self, side: &Producer, shutdown: &CancellationToken) -> Result<Option<Answers>, Error> {
+        let Some((group, id)) = &self.group else {
+            return Ok(Some(Answers::Plain(side.clone())));
+        };
+        let transactions = Transactions::start(
+            &self.kafka,
+            &self.bridge,
+            (Writes::Answers, &answers_id(id)),
+            group.clone(),
+            self.terms.clone(),
+            self.context.clone(),
+            Pieces::Many,
+            self.tell.clone(),
+            &self.check,
+            shutdown,
+        )?;
+        Ok(transactions.map(Answers::Transactions))
     }
 }
 
@@ -108,6 +132,38 @@ impl Writer {
         match self {
             Self::Plain(_) => side.state(&state),
             Self::Transactions(transactions) => transactions.write(Entry::State(state)).map_err(|_| ended()),
+        }
+    }
+}
+
+/// The id of the transactions that answer commands, of a bridge whose others have this id.
+pub fn answers_id(id: &str) -> String {
+    format!("{id}.answers")
+}
+
+/// The way to replies. Dropping it blocks for a moment.
+pub enum Answers {
+    /// Of a bridge that is alone: each answer is reported by itself, and the offset is not committed.
+    Plain(Producer),
+    /// Of a bridge in a group.
+    Transactions(Transactions),
+}
+
+impl Answers {
+    /// Hands answers over. Returns how many reports there will be; 0 if they are not taken.
+    pub fn write(&self, batch: Batch) -> usize {
+        match self {
+            Self::Plain(producer) => {
+                let place = (batch.partition, batch.term);
+                let taken = batch
+                    .answers
+                    .iter()
+                    .take_while(|answer| producer.answer(answer, place).is_ok());
+                taken.count()
+            }
+            Self::Transactions(transactions) => {
+                usize::from(transactions.write(Entry::Answers(batch)).is_ok())
+            }
         }
     }
 }

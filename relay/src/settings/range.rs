@@ -83,6 +83,16 @@ impl Settings {
                 MILLISECOND..=DAY,
             ),
             (
+                "bridge.commands.expiry",
+                bridge.commands.expiry,
+                SECOND..=30 * DAY,
+            ),
+            (
+                "bridge.commands.longest_wait",
+                bridge.commands.longest_wait,
+                SECOND..=30 * DAY,
+            ),
+            (
                 "rows.commit_interval",
                 self.rows.commit_interval,
                 MILLISECOND..=10 * SECOND,
@@ -116,6 +126,11 @@ impl Settings {
         let limits = &bridge.limits;
         for (key, value, allowed) in [
             ("bridge.in_flight", bridge.in_flight, KIB..=64 * GIB),
+            (
+                "bridge.commands.memory",
+                bridge.commands.memory,
+                256 * KIB..=64 * GIB,
+            ),
             ("bridge.limits.frame", limits.frame, KIB..=256 * MIB),
             ("bridge.limits.body", limits.body, KIB..=256 * MIB),
             ("bridge.limits.strings", limits.strings, KIB..=GIB),
@@ -136,6 +151,12 @@ impl Settings {
         let limits = &bridge.limits;
         for (key, value, allowed) in [
             ("bridge.state_rate", bridge.state_rate as usize, 1..=1_000_000),
+            ("bridge.commands.per_device", bridge.commands.per_device, 1..=1000),
+            (
+                "bridge.commands.per_partition",
+                bridge.commands.per_partition,
+                4..=1000,
+            ),
             ("bridge.limits.readings", limits.readings, 1..=10_000_000),
             ("bridge.limits.columns", limits.columns, 1..=1_000_000),
             ("bridge.limits.devices", limits.devices, 1..=10_000_000),
@@ -220,6 +241,11 @@ mod tests {
             ("bridge", "checkpoint_interval", "'0s'", "1ms to 1day"),
             ("bridge", "state_rate", "0", "1 to 1000000"),
             ("bridge", "in_flight", "'0 B'", "1.0 KiB to 64.0 GiB"),
+            ("bridge.commands", "expiry", "'0s'", "1s to 30days"),
+            ("bridge.commands", "longest_wait", "'0s'", "1s to 30days"),
+            ("bridge.commands", "per_device", "0", "1 to 1000"),
+            ("bridge.commands", "per_partition", "2000", "4 to 1000"),
+            ("bridge.commands", "memory", "'1 KiB'", "256.0 KiB to"),
             ("bridge.limits", "frame", "'1 GiB'", "1.0 KiB to 256.0 MiB"),
             ("bridge.limits", "body", "'0 B'", "1.0 KiB to"),
             ("bridge.limits", "strings", "'0 B'", "1.0 KiB to"),

@@ -20,6 +20,6 @@ if protoc.main(["protoc", f"-I{_PROTO}", f"--python_out={_OUT}", *_files]) != 0:
     sys.exit(f"protoc refused the files in {_PROTO}")
 sys.path.insert(0, _OUT)
 
-from headwater.v1 import batch_pb2, fleet_pb2, link_pb2, live_pb2, reading_pb2  # noqa: E402
+from headwater.v1 import batch_pb2, command_pb2, fleet_pb2, link_pb2, live_pb2, reading_pb2  # noqa: E402
 
-__all__ = ["batch_pb2", "fleet_pb2", "link_pb2", "live_pb2", "reading_pb2"]
+__all__ = ["batch_pb2", "command_pb2", "fleet_pb2", "link_pb2", "live_pb2", "reading_pb2"]

@@ -1,6 +1,6 @@
 //! Partitions come and go: positions first, then MQTT; and the other way round.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, blocking};
+use crate::bridge::commands::position::Position;
 use crate::bridge::device::Now;
 use crate::bridge::ownership::{Share, ancestors};
 use crate::bridge::reader;
@@ -24,7 +25,7 @@ pub(super) struct Leaving {
 }
 
 /// What was read of partitions with their terms; `None` when stopped meanwhile.
-pub(super) type Taken = Option<Vec<(u32, u64, Scan)>>;
+pub(super) type Taken = Option<Vec<(u32, u64, Scan, Position)>>;
 
 /// Partitions whose positions are being read.
 pub(super) struct Takeovers(JoinSet<Result<Taken, kafka::Error>>);
@@ -74,7 +75,7 @@ impl Driver {
                     .retain(|leaving| leaving.partitions.iter().all(|at| !partitions.contains(at)));
                 let shares = self.shares(&partitions);
                 self.connection.unsubscribe(&shares);
-                partitions.iter().for_each(|&at| self.fleets.forget(at));
+                partitions.iter().for_each(|&at| self.forget(at));
             }
             group::Event::Fault(reason) if self.joined => tracing::debug!("{reason}"),
             group::Event::Fault(reason) => self.maker.check.failing(reason),
@@ -129,8 +130,18 @@ impl Driver {
                     }
                 }
             }
+            let own = maker.group.as_ref().map(|(_, id)| id.as_str());
+            let (kafka, bridge) = (&maker.kafka, &maker.bridge);
+            let positions = reader::read_positions(kafka, bridge, own, &partitions, &maker.check, &stop)?;
+            let Some(positions) = positions else {
+                return Ok(None);
+            };
+            let mut positions: BTreeMap<u32, Position> = positions.into_iter().collect();
             let taken = scans.into_iter().zip(terms);
-            let taken = taken.map(|((partition, scan), (_, term))| (partition, term, scan));
+            let taken = taken.map(|((partition, scan), (_, term))| {
+                let position = positions.remove(&partition).unwrap_or_default();
+                (partition, term, scan, position)
+            });
             metrics.takeovers.inc_by(partitions.len() as u64);
             metrics.takeover_seconds.observe(begun.elapsed().as_secs_f64());
             Ok(Some(taken.collect()))
@@ -141,10 +152,11 @@ impl Driver {
     pub(super) fn taken(&mut self, taken: Taken) {
         let mut shares = Vec::new();
         let now = Now::read();
-        for (partition, term, scan) in taken.unwrap_or_default() {
+        for (partition, term, scan, position) in taken.unwrap_or_default() {
             // It may have been taken away meanwhile.
             if self.maker.terms.holds(partition, term) {
-                self.fleets.take(partition, term, scan, now);
+                self.commands.reader.read(partition, term, position.offset());
+                self.fleets.take(partition, term, scan, position, now);
                 shares.push(partition);
             }
         }
@@ -176,6 +188,11 @@ impl Driver {
         self.leaving = leaving;
     }
 
+    fn forget(&mut self, partition: u32) {
+        self.commands.reader.leave(partition);
+        self.fleets.forget(partition);
+    }
+
     fn lets_go(&mut self, leaving: &mut Leaving, due: Instant) -> bool {
         let Some(writer) = &self.writer else {
             return false;
@@ -199,7 +216,7 @@ impl Driver {
         if !self.fleets.are_clean(&leaving.partitions) {
             return false;
         }
-        leaving.partitions.iter().for_each(|&at| self.fleets.forget(at));
+        leaving.partitions.iter().for_each(|&at| self.forget(at));
         // The group waits no longer than its patience.
         let _ = leaving.done.try_send(());
         true

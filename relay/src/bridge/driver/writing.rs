@@ -10,6 +10,7 @@ use crate::bridge::fleet::{Outcome, Record};
 use crate::bridge::producer::{Pieces, Refusal, Report};
 use crate::bridge::reader;
 use crate::bridge::scan::Scan;
+use crate::bridge::transactions::Writes;
 use crate::bridge::writer::Writer;
 use crate::kafka;
 
@@ -69,9 +70,11 @@ impl Driver {
                     self.recoveries = 0;
                 }
             }
-            Report::State(entered, stored) => self.fleets.state(now.at, entered, stored),
+            Report::State(entered, offset) => self.fleets.state(now.at, entered, offset.is_some()),
             Report::DeadLetter(letter, outcome) => self.fleets.dead_letter(now, &letter, &outcome),
-            Report::Ended(reason) => self.recover(&reason),
+            Report::Answers(partition, term, stored) => self.answered(partition, term, stored),
+            Report::Ended(Writes::Records, reason) => self.recover(&reason),
+            Report::Ended(Writes::Answers, reason) => self.recover_answers(&reason),
         }
     }
 
@@ -229,16 +232,16 @@ impl Driver {
                 }
             }
             match tokio::time::timeout_at(until, reports.recv()).await {
-                Ok(Some(Report::State(entered, stored))) => self.fleets.state(due, entered, stored),
+                Ok(Some(Report::State(entered, offset))) => self.fleets.state(due, entered, offset.is_some()),
                 Ok(Some(_)) => {}
                 _ => break,
             }
         }
-        let (writer, side) = (self.writer, self.side);
+        let (writer, side, commands) = (self.writer, self.side, self.commands);
         blocking(move || {
             // Dead letters may still be on their way.
             side.flush(LAST_WORDS);
-            drop((writer, side));
+            drop((writer, side, commands));
         })
         .await;
     }

@@ -7,10 +7,10 @@ use headwater_proto::frame::seal_control;
 use headwater_proto::topic::{self, Kind};
 use headwater_proto::{Message as _, pb};
 
-use super::{Entered, Entry, Fleet, Letter, Name, Now, Outcome, Record, Refused, Scan, State, Ticket};
+use super::{Entered, Entry, Fleet, Letter, Name, Now, Outcome, Record, Scan, State, Ticket};
 use crate::bridge::device::Device;
 use crate::bridge::scan::CHECKPOINT;
-use crate::bridge::stream::LetterState;
+use crate::bridge::stream::{LetterState, Refused};
 
 impl Fleet {
     /// A record was handed to Kafka's client.
@@ -283,6 +283,12 @@ impl Fleet {
     /// Whether every state and checkpoint is in Kafka.
     pub fn is_clean(&self) -> bool {
         self.ledger.is_clean() && self.checkpoints == 0
+    }
+
+    /// Whether the device of this name is on line; `None`: it is not known.
+    pub fn presence_of(&self, name: &str) -> Option<bool> {
+        let number = self.index.get(name)?;
+        Some(self.devices[*number as usize].online)
     }
 
     /// The devices, in no order that means anything.

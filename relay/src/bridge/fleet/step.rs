@@ -114,7 +114,7 @@ pub struct Letter {
     pub term: u64,
     pub(super) device: u32,
     /// The batch that is refused once this is stored: stream and sequence number.
-    pub(super) refuses: Option<(u64, u64)>,
+    pub(in crate::bridge) refuses: Option<(u64, u64)>,
 }
 
 /// What could not be taken in, for the dead letters.
@@ -130,6 +130,8 @@ pub struct DeadLetter {
     pub payload: Bytes,
     /// The payload's length before it was cut.
     pub length: usize,
+    /// The `headwater.v1.SeriesSet` that its columns are named by, where it is known.
+    pub series: Option<Vec<u8>>,
     /// Why.
     pub reason: String,
     /// When it arrived, microseconds since the Unix epoch.
