@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use headwater_proto::Limits;
 
+use crate::alarm::Alarm;
 use crate::batcher::Batcher;
 use crate::clock::{Clock, Known};
 use crate::control::{Controller, FileSettings, Sources};
@@ -127,6 +128,7 @@ impl Agent {
             said: Vec::new(),
             clock: clock.clone(),
             look_at: Instant::now(),
+            alarm: Alarm::new(),
             hold: config.clock.hold,
             stop_timeout: config.uplink.stop_timeout,
             sampled: 0,

@@ -22,6 +22,7 @@ use crate::mqtt::{Connection, Event, Options, Version};
 use crate::setup::Setup;
 use crate::source::{Cadence, Opened, Output, Sample};
 use crate::stats::ClockState;
+use crate::task;
 use crate::uplink::link::{Address, INCOMING_MAX};
 use crate::{Config, config};
 
@@ -94,7 +95,7 @@ pub async fn check(path: &Path) -> Vec<Finding> {
     findings.extend(sources(&setup.config, setup.device()).await);
     let trusted = setup.config.clock.clone();
     // It asks hardware.
-    let time = tokio::task::spawn_blocking(move || Clock::open(&trusted, None))
+    let time = task::blocking(move || Clock::open(&trusted, None))
         .await
         .unwrap_or_default();
     for broker in &setup.address.brokers {
@@ -111,7 +112,7 @@ async fn sources(config: &Config, device: &str) -> Vec<Finding> {
     let mut tries = Vec::new();
     for (source, name) in config.sources.iter().zip(names) {
         let (source, device) = (source.clone(), device.to_string());
-        tries.push((name.clone(), tokio::spawn(try_source(source, name, device))));
+        tries.push((name.clone(), task::spawn(try_source(source, name, device))));
     }
     let mut findings = Vec::new();
     for (name, task) in tries {
@@ -129,7 +130,7 @@ async fn sources(config: &Config, device: &str) -> Vec<Finding> {
 async fn try_source(settings: config::Source, name: String, device: String) -> Finding {
     let subject = format!("source {name}");
     let wanted = vec![settings];
-    let open = tokio::task::spawn_blocking(move || crate::source::open_all(&wanted, &device));
+    let open = task::blocking(move || crate::source::open_all(&wanted, &device));
     let opened = match tokio::time::timeout(OPENING, open).await {
         Ok(Ok(Ok(mut opened))) => opened.pop(),
         Ok(Ok(Err(error))) => {

@@ -18,6 +18,7 @@ use crate::config::{self, Trust};
 use crate::host;
 use crate::journal::ClockEpoch;
 use crate::stats::{ClockState, ClockStats};
+use crate::task;
 
 pub(crate) use known::Known;
 
@@ -25,7 +26,7 @@ use timeline::{Change, Evidence, Hardware, Observation, Timeline};
 
 /// When this program was made, seconds since the Unix epoch: no time before it is plausible.
 const MADE: &str = env!("HEADWATER_MADE");
-/// How often the clocks are looked at, before and after the time is known.
+/// How often the clocks are looked at, before and after the time is known; half as seldom where nothing else wakes the agent.
 const LOOK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// How often the hardware is asked, before and after.
 const HARDWARE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
@@ -289,7 +290,7 @@ impl Clock {
                 HARDWARE.0
             };
             tokio::time::sleep(pause).await;
-            let Ok(hardware) = tokio::task::spawn_blocking(hardware).await else {
+            let Ok(hardware) = task::blocking(hardware).await else {
                 continue;
             };
             self.lock().hardware = hardware;

@@ -26,6 +26,7 @@ use crate::handle::Request;
 use crate::pipeline::Order;
 use crate::setup::Setup;
 use crate::source::Output;
+use crate::task;
 use crate::{AgentHandle, Config, Error, health, status};
 
 use command::{Commands, Outcome};
@@ -201,7 +202,7 @@ impl Controller {
         {
             self.health = (!interval.is_zero()).then(|| Health {
                 interval,
-                task: tokio::spawn(health::run(self.handle.clone(), self.output.clone(), interval)),
+                task: task::spawn(health::run(self.handle.clone(), self.output.clone(), interval)),
             });
         }
         let path = config.status_socket();
@@ -263,7 +264,7 @@ enum Next {
 
 /// Does what may block on a thread of its own.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match task::blocking(work).await {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }

@@ -12,6 +12,7 @@ use crate::AgentHandle;
 use crate::process::Process;
 use crate::source::{Metric, Output, Reading, Sample, Schedule};
 use crate::stats::{AgentStats, JournalMode, SourceState, SourceStats};
+use crate::task;
 
 /// Samples an agent's own figures until it is dropped.
 pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration) {
@@ -23,7 +24,7 @@ pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration)
         previous = Some(tick);
         let (stats, sources) = (handle.stats(), handle.sources());
         // A sensor of the processor may answer slowly.
-        let Ok(machine) = tokio::task::spawn_blocking(Machine::read).await else {
+        let Ok(machine) = task::blocking(Machine::read).await else {
             continue;
         };
         let readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);

@@ -12,10 +12,11 @@
 //! - `thinning`: how coarsely readings are taken while the data budget runs short.
 //! - [`stats`], [`status`], `health`: the figures of all parts, and how they are told.
 //! - `state`: the small files that outlive the process.
-//! - `pipeline`: the driver that ties the parts together; `control`: what is done to a running agent from outside; [`agent`]: the
+//! - `pipeline`: the driver that ties the parts together, woken by its `alarm`; `control`: what is done to a running agent from outside; [`agent`]: the
 //!   public face of this crate.
 
 pub mod agent;
+mod alarm;
 mod batcher;
 mod broker;
 mod calendar;
@@ -41,6 +42,7 @@ mod source;
 mod state;
 pub mod stats;
 pub mod status;
+mod task;
 mod thinning;
 mod uplink;
 

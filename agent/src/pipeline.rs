@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use headwater_proto::Limits;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::alarm::Alarm;
 use crate::batcher::Batcher;
 use crate::clock::Clock;
 use crate::journal::{Extent, Journal};
@@ -71,8 +72,9 @@ pub(crate) struct Pipeline {
     /// Who waits until the broker has all replies.
     pub(crate) said: Vec<oneshot::Sender<()>>,
     pub(crate) clock: Clock,
-    /// When to look at the clock.
+    /// When to look at the clock, if nothing has woken the pipeline for some time before.
     pub(crate) look_at: Instant,
+    pub(crate) alarm: Alarm,
     /// How long batches are held back whose times are not known to be right.
     pub(crate) hold: Duration,
     /// How long a stop waits for acknowledgements.
@@ -100,7 +102,7 @@ impl Pipeline {
                 Some(sample) = self.samples.recv() => self.take(sample),
                 event = self.link.event() => self.handle_event(event)?,
                 () = woken.notified() => {}
-                () = sleep_until(deadline) => {}
+                () = self.alarm.until(deadline) => {}
             }
         }
     }
@@ -173,7 +175,8 @@ impl Pipeline {
         if !self.last.is_empty() {
             self.take_all();
         }
-        if now >= self.look_at {
+        // When it is awake anyway: it need not be woken for this.
+        if now + self.clock.pace() / 2 >= self.look_at {
             self.look(now);
         }
         if self.batcher.is_due(now) {
@@ -250,7 +253,8 @@ impl Pipeline {
             Some(_) => self.close(),
             None => {}
         }
-        self.look_at = now + self.clock.pace();
+        let pace = self.clock.pace();
+        self.look_at = now + pace + pace / 2;
     }
 
     fn close(&mut self) {
@@ -393,7 +397,7 @@ impl Pipeline {
             tokio::select! {
                 event = self.link.event() => self.handle_event(event)?,
                 () = woken.notified() => {}
-                () = sleep_until(Some(deadline)) => {}
+                () = self.alarm.until(Some(deadline)) => {}
             }
         }
         self.uplink.stop(&*self.journal);
@@ -422,7 +426,7 @@ impl Pipeline {
             }
             tokio::select! {
                 () = woken.notified() => {}
-                () = sleep_until(Some(until)) => {}
+                () = self.alarm.until(Some(until)) => {}
             }
         }
         let figures = self.journal.figures();
@@ -442,12 +446,5 @@ impl Pipeline {
                 self.ended
             );
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

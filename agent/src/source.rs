@@ -111,6 +111,7 @@ use headwater_proto::Value;
 
 use crate::config;
 use crate::error::{Error, SourceError};
+use crate::task;
 
 pub(crate) use last::Last;
 pub(crate) use meter::Meter;
@@ -252,7 +253,7 @@ impl Opened {
     async fn again(&mut self) -> Result<(), String> {
         let (number, name) = (self.number, self.meter.name());
         let (settings, device) = (self.settings.clone(), self.device.clone());
-        let opening = tokio::task::spawn_blocking(move || open(number, &name, &settings, &device));
+        let opening = task::blocking(move || open(number, &name, &settings, &device));
         let opened = opening
             .await
             .map_err(|error| format!("it cannot be opened again: {error}"))?;

@@ -1,10 +1,11 @@
 //! Settings as serde reads them: one deserializer for files, variables and parts of settings alike.
 //!
 //! Serde makes code anew of every struct for every deserializer that it is read by. The `toml` crate alone has four, and
-//! internally tagged enums bring one more: with all of them the settings were a quarter of the agent's program.
+//! internally tagged enums bring one more: with all of them the settings were a quarter of the agent's program. And what a struct can be
+//! made of here is a table and nothing else: the code that serde makes for reading it from a sequence is never called, so it falls away.
 
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess,
+    DeserializeOwned, DeserializeSeed, Deserializer, Error, Expected, IntoDeserializer, MapAccess, SeqAccess,
     Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
@@ -105,6 +106,98 @@ impl<'de> Deserializer<'de> for Tree {
         }
     }
 
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        match self.0 {
+            Value::Boolean(value) => visitor.visit_bool(value),
+            other => Err(misfit(&other, &visitor)),
+        }
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        match self.0 {
+            Value::Integer(value) => visitor.visit_i64(value),
+            other => Err(misfit(&other, &visitor)),
+        }
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        match self.0 {
+            Value::Integer(value) => visitor.visit_i64(value),
+            Value::Float(value) => visitor.visit_f64(value),
+            other => Err(misfit(&other, &visitor)),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        match self.0 {
+            Value::String(value) => visitor.visit_string(value),
+            Value::Datetime(value) => visitor.visit_string(value.to_string()),
+            other => Err(misfit(&other, &visitor)),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        match self.0 {
+            Value::Array(values) => visitor.visit_seq(Elements(values.into_iter().enumerate())),
+            other => Err(misfit(&other, &visitor)),
+        }
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        match self.0 {
+            Value::Table(table) => visitor.visit_map(Entries {
+                rest: table.into_iter(),
+                value: None,
+            }),
+            other => Err(misfit(&other, &visitor)),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Mistake> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_i8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_i16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_i32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_f64(visitor)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
+        self.deserialize_string(visitor)
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Mistake> {
         visitor.visit_some(self)
     }
@@ -126,14 +219,18 @@ impl<'de> Deserializer<'de> for Tree {
     ) -> Result<V::Value, Mistake> {
         match self.0 {
             Value::String(name) => visitor.visit_enum(name.into_deserializer()),
-            other => Err(Error::invalid_type(kind(&other), &"a string")),
+            other => Err(misfit(&other, &"a string")),
         }
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        i128 u128 char bytes byte_buf unit unit_struct tuple tuple_struct identifier ignored_any
     }
+}
+
+/// A value of another type than the one that was asked for.
+fn misfit(value: &Value, expected: &dyn Expected) -> Mistake {
+    Error::invalid_type(kind(value), expected)
 }
 
 fn kind(value: &Value) -> Unexpected<'_> {
@@ -178,12 +275,14 @@ impl<'de> MapAccess<'de> for Entries {
         let Some((key, value)) = self.rest.next() else {
             return Ok(None);
         };
-        self.value = Some((key.clone(), value));
-        let read = seed.deserialize(Tree(Value::String(key.clone())));
-        read.map(Some).map_err(|mistake| Mistake {
+        // A key is text, and asks for nothing else.
+        let read: Result<_, Mistake> = seed.deserialize(key.as_str().into_deserializer());
+        let read = read.map(Some).map_err(|mistake| Mistake {
             at_key: true,
-            ..mistake.at(Step::Key(key))
-        })
+            ..mistake.at(Step::Key(key.clone()))
+        });
+        self.value = Some((key, value));
+        read
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Mistake> {

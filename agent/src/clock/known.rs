@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::state::State;
+use crate::task;
 
 /// The file.
 const NAME: &str = "clock";
@@ -53,7 +54,7 @@ impl Known {
             return;
         }
         let state = self.state.clone();
-        let writing = tokio::task::spawn_blocking(move || state.write(NAME, format!("{now_s}\n").as_bytes()));
+        let writing = task::blocking(move || state.write(NAME, format!("{now_s}\n").as_bytes()));
         match writing.await {
             Ok(Ok(())) => self.kept_s = Some(now_s),
             Ok(Err(error)) => log::warn!("the time cannot be kept: {error}"),

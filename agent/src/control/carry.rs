@@ -8,6 +8,7 @@ use super::Controller;
 use super::command::{Outcome, Verdict};
 use super::exec;
 use crate::config::CommandName;
+use crate::task;
 
 /// How long `flush` waits for acknowledgements.
 const FLUSH: Duration = Duration::from_secs(30);
@@ -63,12 +64,13 @@ impl Controller {
                 (Outcome::ok(output), false)
             }
             CommandName::Status => {
-                self.work
-                    .spawn(async move { (id, Outcome::ok(handle.status().await.json()), false) });
+                self.work.spawn(task::boxed(async move {
+                    (id, Outcome::ok(handle.status().await.json()), false)
+                }));
                 return;
             }
             CommandName::Flush => {
-                self.work.spawn(async move {
+                self.work.spawn(task::boxed(async move {
                     let outcome = if handle.flush(FLUSH).await {
                         Outcome::ok("everything sampled before is acknowledged")
                     } else {
@@ -79,7 +81,7 @@ impl Controller {
                         ))
                     };
                     (id, outcome, false)
-                });
+                }));
                 return;
             }
             CommandName::Set => (self.set(&arguments).await, !arguments.is_empty()),
@@ -110,8 +112,9 @@ impl Controller {
                 );
                 match (program.cloned(), arguments.len()) {
                     (Some(program), 1) => {
-                        self.work
-                            .spawn(async move { (id, exec::run(program, limit).await, true) });
+                        self.work.spawn(task::boxed(
+                            async move { (id, exec::run(program, limit).await, true) },
+                        ));
                         return;
                     }
                     _ => {

@@ -19,6 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::AgentHandle;
 use crate::stats::{JournalMode, SourceState};
 use crate::status::Status;
+use crate::task;
 
 /// Connections at once; further ones wait in the listener's queue.
 const AT_ONCE: usize = 4;
@@ -45,7 +46,7 @@ impl Port {
     pub(crate) fn open(address: SocketAddr, handle: AgentHandle) -> std::io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        let server = tokio::spawn(serve(TcpListener::from_std(listener)?, handle));
+        let server = task::spawn(serve(TcpListener::from_std(listener)?, handle));
         Ok(Self { address, server })
     }
 
@@ -69,7 +70,7 @@ async fn serve(listener: TcpListener, handle: AgentHandle) {
                         .max_buf_size(8 * 1024)
                         .serve_connection(TokioIo::new(stream), service);
                     // What goes wrong on it is the client's business.
-                    connections.spawn(async { drop(tokio::time::timeout(PATIENCE, connection).await) });
+                    connections.spawn(task::boxed(async { drop(tokio::time::timeout(PATIENCE, connection).await) }));
                 }
                 Err(error) => {
                     log::warn!("the port for Prometheus: {error}");

@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::AgentHandle;
+use crate::task;
 
 /// Connections served at once; further ones wait in the listener's queue.
 const AT_ONCE: usize = 4;
@@ -48,7 +49,7 @@ impl Socket {
         }
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, Permissions::from_mode(MODE))?;
-        let server = tokio::spawn(serve(listener, handle));
+        let server = task::spawn(serve(listener, handle));
         Ok(Self {
             path: path.to_path_buf(),
             server,
@@ -82,7 +83,7 @@ async fn serve(listener: UnixListener, handle: AgentHandle) {
                 Ok((stream, _)) => {
                     let answer = tokio::time::timeout(PATIENCE, answer(stream, handle.clone()));
                     // Who does not read in time is cut off.
-                    readers.spawn(async { drop(answer.await) });
+                    readers.spawn(task::boxed(async { drop(answer.await) }));
                 }
                 Err(error) => {
                     log::warn!("the status socket: {error}");

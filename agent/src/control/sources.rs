@@ -8,6 +8,7 @@ use crate::config;
 use crate::error::Error;
 use crate::handle::AgentHandle;
 use crate::source::{self, Meter, Opened, Output, supervise};
+use crate::task;
 
 /// How long opening sources may take.
 const OPENING: Duration = Duration::from_secs(30);
@@ -146,7 +147,7 @@ impl Sources {
     fn run(&mut self, opened: Opened) -> Running {
         let (settings, meter) = (opened.settings.clone(), opened.meter.clone());
         let output = self.output.of(&opened);
-        let task = self.tasks.spawn(supervise(opened, output));
+        let task = self.tasks.spawn(task::boxed(supervise(opened, output)));
         Running {
             settings,
             meter,
@@ -188,7 +189,7 @@ async fn open(wanted: Vec<(usize, String, config::Source)>, device: &str) -> Res
         return Ok(Vec::new());
     }
     let device = device.to_string();
-    let work = tokio::task::spawn_blocking(move || {
+    let work = task::blocking(move || {
         wanted
             .iter()
             .map(|(number, name, settings)| source::open(*number, name, settings, &device))

@@ -18,6 +18,7 @@ use super::session::{Cause, End, Event, Message, Next, Options, Session};
 use super::socket::{Stream, Ways};
 use super::traffic::add;
 use crate::broker::Broker;
+use crate::task;
 
 /// Messages handed over that the network has not taken.
 const QUEUE: usize = 8;
@@ -53,7 +54,7 @@ impl Connection {
         // A place for the goodbye, too.
         let (requests, received) = mpsc::channel(QUEUE + 1);
         let (sender, events) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(async move {
+        let task = task::spawn(async move {
             let end = run(&ways, &broker, options, received, &sender).await;
             let _ = sender.send(Event::Closed(end)).await;
         });

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::task;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -77,7 +78,7 @@ impl Names {
             .await
             .map_err(|error| error.to_string())?;
         let host = host.to_string();
-        let answer = tokio::task::spawn_blocking(move || {
+        let answer = task::blocking(move || {
             let _permit = permit;
             (host.as_str(), port)
                 .to_socket_addrs()

@@ -28,6 +28,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use super::socket::Stream;
 use crate::clock::Clock;
 use crate::config;
+use crate::task;
 use error::Error;
 use files::Mark;
 use verifier::Verifier;
@@ -80,7 +81,7 @@ impl Tls {
         self.0.asked.store(false, Ordering::Relaxed);
         let inner = self.0.clone();
         // Files may be on a disk that hangs, and the system's authorities are many.
-        let kept = match tokio::task::spawn_blocking(move || inner.prepare()).await {
+        let kept = match task::blocking(move || inner.prepare()).await {
             Ok(kept) => kept.map_err(|error| error.to_string())?,
             Err(error) => return Err(error.to_string()),
         };
@@ -144,7 +145,7 @@ impl Tls {
         loop {
             tokio::time::sleep(self.0.settings.look_every).await;
             let inner = self.0.clone();
-            let Ok(changed) = tokio::task::spawn_blocking(move || inner.changed()).await else {
+            let Ok(changed) = task::blocking(move || inner.changed()).await else {
                 continue;
             };
             match changed {

@@ -30,6 +30,7 @@ use super::foreign::{Foreign, Metrics};
 use super::{Cadence, Output, Running, Source, listen};
 use crate::config::HttpSource;
 use crate::error::SourceError;
+use crate::task;
 
 use answer::Answer;
 use request::{Asked, Packing};
@@ -144,7 +145,7 @@ impl Http {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) if connections.len() < self.settings.connections => {
-                        connections.spawn(serve_one(stream, self.service.clone(), output.clone()));
+                        connections.spawn(task::boxed(serve_one(stream, self.service.clone(), output.clone())));
                     }
                     // Closed at once, so that its program sees it.
                     Ok((_, peer)) => output.report(&format_args!(

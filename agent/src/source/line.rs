@@ -10,6 +10,7 @@ use tokio_serial::{SerialPort, SerialStream};
 
 use crate::config::{FlowControl, Parity};
 use crate::error::SourceError;
+use crate::task;
 
 /// What it is set to.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,7 +83,7 @@ impl Line {
             .stop_bits(self.stop_bits)
             .flow_control(self.flow_control);
         // A driver may take its time over opening.
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = task::blocking(move || {
             let stream = SerialStream::open(&builder)?;
             stream.clear(tokio_serial::ClearBuffer::Input)?;
             Ok::<_, tokio_serial::Error>(stream)

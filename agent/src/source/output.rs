@@ -163,9 +163,13 @@ impl Output {
     ///
     /// Returns the number of readings that were dropped because the source hands over more than its share; 0 for sources that
     /// are not pushed to, which wait instead.
-    pub(crate) async fn send(&self, mut sample: Sample) -> usize {
+    pub(crate) async fn send(&self, sample: Sample) -> usize {
+        self.send_as_of(self.clock.told(), sample).await
+    }
+
+    /// As [`Output::send`], of a sample that was stamped elsewhere, where its clock's user was `told` of so many changes.
+    pub(crate) async fn send_as_of(&self, told: usize, mut sample: Sample) -> usize {
         let now = Instant::now();
-        let told = self.clock.told();
         self.meter.alive(now);
         if sample.readings.is_empty() {
             return 0;

@@ -37,18 +37,29 @@ impl Schedule {
     /// Waits for the next tick after `previous_us` and returns it. Ticks that passed meanwhile are skipped; a clock that is
     /// set back by more than an interval starts the schedule anew.
     pub(crate) async fn tick(self, clock: &Clock, previous_us: Option<i64>) -> i64 {
-        let start = clock.now_us();
-        let mut due = self.after(start);
-        if let Some(previous) =
-            previous_us.filter(|previous| *previous >= due && *previous - due < self.interval_us)
-        {
-            due = previous + self.interval_us;
-        }
+        let due = self.next(clock.now_us(), previous_us);
         sleep_until(clock, due).await;
-        // More than one interval late: a suspended machine, a clock set forward.
-        due.max(self.upto(clock.now_us()))
+        self.come(due, clock.now_us())
+    }
+
+    /// The next tick after `previous_us`, as of `now_us`.
+    pub(super) fn next(self, now_us: i64, previous_us: Option<i64>) -> i64 {
+        let due = self.after(now_us);
+        match previous_us.filter(|previous| *previous >= due && *previous - due < self.interval_us) {
+            Some(previous) => previous + self.interval_us,
+            None => due,
+        }
+    }
+
+    /// The tick that has come at `now_us` to who waited for `due`: a later one where that is more than one interval ago (a suspended
+    /// machine, a clock set forward).
+    pub(super) fn come(self, due: i64, now_us: i64) -> i64 {
+        due.max(self.upto(now_us))
     }
 }
+
+/// The longest sleep at once, so that a clock set forward is noticed.
+pub(super) const PIECE: Duration = Duration::from_secs(10);
 
 /// Sleeps until the clock shows `due_us`.
 pub(crate) async fn sleep_until(clock: &Clock, due_us: i64) {
@@ -57,9 +68,7 @@ pub(crate) async fn sleep_until(clock: &Clock, due_us: i64) {
         if left <= 0 {
             return;
         }
-        // In pieces, so that a clock set forward is noticed.
-        let left = Duration::from_micros(left.unsigned_abs());
-        tokio::time::sleep(left.min(Duration::from_secs(10))).await;
+        tokio::time::sleep(Duration::from_micros(left.unsigned_abs()).min(PIECE)).await;
     }
 }
 

@@ -2,7 +2,7 @@
 //! none ever waits for another.
 
 use std::any::Any;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
@@ -126,7 +126,8 @@ async fn run(rules: Rules, opened: &mut Opened, output: &Output) -> End {
     let began = Instant::now();
     let (stalled, hung) = (rules.stalled.of(interval), rules.hung.of(interval));
     loop {
-        let silent = output.meter().last_alive().unwrap_or(began).max(began).elapsed();
+        let alive = output.meter().last_alive();
+        let silent = alive.unwrap_or(began).max(began).elapsed();
         if silent >= hung {
             return End::Hung(silent);
         }
@@ -138,8 +139,16 @@ async fn run(rules: Rules, opened: &mut Opened, output: &Output) -> End {
             );
         }
         let next = if silent >= stalled { hung } else { stalled };
+        // The wait begins anew with each sign of life: one that is put off wakes nobody.
+        let polled = poll_fn(|context| match source.as_mut().poll(context) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if output.meter().last_alive() != alive => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
         tokio::select! {
-            end = &mut source => return end,
+            end = polled => if let Some(end) = end {
+                return end;
+            },
             () = tokio::time::sleep(next - silent) => {}
         }
     }

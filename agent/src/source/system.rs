@@ -1,25 +1,32 @@
 //! This machine's own figures.
 //!
-//! Reading them may hang (a file system that is gone answers no `statfs`), so it is done on a thread of its own. While that
-//! thread hangs, ticks are skipped; when it comes back the source goes on.
+//! Reading them may hang (a file system that is gone answers no `statfs`), so it is done on a thread of its own, which keeps the schedule as
+//! well: the agent's thread wakes once for a sample, to take it. While that thread hangs, ticks are skipped; when it comes back the
+//! source goes on.
 
+mod cpu;
+mod disks;
 mod figures;
+mod memory;
 mod network;
+mod shown;
+mod temperatures;
 
-use std::sync::mpsc as request;
+use std::sync::mpsc as end;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::schedule::Schedule;
-use super::{Cadence, Output, Reading, Running, Sample, Source};
+use super::schedule::{PIECE, Schedule};
+use super::{Cadence, Output, Running, Sample, Source};
+use crate::clock::Clock;
 use crate::config::SystemSource;
 use crate::error::SourceError;
 
 use figures::Figures;
 
-/// The reading thread's stack: it formats names and walks /proc, no more.
+/// The reading thread's stack: it formats names and walks /sys, no more.
 const STACK: usize = 256 * 1024;
 
 /// The source.
@@ -31,9 +38,12 @@ pub(crate) struct System {
 
 /// The reading thread, seen from the source. It ends when this is dropped.
 struct Thread {
-    ticks: request::SyncSender<i64>,
-    samples: mpsc::Receiver<Result<Sample, SourceError>>,
+    _end: end::Sender<()>,
+    samples: mpsc::Receiver<Taken>,
 }
+
+/// A sample, and of how many changes of the clock its time knows; or why there is none.
+type Taken = Result<(usize, Sample), SourceError>;
 
 impl System {
     pub(crate) fn open(settings: &SystemSource) -> Result<Self, SourceError> {
@@ -66,9 +76,13 @@ impl Source for System {
         Box::pin(async move {
             let thread = match &mut self.thread {
                 Some(thread) => thread,
-                none => none.insert(Thread::start(&self.settings)?),
+                none => none.insert(Thread::start(
+                    &self.settings,
+                    self.schedule,
+                    output.clock().another(),
+                )?),
             };
-            let result = thread.run(self.schedule, output).await;
+            let result = thread.run(output).await;
             self.thread = None;
             result
         })
@@ -76,24 +90,19 @@ impl Source for System {
 }
 
 impl Thread {
-    fn start(settings: &SystemSource) -> Result<Self, SourceError> {
-        let (ticks, requests) = request::sync_channel::<i64>(1);
+    fn start(settings: &SystemSource, schedule: Schedule, clock: Clock) -> Result<Self, SourceError> {
+        let (end, ended) = end::channel();
         let (results, samples) = mpsc::channel(1);
         let settings = settings.clone();
         let work = move || {
-            let mut figures = match Figures::open(&settings) {
-                Ok(figures) => figures,
-                Err(error) => {
-                    let _ = results.blocking_send(Err(error));
-                    return;
-                }
-            };
-            while let Ok(time_us) = requests.recv() {
-                let readings: Vec<Reading> = figures.sample();
-                if results.blocking_send(Ok(Sample { time_us, readings })).is_err() {
-                    return;
-                }
+            let figures = Figures::open(&settings);
+            Reader {
+                figures,
+                schedule,
+                clock,
+                skipped: 0,
             }
+            .run(&ended, &results);
         };
         thread::Builder::new()
             .name("source-system".into())
@@ -103,48 +112,71 @@ impl Thread {
                 what: "figures",
                 why: error.to_string(),
             })?;
-        Ok(Self { ticks, samples })
+        Ok(Self { _end: end, samples })
     }
 
-    async fn run(&mut self, schedule: Schedule, output: &Output) -> Result<(), SourceError> {
+    async fn run(&mut self, output: &Output) -> Result<(), SourceError> {
+        while let Some(taken) = self.samples.recv().await {
+            let (told, sample) = taken?;
+            output.send_as_of(told, sample).await;
+        }
+        let why = "the thread that reads them has ended".to_string();
+        Err(SourceError::System { what: "figures", why })
+    }
+}
+
+/// What the thread does.
+struct Reader {
+    figures: Figures,
+    schedule: Schedule,
+    clock: Clock,
+    /// Samples that the reading took too long for.
+    skipped: i64,
+}
+
+impl Reader {
+    fn run(mut self, ended: &end::Receiver<()>, results: &mpsc::Sender<Taken>) {
         let mut previous = None;
-        let mut skipped = 0u64;
+        while let Some(tick) = self.wait(previous, ended) {
+            let interval_us = self.schedule.interval().as_micros() as i64;
+            let told = self.clock.told();
+            let readings = self.figures.sample();
+            let late = (self.clock.now_us() - tick) / interval_us;
+            previous = Some(tick + late.max(0) * interval_us);
+            // Taken while later ticks passed: its values are not of its time. (A clock that was set meanwhile passes ticks, too.)
+            if late > 0 && self.clock.told() == told {
+                self.skipped += late;
+                continue;
+            }
+            if self.skipped > 0 {
+                log::warn!(
+                    "system figures took longer than their interval; {} samples were skipped",
+                    self.skipped
+                );
+                self.skipped = 0;
+            }
+            let sample = Sample {
+                time_us: tick,
+                readings,
+            };
+            if results.blocking_send(Ok((told, sample))).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the tick after `previous`; `None`: the source is gone.
+    fn wait(&self, previous: Option<i64>, ended: &end::Receiver<()>) -> Option<i64> {
+        let due = self.schedule.next(self.clock.now_us(), previous);
         loop {
-            let tick = schedule.tick(output.clock(), previous).await;
-            previous = Some(tick);
-            // Still full: the thread has not even taken the tick before.
-            let _ = self.ticks.try_send(tick);
-            let mut next = tick;
-            loop {
-                tokio::select! {
-                    result = self.samples.recv() => match result {
-                        // Taken while later ticks passed: its values are not of its time.
-                        Some(Ok(sample)) if sample.time_us != next => {}
-                        Some(Ok(sample)) => {
-                            if skipped > 0 {
-                                log::info!("system figures are back after {skipped} skipped samples");
-                                skipped = 0;
-                            }
-                            output.send(sample).await;
-                            break;
-                        }
-                        Some(Err(error)) => return Err(error),
-                        None => {
-                            let why = "the thread that reads them has ended".to_string();
-                            return Err(SourceError::System { what: "figures", why });
-                        }
-                    },
-                    late = schedule.tick(output.clock(), previous) => {
-                        if skipped == 0 {
-                            log::warn!("system figures take longer than their interval; skipping samples");
-                        }
-                        skipped += 1;
-                        previous = Some(late);
-                        if self.ticks.try_send(late).is_ok() {
-                            next = late;
-                        }
-                    }
-                }
+            let now_us = self.clock.now_us();
+            let left = due - now_us;
+            if left <= 0 {
+                return Some(self.schedule.come(due, now_us));
+            }
+            let left = Duration::from_micros(left.unsigned_abs()).min(PIECE);
+            if ended.recv_timeout(left) != Err(end::RecvTimeoutError::Timeout) {
+                return None;
             }
         }
     }
@@ -162,7 +194,7 @@ mod tests {
             ..Default::default()
         })
         .unwrap();
-        let (output, mut samples) = Output::new(crate::clock::Clock::default());
+        let (output, mut samples) = Output::new(Clock::default());
         let task = tokio::spawn(async move { source.run(&output).await });
         for _ in 0..3 {
             let sample = tokio::time::timeout(Duration::from_secs(20), samples.recv())

@@ -14,6 +14,7 @@ use crate::journal::Journal;
 use crate::mqtt::socket::Ways;
 use crate::mqtt::traffic::Bytes;
 use crate::mqtt::{self, Connection, End, Message, Options};
+use crate::task;
 use crate::{Error, config};
 
 /// The largest packet that the relay may send: a command with a whole configuration in it is less.
@@ -240,7 +241,7 @@ impl Link {
                 self.address.brokers[0].clone(),
                 now + self.address.connect_timeout,
             );
-            self.look = Some(tokio::spawn(async move {
+            self.look = Some(task::spawn(async move {
                 ways.connect(&first, by.into()).await.is_ok()
             }));
         }

@@ -8,6 +8,7 @@ use super::budget::{Allowance, Budget};
 use crate::config;
 use crate::state::State;
 use crate::stats::BudgetStats;
+use crate::task;
 use crate::thinning::Thinning;
 
 /// Its name in the state directory.
@@ -133,7 +134,7 @@ impl Meter {
 
 /// Writes on a thread that may wait for the medium.
 fn write(state: State, content: Vec<u8>) -> JoinHandle<()> {
-    tokio::task::spawn_blocking(move || {
+    task::begin(move || {
         if let Err(error) = state.write(FILE, &content) {
             log::error!(
                 "the count of the month's bytes cannot be written to {}: {error}; a restart will have forgotten some",

@@ -12,6 +12,7 @@ use super::super::foreign::Foreign;
 use super::super::lines::Lines;
 use crate::config::SocketSource;
 use crate::error::SourceError;
+use crate::task;
 
 /// After an accept that failed: out of descriptors, most likely.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -29,7 +30,8 @@ pub(super) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if connections.len() < settings.connections => {
                     let (foreign, output) = (foreign.clone(), output.clone());
-                    connections.spawn(serve_one(stream, peer, settings.idle_timeout, foreign, output));
+                    let served = serve_one(stream, peer, settings.idle_timeout, foreign, output);
+                    connections.spawn(task::boxed(served));
                 }
                 // Closed at once, so that its program sees it.
                 Ok((_, peer)) => output.report(&format_args!(

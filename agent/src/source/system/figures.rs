@@ -13,55 +13,53 @@
 //! Rates are means over the time since the last sample. A disk is what has a size of its own: a device that is mounted at
 //! several places is named by the shortest. The loopback interface is left out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use headwater_proto::Value;
-use sysinfo::{Components, DiskRefreshKind, Disks, System};
-
+use super::cpu::Cpu;
+use super::disks::Disks;
+use super::memory;
 use super::network::Network;
+use super::shown::Shown;
+use super::temperatures::Temperatures;
 use crate::config::{SystemGroup, SystemSource};
-use crate::error::SourceError;
 use crate::source::{Metric, Reading, decimal};
+use headwater_proto::Value;
 
 /// Reads this machine's figures.
 pub(super) struct Figures {
     prefix: String,
     groups: Vec<SystemGroup>,
-    system: System,
+    cpu: Option<Cpu>,
+    memory: Option<Shown>,
+    load: Option<Shown>,
     disks: Option<Disks>,
     network: Option<Network>,
-    components: Option<Components>,
+    temperatures: Temperatures,
     refreshed: Instant,
     metrics: HashMap<String, Arc<Metric>>,
 }
 
 impl Figures {
     /// Opens what the settings ask for. The first sample's rates count from here.
-    pub(super) fn open(settings: &SystemSource) -> Result<Self, SourceError> {
+    pub(super) fn open(settings: &SystemSource) -> Self {
         let has = |group| settings.groups.contains(&group);
-        let mut system = System::new().map_err(|error| SourceError::System {
-            what: "figures",
-            why: error.to_string(),
-        })?;
-        system.refresh_cpu_usage();
-        Ok(Self {
+        Self {
             prefix: settings.prefix.clone(),
             groups: settings.groups.clone(),
-            system,
-            disks: has(SystemGroup::Disks)
-                .then(|| part("disks", Disks::new()))
-                .flatten(),
-            network: has(SystemGroup::Network)
-                .then(|| part("network", Network::open()))
-                .flatten(),
-            components: has(SystemGroup::Temperatures)
-                .then(|| part("temperatures", Components::new()))
-                .flatten(),
+            cpu: part(has(SystemGroup::Cpu), "processors", Cpu::open),
+            memory: part(has(SystemGroup::Memory), "memory", || {
+                Shown::open("/proc/meminfo")
+            }),
+            load: part(has(SystemGroup::Load), "load", || Shown::open("/proc/loadavg")),
+            disks: part(has(SystemGroup::Disks), "disks", Disks::open),
+            network: part(has(SystemGroup::Network), "network", Network::open),
+            temperatures: Temperatures::default(),
             refreshed: Instant::now(),
             metrics: HashMap::new(),
-        })
+        }
     }
 
     /// All figures, now.
@@ -69,70 +67,60 @@ impl Figures {
         let mut out = Vec::with_capacity(32);
         let seconds = self.refreshed.elapsed().as_secs_f64().max(1e-3);
         self.refreshed = Instant::now();
-        for group in self.groups.clone() {
-            match group {
+        for at in 0..self.groups.len() {
+            match self.groups[at] {
                 SystemGroup::Cpu => {
-                    self.system.refresh_cpu_usage();
-                    let usage = f64::from(self.system.global_cpu_usage()).clamp(0.0, 100.0);
-                    self.put(&mut out, "cpu.usage", "%", Value::F64(decimal(usage, 2)));
-                }
-                SystemGroup::Memory => {
-                    self.system.refresh_memory();
-                    for (name, bytes) in [
-                        ("memory.used", self.system.used_memory()),
-                        ("memory.available", self.system.available_memory()),
-                        ("swap.used", self.system.used_swap()),
-                    ] {
-                        self.put(&mut out, name, "By", whole(bytes as f64));
+                    if let Some(usage) = self.cpu.as_mut().and_then(Cpu::usage) {
+                        self.put(&mut out, "cpu.usage", "%", Value::F64(decimal(usage, 2)));
                     }
                 }
+                SystemGroup::Memory => self.memory(&mut out),
                 SystemGroup::Load => self.load(&mut out),
                 SystemGroup::Disks => self.disks(&mut out),
                 SystemGroup::Network => self.network(&mut out, seconds),
-                SystemGroup::Temperatures => self.temperatures(&mut out),
+                SystemGroup::Temperatures => {
+                    for (name, temperature) in self.temperatures.read() {
+                        let name = format!("temperature.{name}");
+                        self.put(&mut out, &name, "Cel", Value::F64(decimal(temperature, 2)));
+                    }
+                }
             }
         }
         out
     }
 
-    fn load(&mut self, out: &mut Vec<Reading>) {
-        if let Ok(load) = System::load_average() {
-            for (name, load) in [
-                ("load.1m", load.one),
-                ("load.5m", load.five),
-                ("load.15m", load.fifteen),
-            ] {
-                self.put(out, name, "", Value::F64(decimal(load, 2)));
-            }
-        }
-        if let Ok(seconds) = System::uptime() {
-            self.put(out, "uptime", "s", whole(seconds as f64));
+    fn memory(&mut self, out: &mut Vec<Reading>) {
+        let text = self.memory.as_mut().and_then(|shown| shown.beginning().ok());
+        let Some(memory) = text.and_then(memory::parse) else {
+            return;
+        };
+        for (name, bytes) in [
+            ("memory.used", memory.used),
+            ("memory.available", memory.available),
+            ("swap.used", memory.swap_used),
+        ] {
+            self.put(out, name, "By", whole(bytes as f64));
         }
     }
 
-    fn disks(&mut self, out: &mut Vec<Reading>) {
-        let Some(disks) = &mut self.disks else { return };
-        disks.refresh_specifics(true, DiskRefreshKind::nothing().with_storage());
-        // By device, its shortest mount point.
-        let mut mounts = BTreeMap::new();
-        for disk in disks.iter().filter(|disk| disk.total_space() > 0) {
-            let mount = disk.mount_point().display().to_string();
-            let figures = (mount, disk.total_space(), disk.available_space());
-            let shortest = mounts
-                .entry((disk.name().to_owned(), disk.total_space()))
-                .or_insert(figures.clone());
-            if (figures.0.len(), &figures.0) < (shortest.0.len(), &shortest.0) {
-                *shortest = figures;
+    fn load(&mut self, out: &mut Vec<Reading>) {
+        let text = self.load.as_mut().and_then(|shown| shown.beginning().ok());
+        let mut means = text.unwrap_or_default().split_ascii_whitespace();
+        let means = [means.next(), means.next(), means.next()].map(|mean| mean?.parse::<f64>().ok());
+        for (name, mean) in ["load.1m", "load.5m", "load.15m"].into_iter().zip(means) {
+            if let Some(mean) = mean {
+                self.put(out, name, "", Value::F64(decimal(mean, 2)));
             }
         }
-        for (mount, total, free) in mounts.into_values() {
-            self.put(
-                out,
-                &format!("disk.{mount}.used"),
-                "By",
-                whole(total.saturating_sub(free) as f64),
-            );
-            self.put(out, &format!("disk.{mount}.free"), "By", whole(free as f64));
+        let since_start = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        self.put(out, "uptime", "s", whole(since_start.tv_sec as f64));
+    }
+
+    fn disks(&mut self, out: &mut Vec<Reading>) {
+        for disk in self.disks.as_mut().map(Disks::room).unwrap_or_default() {
+            let point = disk.point;
+            self.put(out, &format!("disk.{point}.used"), "By", whole(disk.used as f64));
+            self.put(out, &format!("disk.{point}.free"), "By", whole(disk.free as f64));
         }
     }
 
@@ -157,40 +145,6 @@ impl Figures {
         }
     }
 
-    fn temperatures(&mut self, out: &mut Vec<Reading>) {
-        let Some(components) = &mut self.components else {
-            return;
-        };
-        components.refresh(true);
-        let mut sensors: Vec<_> = components
-            .iter()
-            .filter_map(|sensor| {
-                Some((
-                    sensor.label().to_lowercase().replace(' ', "_"),
-                    sensor.temperature()?,
-                ))
-            })
-            .filter(|(_, temperature)| temperature.is_finite())
-            .collect();
-        sensors.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut last = (String::new(), 0);
-        for (label, temperature) in sensors {
-            last = if label == last.0 {
-                (label, last.1 + 1)
-            } else {
-                (label, 1)
-            };
-            // Two sensors of one label.
-            let number = if last.1 > 1 {
-                format!("_{}", last.1)
-            } else {
-                String::new()
-            };
-            let name = format!("temperature.{}{number}", last.0);
-            self.put(out, &name, "Cel", Value::F64(decimal(f64::from(temperature), 2)));
-        }
-    }
-
     fn put(&mut self, out: &mut Vec<Reading>, name: &str, unit: &str, value: Value) {
         let metric = match self.metrics.get(name) {
             Some(metric) => metric.clone(),
@@ -205,8 +159,11 @@ impl Figures {
 }
 
 /// What one machine lacks (a container has no sensors) is no reason to be without the rest.
-fn part<T, E: std::fmt::Display>(what: &str, opened: Result<T, E>) -> Option<T> {
-    opened
+fn part<T>(wanted: bool, what: &str, open: impl FnOnce() -> io::Result<T>) -> Option<T> {
+    if !wanted {
+        return None;
+    }
+    open()
         .map_err(|error| log::warn!("the system does not tell its {what}: {error}; going on without"))
         .ok()
 }
@@ -225,7 +182,7 @@ mod tests {
             prefix: "host.".into(),
             ..Default::default()
         };
-        let mut figures = Figures::open(&settings).unwrap();
+        let mut figures = Figures::open(&settings);
         std::thread::sleep(std::time::Duration::from_millis(250));
         let names = |readings: &[Reading]| {
             readings
@@ -263,7 +220,7 @@ mod tests {
             groups: vec![SystemGroup::Load],
             ..Default::default()
         };
-        let readings = Figures::open(&settings).unwrap().sample();
+        let readings = Figures::open(&settings).sample();
         assert!(!readings.is_empty());
         assert!(
             readings

@@ -1,9 +1,10 @@
-//! What the network interfaces have carried, from `/proc/net/dev` (proc_pid_net(5)). One file for all of them: sysinfo opens nine for each, and
-//! that was most of what sampling this machine cost.
+//! What the network interfaces have carried, from `/proc/net/dev` (proc_pid_net(5)). One file for all of them, where /sys has several
+//! for each.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
+
+use super::shown::Shown;
 
 /// Where the kernel shows it.
 const SHOWN: &str = "/proc/net/dev";
@@ -12,8 +13,7 @@ const LOOPBACK: &str = "lo";
 
 /// The interfaces' counters at the last reading.
 pub(super) struct Network {
-    file: File,
-    text: String,
+    shown: Shown,
     last: BTreeMap<String, Counters>,
 }
 
@@ -28,8 +28,7 @@ impl Network {
     /// Opens it, and counts from here.
     pub(super) fn open() -> io::Result<Self> {
         let mut network = Self {
-            file: File::open(SHOWN)?,
-            text: String::new(),
+            shown: Shown::open(SHOWN)?,
             last: BTreeMap::new(),
         };
         network.read()?;
@@ -50,10 +49,7 @@ impl Network {
     }
 
     fn read(&mut self) -> io::Result<()> {
-        self.text.clear();
-        self.file.rewind()?;
-        self.file.read_to_string(&mut self.text)?;
-        self.last = parse(&self.text);
+        self.last = parse(&self.shown.all()?);
         Ok(())
     }
 }
