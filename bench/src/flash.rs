@@ -238,7 +238,7 @@ fn block(day: &Day, dir: &Path, commits: &mut Commits, every: u64) -> Result<()>
     file.write_all_at(&block, 0)?;
     file.sync_all()?;
     for now in (0..day.batches.len() as u64).map(|number| PACE * number) {
-        let writes = now % every == 0;
+        let writes = now.is_multiple_of(every);
         if writes {
             // A file's time moves by the kernel's ticks; on a real day there are many between two writes.
             std::thread::sleep(Duration::from_millis(12));

@@ -128,15 +128,15 @@ async fn run(rules: Rules, opened: &mut Opened, output: &Output) -> End {
     loop {
         let alive = output.meter().last_alive();
         let silent = alive.unwrap_or(began).max(began).elapsed();
-        if silent >= hung {
-            return End::Hung(silent);
-        }
         // Once a stall; any sign of life ends it.
         if silent >= stalled && output.meter().stalled() {
             log::warn!(
                 "source {} is stalled: no sign of life for {silent:.0?}, at an interval of {interval:?}",
                 output.meter().name()
             );
+        }
+        if silent >= hung {
+            return End::Hung(silent);
         }
         let next = if silent >= stalled { hung } else { stalled };
         // The wait begins anew with each sign of life: one that is put off wakes nobody.
