@@ -371,7 +371,7 @@ mod tests {
             ),
             ("pump = [\n{ levels = [] },\n5]", "line 3: invalid type: integer"),
             ("\npump = 1", "line 2: invalid type: integer"),
-            ("\npump = 2026-01-01", "line 2: invalid type: string"),
+            ("\npump = 2026-01-01", "line 2: invalid type: time"),
             ("[[pump]]\nlevels = ", "line 2: "),
         ] {
             let error = parse::<Plant>(text, "plant.toml", "HW_", [])
