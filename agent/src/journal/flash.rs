@@ -201,7 +201,7 @@ impl Journal for Flash {
         let Some(known) = self.streams.iter_mut().find(|known| known.stream() == stream) else {
             return false;
         };
-        let read_back = known.chain.read(seq).is_none();
+        let read_back = seq <= known.kept;
         let may = self.sent.send(stream, seq, read_back.then_some(known.changes));
         match may {
             true => known.chain.sent(seq),
