@@ -15,6 +15,7 @@
 //! [`session`]. Drivers: [`reader`] and [`catchup`] (Kafka), [`live`] and [`socket`] (WebSocket), [`page`] (HTTP).
 
 pub mod cache;
+pub mod caller;
 pub mod catchup;
 pub mod close;
 pub mod deflate;
@@ -40,10 +41,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Check, Monitor};
@@ -195,13 +198,17 @@ async fn read(
 async fn serve(listener: &TcpListener, router: &Router, live: &Live) -> std::io::Result<()> {
     let sockets = Arc::new(Semaphore::new(live.settings.limits.connections + OTHERS));
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             accepted = accept(listener, &sockets) => accepted?,
             () = live.shutdown.cancelled() => return Ok(()),
         };
         // Frames are whole messages; waiting for more to send with them only makes them late.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            router.call(request)
+        });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
@@ -227,7 +234,7 @@ async fn serve(listener: &TcpListener, router: &Router, live: &Live) -> std::io:
 async fn accept(
     listener: &TcpListener,
     sockets: &Arc<Semaphore>,
-) -> std::io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     // The semaphore is never closed.
     let permit = Arc::clone(sockets)
         .acquire_owned()
@@ -235,7 +242,7 @@ async fn accept(
         .map_err(std::io::Error::other)?;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Ok((stream, permit)),
+            Ok((stream, peer)) => return Ok((stream, peer, permit)),
             // Out of file descriptors, or a client that left already: others are served on.
             Err(error) => {
                 tracing::warn!("a connection could not be accepted: {error}");

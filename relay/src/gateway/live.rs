@@ -1,5 +1,6 @@
 //! `/v1/live`: the WebSocket handshake (RFC 6455 §4.2).
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
@@ -11,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
+use super::caller::Caller;
 use super::close::Close;
 use super::deflate::negotiation::negotiate;
 use super::hub::Hub;
@@ -22,6 +24,9 @@ use super::socket::Socket;
 const PROTOCOL: &str = "headwater.v1";
 /// A subprotocol that begins so carries the token.
 const TOKEN: &str = "headwater.token.";
+
+/// Nobody's address.
+const UNKNOWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 
 /// What the handshake needs to know.
 #[derive(Debug)]
@@ -87,7 +92,9 @@ pub async fn live(State(live): State<Arc<Live>>, mut request: Request) -> Respon
                 .await;
         };
         let open = Open::new(&hub.metrics);
-        socket.serve(hub, handshake.token, &live.shutdown).await;
+        socket
+            .serve(hub, handshake.caller, handshake.token, &live.shutdown)
+            .await;
         drop((open, permit));
     });
     response
@@ -110,6 +117,7 @@ impl Drop for Open<'_> {
 }
 
 struct Handshake {
+    caller: Caller,
     accept: String,
     extensions: Option<String>,
     token: Option<String>,
@@ -186,7 +194,10 @@ fn handshake(request: &Request, live: &Live) -> Result<Handshake, Refusal> {
         return refuse(StatusCode::BAD_REQUEST, "subprotocol", text);
     }
     let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS);
+    let peer = request.extensions().get::<SocketAddr>().copied();
     Ok(Handshake {
+        // Whoever accepts connections says whose they are.
+        caller: Caller::new(peer.unwrap_or(UNKNOWN), headers),
         accept: derive_accept_key(key.as_bytes()),
         extensions: negotiate(offers.iter().filter_map(|value| value.to_str().ok())),
         token: protocols()

@@ -14,6 +14,7 @@ use headwater_proto::{Message as _, pb};
 use pb::client_frame::Frame as ClientFrame;
 use pb::server_frame::Frame;
 
+use super::caller::Caller;
 use super::catchup::{self, Chunk, Range};
 use super::close::Close;
 use super::deflate::prepared::Prepared;
@@ -54,6 +55,7 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Session {
     hub: Arc<Hub>,
+    caller: Caller,
     /// The token of the handshake.
     token: Option<String>,
     state: State,
@@ -95,12 +97,13 @@ impl Session {
     ///
     /// # Errors
     /// [`Close`] where that token is no good: nothing is served then.
-    pub fn new(hub: Arc<Hub>, token: Option<String>, now: Instant) -> Result<Self, Close> {
+    pub fn new(hub: Arc<Hub>, caller: Caller, token: Option<String>, now: Instant) -> Result<Self, Close> {
         if let Some(token) = &token {
             hub.keys.check(Some(token)).map_err(|refusal| refused(&refusal))?;
         }
         Ok(Self {
             hub,
+            caller,
             token,
             state: State::AwaitHello,
             began: now,
@@ -197,7 +200,8 @@ impl Session {
             .map_err(|refusal| refused(&refusal))?;
         let window = Window::new(hello.window, self.hub.settings.window());
         let size = window.size();
-        tracing::debug!(client = %hello.client.chars().take(64).collect::<String>(), subject = %grant.subject, "hello");
+        let client: String = hello.client.chars().take(64).collect();
+        tracing::debug!(client, subject = %grant.subject, peer = %self.caller.peer, "hello");
         self.answers.push_back(Frame::Welcome(pb::Welcome {
             server: concat!("headwater-relay ", env!("CARGO_PKG_VERSION")).into(),
             window: Some(pb::Window {
@@ -220,6 +224,7 @@ impl Session {
             id,
             code: code as i32,
             message,
+            command: String::new(),
         }));
     }
 

@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame as WsFrame;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
+use super::caller::Caller;
 use super::catchup::{Chunk, Error as ReadError, Range};
 use super::close::Close;
 use super::deflate::inflate::{self, inflate};
@@ -88,8 +89,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Serves the session until one side ends it.
-    pub async fn serve(mut self, hub: &Arc<Hub>, token: Option<String>, shutdown: &CancellationToken) {
-        let close = match Session::new(Arc::clone(hub), token, Instant::now()) {
+    pub async fn serve(
+        mut self,
+        hub: &Arc<Hub>,
+        caller: Caller,
+        token: Option<String>,
+        shutdown: &CancellationToken,
+    ) {
+        let close = match Session::new(Arc::clone(hub), caller, token, Instant::now()) {
             Ok(session) => self.run(hub, session, shutdown).await,
             Err(close) => Some(close),
         };

@@ -345,6 +345,7 @@ impl All {
                     id: self.id,
                     code,
                     message,
+                    command: String::new(),
                 }));
             }
         };
