@@ -306,6 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let goodbye = pb::Goodbye {
             reason: reason.to_string(),
             retry_after_ms: 1000,
+            cursors: Vec::new(),
         };
         let frame = Prepared::new(encode(pb::server_frame::Frame::Goodbye(goodbye))).frame(self.deflated);
         // Whether it arrives is told by nobody; the close frame follows in any case.

@@ -32,7 +32,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headwater/v1/live.proto.
  */
 export const file_headwater_v1_live: GenFile = /*@__PURE__*/
-  fileDesc("ChdoZWFkd2F0ZXIvdjEvbGl2ZS5wcm90bxIMaGVhZHdhdGVyLnYxIr4CCgtDbGllbnRGcmFtZRIqCgVoZWxsbxgBIAEoCzIZLmhlYWR3YXRlci52MS5DbGllbnRIZWxsb0gAEiwKCXN1YnNjcmliZRgCIAEoCzIXLmhlYWR3YXRlci52MS5TdWJzY3JpYmVIABIwCgt1bnN1YnNjcmliZRgDIAEoCzIZLmhlYWR3YXRlci52MS5VbnN1YnNjcmliZUgAEiYKA2FjaxgEIAEoCzIXLmhlYWR3YXRlci52MS5DbGllbnRBY2tIABIkCgV0b2tlbhgFIAEoCzITLmhlYWR3YXRlci52MS5Ub2tlbkgAEigKB2NvbW1hbmQYBiABKAsyFS5oZWFkd2F0ZXIudjEuQ29tbWFuZEgAEiIKBHBpbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUGluZ0gAQgcKBWZyYW1lIlIKC0NsaWVudEhlbGxvEg4KBmNsaWVudBgBIAEoCRINCgV0b2tlbhgCIAEoCRIkCgZ3aW5kb3cYAyABKAsyFC5oZWFkd2F0ZXIudjEuV2luZG93IicKBldpbmRvdxIOCgZmcmFtZXMYASABKA0SDQoFYnl0ZXMYAiABKAQilAEKCVN1YnNjcmliZRIKCgJpZBgBIAEoDRIPCgdkZXZpY2VzGAIgAygJEg8KB21ldHJpY3MYAyADKAkSIAoEbW9kZRgEIAEoDjISLmhlYWR3YXRlci52MS5Nb2RlEiIKBXN0YXJ0GAUgASgLMhMuaGVhZHdhdGVyLnYxLlN0YXJ0EhMKC2ludGVydmFsX21zGAYgASgNImsKBVN0YXJ0Eg0KA25vdxgBIAEoCEgAEhIKCHNuYXBzaG90GAIgASgISAASEQoHdGltZV91cxgDIAEoA0gAEiYKBmN1cnNvchgEIAEoCzIULmhlYWR3YXRlci52MS5DdXJzb3JIAEIECgJhdCI6CgZDdXJzb3ISMAoJcG9zaXRpb25zGAEgAygLMh0uaGVhZHdhdGVyLnYxLlBhcnRpdGlvbk9mZnNldCI0Cg9QYXJ0aXRpb25PZmZzZXQSEQoJcGFydGl0aW9uGAEgASgNEg4KBm9mZnNldBgCIAEoAyIZCgtVbnN1YnNjcmliZRIKCgJpZBgBIAEoDSJcCglDbGllbnRBY2sSFAoMZnJhbWVzX3RvdGFsGAEgASgEEhMKC2J5dGVzX3RvdGFsGAIgASgEEiQKBndpbmRvdxgDIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3ciFgoFVG9rZW4SDQoFdG9rZW4YASABKAkiFQoEUGluZxINCgVub25jZRgBIAEoBCK7BAoLU2VydmVyRnJhbWUSKAoHd2VsY29tZRgBIAEoCzIVLmhlYWR3YXRlci52MS5XZWxjb21lSAASLgoKc3Vic2NyaWJlZBgCIAEoCzIYLmhlYWR3YXRlci52MS5TdWJzY3JpYmVkSAASKwoJY2F1Z2h0X3VwGAMgASgLMhYuaGVhZHdhdGVyLnYxLkNhdWdodFVwSAASKgoFZXJyb3IYBCABKAsyGS5oZWFkd2F0ZXIudjEuU2VydmVyRXJyb3JIABIkCgVyZXBseRgFIAEoCzITLmhlYWR3YXRlci52MS5SZXBseUgAEigKB2dvb2RieWUYBiABKAsyFS5oZWFkd2F0ZXIudjEuR29vZGJ5ZUgAEiIKBHBvbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUG9uZ0gAEjUKDnRva2VuX2FjY2VwdGVkGAggASgLMhsuaGVhZHdhdGVyLnYxLlRva2VuQWNjZXB0ZWRIABIiCgRkYXRhGBAgASgLMhIuaGVhZHdhdGVyLnYxLkRhdGFIABImCgZsYXRlc3QYESABKAsyFC5oZWFkd2F0ZXIudjEuTGF0ZXN0SAASKwoGc2VyaWVzGBIgASgLMhkuaGVhZHdhdGVyLnYxLlNlcmllc0ZyYW1lSAASKgoIcHJlc2VuY2UYEyABKAsyFi5oZWFkd2F0ZXIudjEuUHJlc2VuY2VIABIgCgNnYXAYFCABKAsyES5oZWFkd2F0ZXIudjEuR2FwSABCBwoFZnJhbWUipAEKB1dlbGNvbWUSDgoGc2VydmVyGAEgASgJEiQKBndpbmRvdxgCIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3cSEgoKcGFydGl0aW9ucxgDIAEoDRIPCgd0aW1lX3VzGAQgASgDEhgKEHRva2VuX2V4cGlyZXNfdXMYBSABKAMSDwoHc3ViamVjdBgGIAEoCRITCgttYXlfY29tbWFuZBgHIAEoCCIpCg1Ub2tlbkFjY2VwdGVkEhgKEHRva2VuX2V4cGlyZXNfdXMYASABKAMiTgoKU3Vic2NyaWJlZBIKCgJpZBgBIAEoDRIOCgZmaWx0ZXIYAiABKAcSJAoGY3Vyc29yGAMgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvciI8CghDYXVnaHRVcBIKCgJpZBgBIAEoDRIkCgZjdXJzb3IYAiABKAsyFC5oZWFkd2F0ZXIudjEuQ3Vyc29yImIKC1NlcnZlckVycm9yEgoKAmlkGAEgASgNEiUKBGNvZGUYAiABKA4yFy5oZWFkd2F0ZXIudjEuRXJyb3JDb2RlEg8KB21lc3NhZ2UYAyABKAkSDwoHY29tbWFuZBgEIAEoCSIxCgdHb29kYnllEg4KBnJlYXNvbhgBIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgCIAEoDSI6CgRQb25nEg0KBW5vbmNlGAEgASgEEg8KB3RpbWVfdXMYAiABKAMSEgoKd2lyZV9ieXRlcxgDIAEoBCJcCgREYXRhEg4KBmZpbHRlchgBIAEoBxIRCglwYXJ0aXRpb24YAiABKA0SDgoGb2Zmc2V0GAMgASgDEhIKCmFycml2YWxfdXMYBCABKAMSDQoFYmF0Y2gYBSABKAwiXAoGTGF0ZXN0EgoKAmlkGAEgASgNEiQKB2JhdGNoZXMYAiADKAsyEy5oZWFkd2F0ZXIudjEuQmF0Y2gSDgoGbWVyZ2VkGAMgASgNEhAKCHNuYXBzaG90GAQgASgIIlYKC1Nlcmllc0ZyYW1lEgoKAmlkGAEgASgNEisKB2NvbHVtbnMYAiADKAsyGi5oZWFkd2F0ZXIudjEuU2VyaWVzQ29sdW1uEg4KBm1lcmdlZBgDIAEoDSKoAQoMU2VyaWVzQ29sdW1uEg4KBmRldmljZRgBIAEoCRIOCgZtZXRyaWMYAiABKAkSDAoEdW5pdBgDIAEoCRIQCghzdGFydF91cxgEIAEoAxIRCglidWNrZXRfdXMYBSABKAMSDgoGYnVja2V0GAYgAygNEgsKA21pbhgHIAMoARILCgNtYXgYCCADKAESDAoEbGFzdBgJIAMoARINCgVjb3VudBgKIAMoDSJyCghQcmVzZW5jZRIKCgJpZBgBIAEoDRItCgdkZXZpY2VzGAIgAygLMhwuaGVhZHdhdGVyLnYxLkRldmljZVByZXNlbmNlEhAKCHNuYXBzaG90GAMgASgIEhkKEXNuYXBzaG90X2NvbXBsZXRlGAQgASgIIo8CCg5EZXZpY2VQcmVzZW5jZRIOCgZkZXZpY2UYASABKAkSDgoGb25saW5lGAIgASgIEhAKCHNpbmNlX3VzGAMgASgDEhQKDGxhc3Rfc2Vlbl91cxgEIAEoAxImCgVhZ2VudBgFIAEoCzIXLmhlYWR3YXRlci52MS5BZ2VudEluZm8SJgoHd2FpdGluZxgGIAEoCzIVLmhlYWR3YXRlci52MS5XYWl0aW5nEhUKDWxvc3RfcmVhZGluZ3MYByABKAQSFgoOcmVhZGluZ3NfcGVyX3MYCCABKAESFQoNYmF0Y2hlc19wZXJfcxgJIAEoARIOCgZsYWdfdXMYCiABKAMSDwoHcmVtb3ZlZBgLIAEoCCJ1CgNHYXASCgoCaWQYASABKA0SEQoJcGFydGl0aW9uGAIgASgNEhMKC2Zyb21fb2Zmc2V0GAMgASgDEhEKCXRvX29mZnNldBgEIAEoAxInCgZyZWFzb24YBSABKA4yFy5oZWFkd2F0ZXIudjEuR2FwUmVhc29uKl8KBE1vZGUSFAoQTU9ERV9VTlNQRUNJRklFRBAAEgwKCE1PREVfQUxMEAESDwoLTU9ERV9MQVRFU1QQAhIPCgtNT0RFX1NFUklFUxADEhEKDU1PREVfUFJFU0VOQ0UQBCqrAQoJRXJyb3JDb2RlEhoKFkVSUk9SX0NPREVfVU5TUEVDSUZJRUQQABIaChZFUlJPUl9DT0RFX0JBRF9SRVFVRVNUEAESGAoURVJST1JfQ09ERV9GT1JCSURERU4QAhIUChBFUlJPUl9DT0RFX0xJTUlUEAMSGgoWRVJST1JfQ09ERV9VTlNVUFBPUlRFRBAEEhoKFkVSUk9SX0NPREVfVU5BVkFJTEFCTEUQBSpyCglHYXBSZWFzb24SGgoWR0FQX1JFQVNPTl9VTlNQRUNJRklFRBAAEhgKFEdBUF9SRUFTT05fUkVURU5USU9OEAESGQoVR0FQX1JFQVNPTl9VTlJFQURBQkxFEAISFAoQR0FQX1JFQVNPTl9SRVNFVBADYgZwcm90bzM", [file_headwater_v1_batch, file_headwater_v1_command, file_headwater_v1_link]);
+  fileDesc("ChdoZWFkd2F0ZXIvdjEvbGl2ZS5wcm90bxIMaGVhZHdhdGVyLnYxIr4CCgtDbGllbnRGcmFtZRIqCgVoZWxsbxgBIAEoCzIZLmhlYWR3YXRlci52MS5DbGllbnRIZWxsb0gAEiwKCXN1YnNjcmliZRgCIAEoCzIXLmhlYWR3YXRlci52MS5TdWJzY3JpYmVIABIwCgt1bnN1YnNjcmliZRgDIAEoCzIZLmhlYWR3YXRlci52MS5VbnN1YnNjcmliZUgAEiYKA2FjaxgEIAEoCzIXLmhlYWR3YXRlci52MS5DbGllbnRBY2tIABIkCgV0b2tlbhgFIAEoCzITLmhlYWR3YXRlci52MS5Ub2tlbkgAEigKB2NvbW1hbmQYBiABKAsyFS5oZWFkd2F0ZXIudjEuQ29tbWFuZEgAEiIKBHBpbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUGluZ0gAQgcKBWZyYW1lIlIKC0NsaWVudEhlbGxvEg4KBmNsaWVudBgBIAEoCRINCgV0b2tlbhgCIAEoCRIkCgZ3aW5kb3cYAyABKAsyFC5oZWFkd2F0ZXIudjEuV2luZG93IicKBldpbmRvdxIOCgZmcmFtZXMYASABKA0SDQoFYnl0ZXMYAiABKAQilAEKCVN1YnNjcmliZRIKCgJpZBgBIAEoDRIPCgdkZXZpY2VzGAIgAygJEg8KB21ldHJpY3MYAyADKAkSIAoEbW9kZRgEIAEoDjISLmhlYWR3YXRlci52MS5Nb2RlEiIKBXN0YXJ0GAUgASgLMhMuaGVhZHdhdGVyLnYxLlN0YXJ0EhMKC2ludGVydmFsX21zGAYgASgNImsKBVN0YXJ0Eg0KA25vdxgBIAEoCEgAEhIKCHNuYXBzaG90GAIgASgISAASEQoHdGltZV91cxgDIAEoA0gAEiYKBmN1cnNvchgEIAEoCzIULmhlYWR3YXRlci52MS5DdXJzb3JIAEIECgJhdCI6CgZDdXJzb3ISMAoJcG9zaXRpb25zGAEgAygLMh0uaGVhZHdhdGVyLnYxLlBhcnRpdGlvbk9mZnNldCI0Cg9QYXJ0aXRpb25PZmZzZXQSEQoJcGFydGl0aW9uGAEgASgNEg4KBm9mZnNldBgCIAEoAyIZCgtVbnN1YnNjcmliZRIKCgJpZBgBIAEoDSJcCglDbGllbnRBY2sSFAoMZnJhbWVzX3RvdGFsGAEgASgEEhMKC2J5dGVzX3RvdGFsGAIgASgEEiQKBndpbmRvdxgDIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3ciFgoFVG9rZW4SDQoFdG9rZW4YASABKAkiFQoEUGluZxINCgVub25jZRgBIAEoBCK7BAoLU2VydmVyRnJhbWUSKAoHd2VsY29tZRgBIAEoCzIVLmhlYWR3YXRlci52MS5XZWxjb21lSAASLgoKc3Vic2NyaWJlZBgCIAEoCzIYLmhlYWR3YXRlci52MS5TdWJzY3JpYmVkSAASKwoJY2F1Z2h0X3VwGAMgASgLMhYuaGVhZHdhdGVyLnYxLkNhdWdodFVwSAASKgoFZXJyb3IYBCABKAsyGS5oZWFkd2F0ZXIudjEuU2VydmVyRXJyb3JIABIkCgVyZXBseRgFIAEoCzITLmhlYWR3YXRlci52MS5SZXBseUgAEigKB2dvb2RieWUYBiABKAsyFS5oZWFkd2F0ZXIudjEuR29vZGJ5ZUgAEiIKBHBvbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUG9uZ0gAEjUKDnRva2VuX2FjY2VwdGVkGAggASgLMhsuaGVhZHdhdGVyLnYxLlRva2VuQWNjZXB0ZWRIABIiCgRkYXRhGBAgASgLMhIuaGVhZHdhdGVyLnYxLkRhdGFIABImCgZsYXRlc3QYESABKAsyFC5oZWFkd2F0ZXIudjEuTGF0ZXN0SAASKwoGc2VyaWVzGBIgASgLMhkuaGVhZHdhdGVyLnYxLlNlcmllc0ZyYW1lSAASKgoIcHJlc2VuY2UYEyABKAsyFi5oZWFkd2F0ZXIudjEuUHJlc2VuY2VIABIgCgNnYXAYFCABKAsyES5oZWFkd2F0ZXIudjEuR2FwSABCBwoFZnJhbWUipAEKB1dlbGNvbWUSDgoGc2VydmVyGAEgASgJEiQKBndpbmRvdxgCIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3cSEgoKcGFydGl0aW9ucxgDIAEoDRIPCgd0aW1lX3VzGAQgASgDEhgKEHRva2VuX2V4cGlyZXNfdXMYBSABKAMSDwoHc3ViamVjdBgGIAEoCRITCgttYXlfY29tbWFuZBgHIAEoCCIpCg1Ub2tlbkFjY2VwdGVkEhgKEHRva2VuX2V4cGlyZXNfdXMYASABKAMiTgoKU3Vic2NyaWJlZBIKCgJpZBgBIAEoDRIOCgZmaWx0ZXIYAiABKAcSJAoGY3Vyc29yGAMgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvciI8CghDYXVnaHRVcBIKCgJpZBgBIAEoDRIkCgZjdXJzb3IYAiABKAsyFC5oZWFkd2F0ZXIudjEuQ3Vyc29yImIKC1NlcnZlckVycm9yEgoKAmlkGAEgASgNEiUKBGNvZGUYAiABKA4yFy5oZWFkd2F0ZXIudjEuRXJyb3JDb2RlEg8KB21lc3NhZ2UYAyABKAkSDwoHY29tbWFuZBgEIAEoCSJkCgdHb29kYnllEg4KBnJlYXNvbhgBIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgCIAEoDRIxCgdjdXJzb3JzGAMgAygLMiAuaGVhZHdhdGVyLnYxLlN1YnNjcmlwdGlvbkN1cnNvciJGChJTdWJzY3JpcHRpb25DdXJzb3ISCgoCaWQYASABKA0SJAoGY3Vyc29yGAIgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvciI6CgRQb25nEg0KBW5vbmNlGAEgASgEEg8KB3RpbWVfdXMYAiABKAMSEgoKd2lyZV9ieXRlcxgDIAEoBCJcCgREYXRhEg4KBmZpbHRlchgBIAEoBxIRCglwYXJ0aXRpb24YAiABKA0SDgoGb2Zmc2V0GAMgASgDEhIKCmFycml2YWxfdXMYBCABKAMSDQoFYmF0Y2gYBSABKAwiXAoGTGF0ZXN0EgoKAmlkGAEgASgNEiQKB2JhdGNoZXMYAiADKAsyEy5oZWFkd2F0ZXIudjEuQmF0Y2gSDgoGbWVyZ2VkGAMgASgNEhAKCHNuYXBzaG90GAQgASgIIqYBCgtTZXJpZXNGcmFtZRIKCgJpZBgBIAEoDRIrCgdjb2x1bW5zGAIgAygLMhouaGVhZHdhdGVyLnYxLlNlcmllc0NvbHVtbhIOCgZtZXJnZWQYAyABKA0SJAoGY3Vyc29yGAQgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvchIoCgZsb3NzZXMYBSADKAsyGC5oZWFkd2F0ZXIudjEuU2VyaWVzTG9zcyK5AQoMU2VyaWVzQ29sdW1uEg4KBmRldmljZRgBIAEoCRIOCgZtZXRyaWMYAiABKAkSDAoEdW5pdBgDIAEoCRIQCghzdGFydF91cxgEIAEoAxIRCglidWNrZXRfdXMYBSABKAMSDgoGYnVja2V0GAYgAygNEgsKA21pbhgHIAMoARILCgNtYXgYCCADKAESDAoEbGFzdBgJIAMoARINCgVjb3VudBgKIAMoDRIPCgdsYXN0X3VzGAsgAygEImEKClNlcmllc0xvc3MSDgoGZGV2aWNlGAEgASgJEhgKEGZpcnN0X2Fycml2YWxfdXMYAiABKAMSFwoPbGFzdF9hcnJpdmFsX3VzGAMgASgDEhAKCHJlYWRpbmdzGAQgASgEInIKCFByZXNlbmNlEgoKAmlkGAEgASgNEi0KB2RldmljZXMYAiADKAsyHC5oZWFkd2F0ZXIudjEuRGV2aWNlUHJlc2VuY2USEAoIc25hcHNob3QYAyABKAgSGQoRc25hcHNob3RfY29tcGxldGUYBCABKAgijwIKDkRldmljZVByZXNlbmNlEg4KBmRldmljZRgBIAEoCRIOCgZvbmxpbmUYAiABKAgSEAoIc2luY2VfdXMYAyABKAMSFAoMbGFzdF9zZWVuX3VzGAQgASgDEiYKBWFnZW50GAUgASgLMhcuaGVhZHdhdGVyLnYxLkFnZW50SW5mbxImCgd3YWl0aW5nGAYgASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmcSFQoNbG9zdF9yZWFkaW5ncxgHIAEoBBIWCg5yZWFkaW5nc19wZXJfcxgIIAEoARIVCg1iYXRjaGVzX3Blcl9zGAkgASgBEg4KBmxhZ191cxgKIAEoAxIPCgdyZW1vdmVkGAsgASgIInUKA0dhcBIKCgJpZBgBIAEoDRIRCglwYXJ0aXRpb24YAiABKA0SEwoLZnJvbV9vZmZzZXQYAyABKAMSEQoJdG9fb2Zmc2V0GAQgASgDEicKBnJlYXNvbhgFIAEoDjIXLmhlYWR3YXRlci52MS5HYXBSZWFzb24qXwoETW9kZRIUChBNT0RFX1VOU1BFQ0lGSUVEEAASDAoITU9ERV9BTEwQARIPCgtNT0RFX0xBVEVTVBACEg8KC01PREVfU0VSSUVTEAMSEQoNTU9ERV9QUkVTRU5DRRAEKqsBCglFcnJvckNvZGUSGgoWRVJST1JfQ09ERV9VTlNQRUNJRklFRBAAEhoKFkVSUk9SX0NPREVfQkFEX1JFUVVFU1QQARIYChRFUlJPUl9DT0RFX0ZPUkJJRERFThACEhQKEEVSUk9SX0NPREVfTElNSVQQAxIaChZFUlJPUl9DT0RFX1VOU1VQUE9SVEVEEAQSGgoWRVJST1JfQ09ERV9VTkFWQUlMQUJMRRAFKnIKCUdhcFJlYXNvbhIaChZHQVBfUkVBU09OX1VOU1BFQ0lGSUVEEAASGAoUR0FQX1JFQVNPTl9SRVRFTlRJT04QARIZChVHQVBfUkVBU09OX1VOUkVBREFCTEUQAhIUChBHQVBfUkVBU09OX1JFU0VUEANiBnByb3RvMw", [file_headwater_v1_batch, file_headwater_v1_command, file_headwater_v1_link]);
 
 /**
  * @generated from message headwater.v1.ClientFrame
@@ -188,7 +188,8 @@ export type Subscribe = Message<"headwater.v1.Subscribe"> & {
   start?: Start | undefined;
 
   /**
-   * LATEST and PRESENCE: at most one frame in this time, milliseconds; 0: 250. SERIES: the bucket, milliseconds; 0: 1000.
+   * LATEST and PRESENCE: at most one frame in this time, milliseconds; 0: 250. SERIES: the bucket, milliseconds; 0: 1000
+   * (see SeriesFrame).
    *
    * @generated from field: uint32 interval_ms = 6;
    */
@@ -221,7 +222,7 @@ export type Start = Message<"headwater.v1.Start"> & {
     case: "now";
   } | {
     /**
-     * The current state first (one reading per device and metric), then everything after it.
+     * The current state first (one reading per device and metric), then everything after it. Not in SERIES.
      *
      * @generated from field: bool snapshot = 2;
      */
@@ -667,6 +668,14 @@ export type Goodbye = Message<"headwater.v1.Goodbye"> & {
    * @generated from field: uint32 retry_after_ms = 2;
    */
   retryAfterMs: number;
+
+  /**
+   * Where each ALL and SERIES subscription stands: all before it was in frames before this one. Another gateway goes on from
+   * here without hole or repeat. Covers partitions too in which nothing matched.
+   *
+   * @generated from field: repeated headwater.v1.SubscriptionCursor cursors = 3;
+   */
+  cursors: SubscriptionCursor[];
 };
 
 /**
@@ -675,6 +684,28 @@ export type Goodbye = Message<"headwater.v1.Goodbye"> & {
  */
 export const GoodbyeSchema: GenMessage<Goodbye> = /*@__PURE__*/
   messageDesc(file_headwater_v1_live, 17);
+
+/**
+ * @generated from message headwater.v1.SubscriptionCursor
+ */
+export type SubscriptionCursor = Message<"headwater.v1.SubscriptionCursor"> & {
+  /**
+   * @generated from field: uint32 id = 1;
+   */
+  id: number;
+
+  /**
+   * @generated from field: headwater.v1.Cursor cursor = 2;
+   */
+  cursor?: Cursor | undefined;
+};
+
+/**
+ * Describes the message headwater.v1.SubscriptionCursor.
+ * Use `create(SubscriptionCursorSchema)` to create a new message.
+ */
+export const SubscriptionCursorSchema: GenMessage<SubscriptionCursor> = /*@__PURE__*/
+  messageDesc(file_headwater_v1_live, 18);
 
 /**
  * @generated from message headwater.v1.Pong
@@ -706,7 +737,7 @@ export type Pong = Message<"headwater.v1.Pong"> & {
  * Use `create(PongSchema)` to create a new message.
  */
 export const PongSchema: GenMessage<Pong> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 18);
+  messageDesc(file_headwater_v1_live, 19);
 
 /**
  * One record of the telemetry topic. Carries only what all receivers with this filter share, so it is built and
@@ -752,7 +783,7 @@ export type Data = Message<"headwater.v1.Data"> & {
  * Use `create(DataSchema)` to create a new message.
  */
 export const DataSchema: GenMessage<Data> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 19);
+  messageDesc(file_headwater_v1_live, 20);
 
 /**
  * @generated from message headwater.v1.Latest
@@ -790,9 +821,24 @@ export type Latest = Message<"headwater.v1.Latest"> & {
  * Use `create(LatestSchema)` to create a new message.
  */
 export const LatestSchema: GenMessage<Latest> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 20);
+  messageDesc(file_headwater_v1_live, 21);
 
 /**
+ * Each reading is in one bucket of one frame, never in two: a bucket that is told again is told what came since, and the two are
+ * joined (min of both, max of both, counts added, last of the later `last_us`, of the later frame where they are equal). So a
+ * bucket that goes on, a backlog that drains late, a start at a cursor in the middle of a bucket are all the same.
+ *
+ * Buckets begin at multiples of their width since the epoch. The width is the subscription's interval; while the window is closed it doubles
+ * as often as it must, for each column by itself, so that what waits is bounded. Each is then a whole number of narrower ones, and it holds only what
+ * none of those held that were told before: they stand beside it.
+ *
+ * A frame comes once in an interval or a second, whichever is less (but not oftener than every 50 ms); in history, as soon as one is full.
+ * All that arrived is in it, the part of a bucket that is not over included.
+ *
+ * Numbers are counted: doubles, integers (rounded to the nearest double), booleans (0 and 1). Infinities are numbers here; -0 is
+ * less than 0. NaN and strings are not counted, and a bucket in which nothing else came is not told. Suspect readings, and
+ * those of an uncertain clock, are counted like others.
+ *
  * @generated from message headwater.v1.SeriesFrame
  */
 export type SeriesFrame = Message<"headwater.v1.SeriesFrame"> & {
@@ -807,9 +853,26 @@ export type SeriesFrame = Message<"headwater.v1.SeriesFrame"> & {
   columns: SeriesColumn[];
 
   /**
+   * Batches that went into it.
+   *
    * @generated from field: uint32 merged = 3;
    */
   merged: number;
+
+  /**
+   * Where the subscription stands after this frame, only the partitions whose position has changed since the last cursor told. With
+   * those of before it is the cursor to go on from, at any gateway.
+   *
+   * @generated from field: headwater.v1.Cursor cursor = 4;
+   */
+  cursor?: Cursor | undefined;
+
+  /**
+   * What devices had to give up, as the loss records among these batches say.
+   *
+   * @generated from field: repeated headwater.v1.SeriesLoss losses = 5;
+   */
+  losses: SeriesLoss[];
 };
 
 /**
@@ -817,9 +880,11 @@ export type SeriesFrame = Message<"headwater.v1.SeriesFrame"> & {
  * Use `create(SeriesFrameSchema)` to create a new message.
  */
 export const SeriesFrameSchema: GenMessage<SeriesFrame> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 21);
+  messageDesc(file_headwater_v1_live, 22);
 
 /**
+ * One unit of one metric of one device. There may be several in a frame where times are far apart.
+ *
  * @generated from message headwater.v1.SeriesColumn
  */
 export type SeriesColumn = Message<"headwater.v1.SeriesColumn"> & {
@@ -868,6 +933,8 @@ export type SeriesColumn = Message<"headwater.v1.SeriesColumn"> & {
   max: number[];
 
   /**
+   * The reading with the greatest time; of several the one that arrived last.
+   *
    * @generated from field: repeated double last = 9;
    */
   last: number[];
@@ -876,6 +943,13 @@ export type SeriesColumn = Message<"headwater.v1.SeriesColumn"> & {
    * @generated from field: repeated uint32 count = 10;
    */
   count: number[];
+
+  /**
+   * The time of `last`, microseconds after the start of its bucket.
+   *
+   * @generated from field: repeated uint64 last_us = 11;
+   */
+  lastUs: bigint[];
 };
 
 /**
@@ -883,7 +957,41 @@ export type SeriesColumn = Message<"headwater.v1.SeriesColumn"> & {
  * Use `create(SeriesColumnSchema)` to create a new message.
  */
 export const SeriesColumnSchema: GenMessage<SeriesColumn> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 22);
+  messageDesc(file_headwater_v1_live, 23);
+
+/**
+ * @generated from message headwater.v1.SeriesLoss
+ */
+export type SeriesLoss = Message<"headwater.v1.SeriesLoss"> & {
+  /**
+   * @generated from field: string device = 1;
+   */
+  device: string;
+
+  /**
+   * Arrival of the first and the last loss record.
+   *
+   * @generated from field: int64 first_arrival_us = 2;
+   */
+  firstArrivalUs: bigint;
+
+  /**
+   * @generated from field: int64 last_arrival_us = 3;
+   */
+  lastArrivalUs: bigint;
+
+  /**
+   * @generated from field: uint64 readings = 4;
+   */
+  readings: bigint;
+};
+
+/**
+ * Describes the message headwater.v1.SeriesLoss.
+ * Use `create(SeriesLossSchema)` to create a new message.
+ */
+export const SeriesLossSchema: GenMessage<SeriesLoss> = /*@__PURE__*/
+  messageDesc(file_headwater_v1_live, 24);
 
 /**
  * @generated from message headwater.v1.Presence
@@ -917,7 +1025,7 @@ export type Presence = Message<"headwater.v1.Presence"> & {
  * Use `create(PresenceSchema)` to create a new message.
  */
 export const PresenceSchema: GenMessage<Presence> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 23);
+  messageDesc(file_headwater_v1_live, 25);
 
 /**
  * @generated from message headwater.v1.DevicePresence
@@ -990,7 +1098,7 @@ export type DevicePresence = Message<"headwater.v1.DevicePresence"> & {
  * Use `create(DevicePresenceSchema)` to create a new message.
  */
 export const DevicePresenceSchema: GenMessage<DevicePresence> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 24);
+  messageDesc(file_headwater_v1_live, 26);
 
 /**
  * What could not be delivered: offsets from..to of a partition, exclusive of `to`.
@@ -1029,7 +1137,7 @@ export type Gap = Message<"headwater.v1.Gap"> & {
  * Use `create(GapSchema)` to create a new message.
  */
 export const GapSchema: GenMessage<Gap> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 25);
+  messageDesc(file_headwater_v1_live, 27);
 
 /**
  * @generated from enum headwater.v1.Mode
@@ -1055,7 +1163,7 @@ export enum Mode {
   LATEST = 2,
 
   /**
-   * min/max/last/count per time bucket; buckets widen while the window is closed.
+   * min/max/last/count per time bucket; buckets widen while the window is closed (see SeriesFrame).
    *
    * @generated from enum value: MODE_SERIES = 3;
    */
