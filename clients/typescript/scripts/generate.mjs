@@ -1,4 +1,4 @@
-// Writes src/gen from the .proto files; with --check it only tells whether what is committed is what they give.
+// Writes test/gen from the .proto files; with --check it only tells whether what is committed is what they give.
 import { execFileSync } from "node:child_process";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 const home = join(dirname(fileURLToPath(import.meta.url)), "..");
 const root = join(home, "..", "..");
 const protos = join(root, "proto", "proto");
-const committed = join(home, "src", "gen");
+const committed = join(home, "test", "gen");
 const bin = join(root, "node_modules", ".bin");
 
 const fresh = mkdtempSync(join(tmpdir(), "headwater-gen-"));
@@ -40,11 +40,11 @@ try {
     );
     if (differ.length > 0) {
       console.error(
-        `src/gen is not what proto/proto gives: ${differ.join(", ")}\nrun: npm run generate -w @headwater/client`,
+        `test/gen is not what proto/proto gives: ${differ.join(", ")}\nrun: npm run generate -w @headwater/client`,
       );
       process.exitCode = 1;
     } else {
-      console.log(`src/gen is up to date (${is.size} files)`);
+      console.log(`test/gen is up to date (${is.size} files)`);
     }
   } else {
     rmSync(committed, { recursive: true, force: true });

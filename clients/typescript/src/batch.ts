@@ -4,7 +4,17 @@
  */
 
 import { expandTimes, sums, type TimesField } from "./deltas.js";
-import { BYTES, countVarints, DecodeError, FIXED64, Packed, Reader, VARINT } from "./reader.js";
+import {
+  BYTES,
+  countVarints,
+  DecodeError,
+  doubles,
+  FIXED64,
+  Packed,
+  Reader,
+  uints,
+  VARINT,
+} from "./reader.js";
 
 /** One device's readings, column by column, or the record of their loss. */
 export interface Batch {
@@ -59,8 +69,6 @@ const POWERS = [
   1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
   1e20, 1e21, 1e22,
 ];
-
-const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 
 /** Reads a batch; `DecodeError` says what is wrong with it and where. */
 export function decodeBatch(bytes: Uint8Array): Batch {
@@ -350,25 +358,4 @@ function readStrings(reader: Reader): string[] {
     }
     return dictionary[index];
   });
-}
-
-function uints(bytes: Uint8Array): Float64Array<ArrayBuffer> {
-  const out = new Float64Array(countVarints(bytes));
-  const reader = new Reader(bytes);
-  for (let i = 0; i < out.length; i++) out[i] = reader.uint();
-  return out;
-}
-
-function doubles(bytes: Uint8Array, at: number): Float64Array<ArrayBuffer> {
-  if (bytes.length % 8 !== 0)
-    throw new DecodeError(`${bytes.length} bytes of doubles: not a multiple of 8`, at);
-  const out = new Float64Array(bytes.length / 8);
-  if (LITTLE_ENDIAN) {
-    new Uint8Array(out.buffer).set(bytes);
-  } else {
-    const bits = new BigUint64Array(out.buffer);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    for (let i = 0; i < out.length; i++) bits[i] = view.getBigUint64(i * 8, true);
-  }
-  return out;
 }

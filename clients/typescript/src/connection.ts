@@ -1,29 +1,33 @@
-/** A connection that lasts: sessions come and go under it, subscriptions stay. */
+/** A connection that lasts: sessions come and go under it, subscriptions and commands stay. */
 
 import { Backoff } from "./backoff.js";
 import { type Batch, decodeBatch } from "./batch.js";
-import { type Cursor, fromMessage } from "./cursor.js";
+import { type CommandOptions, Commands, type Reply } from "./commands.js";
+import type { Welcome } from "./control.js";
+import type { Cursor } from "./cursor.js";
 import { ConnectionError, RefusedError } from "./errors.js";
-import type { DataFrame } from "./frame.js";
-import { GapReason } from "./gen/headwater/v1/live_pb.js";
+import type { Control, Counted, DataFrame, LatestFrame } from "./frame.js";
+import { Latency } from "./latency.js";
 import type { ConnectOptions, Events, Stats, Status, WebSocketConstructor } from "./options.js";
-import { type Control, type Counted, Session, type Welcome } from "./session.js";
+import { subscribe, token as tokenFrame, unsubscribe } from "./request.js";
+import type { SeriesFrame } from "./series.js";
+import { Session } from "./session.js";
 import {
+  type Conflation,
   type Gap,
   type Handler,
   type SubscribeOptions,
   Subscription,
   type SubscriptionEvent,
 } from "./subscription.js";
+import { TokenKeeper } from "./token.js";
+import type { Amount } from "./window.js";
 
-const GAPS: Record<number, Gap["reason"]> = {
-  [GapReason.RETENTION]: "retention",
-  [GapReason.UNREADABLE]: "unreadable",
-  [GapReason.RESET]: "reset",
-};
-
-/** How long before its end a token is replaced, milliseconds; of a short-lived one half its life. */
-const REFRESH_BEFORE_MS = 60_000;
+/** A connection that stood for so long was a good one: the next failure is a new one, milliseconds. */
+const STEADY_MS = 10_000;
+/** A batch that was older when the bridge took it in is backlog, and says nothing of the way here, milliseconds. */
+const FRESH_MS = 5000;
+const CLOSED: Amount = { frames: 0, bytes: 0 };
 
 /** Opens a connection and keeps it open until `close`. */
 export function connect(options: ConnectOptions): Connection {
@@ -34,31 +38,50 @@ export class Connection {
   private readonly options: ConnectOptions;
   private readonly make: WebSocketConstructor;
   private readonly backoff: Backoff;
+  private readonly token: TokenKeeper;
+  private readonly commands: Commands;
   private readonly subscriptions = new Map<number, Subscription>();
   private readonly listeners = new Map<keyof Events, Set<(event: never) => void>>();
   private nextId = 1;
   private session: Session | null = null;
   private welcomed = false;
+  private welcomedAt = 0;
   private connections = 0;
+  /** Connections that ended: picks the next URL of a list. */
+  private ends = 0;
+  private url = "";
+  private conflated = 0;
+  private gaps = 0;
+  private samples = new Latency();
+  private arrivals = new Latency();
   private refusedTokens = 0;
   private retryAfterMs = 0;
   private paused = false;
   private current: Status = { state: "connecting", attempt: 0 };
   private retryTimer: ReturnType<typeof setTimeout> | null = null;
-  private tokenTimer: ReturnType<typeof setTimeout> | null = null;
   private readonly statsTimer: ReturnType<typeof setInterval>;
   private readonly online = () => this.retryNow();
+  private readonly looked = () => this.narrow();
 
   constructor(options: ConnectOptions) {
     const make = options.WebSocket ?? (globalThis.WebSocket as unknown as WebSocketConstructor | undefined);
     if (!make) throw new TypeError("no WebSocket here: pass one, as `WebSocket` of the ws package");
+    if (options.url.length === 0 && typeof options.url !== "function")
+      throw new TypeError("no url to connect to");
     this.make = make;
-    this.options = { ...options, url: absolute(options.url) };
+    this.options = options;
     this.backoff = new Backoff(options.backoff);
+    this.token = new TokenKeeper(options.token);
+    this.commands = new Commands(
+      (bytes) => this.send(bytes),
+      () => this.now(),
+    );
     this.statsTimer = setInterval(() => {
-      if (this.welcomed && this.session) this.emit("stats", this.session.stats(this.connections));
+      const stats = this.welcomed ? this.stats : null;
+      if (stats) this.emit("stats", stats);
     }, 1000);
     globalThis.addEventListener?.("online", this.online);
+    globalThis.document?.addEventListener?.("visibilitychange", this.looked);
     // So that the caller can add its listeners first.
     queueMicrotask(() => this.open());
   }
@@ -69,7 +92,14 @@ export class Connection {
 
   /** Figures of the present connection; null while there is none. */
   get stats(): Stats | null {
-    return this.session?.stats(this.connections) ?? null;
+    if (!this.session) return null;
+    return {
+      ...this.session.stats(),
+      connections: this.connections,
+      conflated: this.conflated,
+      gaps: this.gaps,
+      latency: { sampleMs: this.samples.quantiles(), arrivalMs: this.arrivals.quantiles() },
+    };
   }
 
   /** Listens to an event; call what comes back to stop. */
@@ -89,24 +119,34 @@ export class Connection {
     const subscription = new Subscription(id, options, handler ?? null, {
       leave: () => {
         this.subscriptions.delete(id);
-        if (this.welcomed) this.session?.send({ case: "unsubscribe", value: { id } });
+        this.send(unsubscribe(id));
       },
       failed: (error) => this.emit("error", { subscription, error: asError(error) }),
     });
     this.subscriptions.set(id, subscription);
-    if (this.welcomed) this.session?.send({ case: "subscribe", value: subscription.request() });
+    this.send(subscribe(subscription.request()));
     return subscription;
+  }
+
+  /**
+   * Has a device do something. Resolves with what it answered, whether it succeeded or not; rejects with a `CommandError`
+   * where it was not carried out, or that is not known, and with the signal's reason where that is aborted. It is sent
+   * again under its id after a reconnect, until it expires, and carried out once.
+   */
+  command(options: CommandOptions): Promise<Reply> {
+    if (this.current.state === "closed") return Promise.reject(new TypeError("the connection is closed"));
+    return this.commands.issue(options);
   }
 
   /** Closes the window: the server holds everything back (in mode `all` as a cursor, nothing is lost). */
   pause(): void {
     this.paused = true;
-    if (this.welcomed) this.session?.pause(true);
+    this.narrow();
   }
 
   resume(): void {
     this.paused = false;
-    if (this.welcomed) this.session?.pause(false);
+    this.narrow();
   }
 
   /** Tries at once instead of waiting for the backoff's delay. */
@@ -121,23 +161,38 @@ export class Connection {
     this.finish(undefined);
   }
 
+  /** The relay's clock as far as it is known, milliseconds since the Unix epoch. */
+  private now(): number {
+    return Date.now() + (this.session?.clockOffsetMs ?? 0);
+  }
+
+  private send(bytes: Uint8Array<ArrayBuffer>): void {
+    if (this.welcomed) this.session?.send(bytes);
+  }
+
   private async open(): Promise<void> {
     if (this.current.state === "closed") return;
     this.retryTimer = null;
     this.setStatus({ state: "connecting", attempt: this.backoff.attempt });
-    let token = "";
+    let token: string;
     try {
-      token = await this.token();
+      this.url = await this.address();
+    } catch (error) {
+      this.again(new ConnectionError(1006, `no address to be had: ${asError(error).message}`));
+      return;
+    }
+    try {
+      token = await this.token.get();
     } catch (error) {
       this.again(new ConnectionError(4401, `no token to be had: ${asError(error).message}`));
       return;
     }
-    // The await may have let a close in.
+    // The awaits may have let a close in.
     if ((this.current as Status).state === "closed") return;
     let session: Session;
     const mine = () => this.session === session;
     try {
-      session = new Session(this.make, this.options, token, {
+      session = new Session(this.make, absolute(this.url), this.options, token, {
         control: (frame) => mine() && this.control(frame),
         counted: (frame, done) => this.counted(frame, done),
         unreadable: (error) => this.emit("error", { subscription: null, error }),
@@ -151,43 +206,44 @@ export class Connection {
     this.session = session;
   }
 
-  private async token(): Promise<string> {
-    const { token } = this.options;
-    return typeof token === "function" ? await token() : (token ?? "");
+  private async address(): Promise<string> {
+    const { url } = this.options;
+    if (typeof url === "function") return await url(this.backoff.attempt);
+    return typeof url === "string" ? url : url[this.ends % url.length];
   }
 
   private control(frame: Control): void {
     switch (frame.case) {
       case "welcome":
-        this.welcome(frame.value);
+        this.welcome(frame);
         break;
-      case "subscribed": {
-        const { id, filter, cursor } = frame.value;
-        this.subscriptions.get(id)?.subscribed(filter, fromMessage(cursor));
+      case "subscribed":
+        this.subscriptions.get(frame.id)?.subscribed(frame.filter, frame.cursor);
         break;
-      }
-      case "caughtUp": {
-        const to = fromMessage(frame.value.cursor);
-        const subscription = this.subscriptions.get(frame.value.id);
-        subscription?.begin();
-        subscription?.moved(to);
-        subscription?.push({ event: { type: "caught-up" }, moves: { to }, done: () => {} });
+      case "caughtUp":
+        this.subscriptions.get(frame.id)?.caughtUp(frame.cursor);
         break;
-      }
-      case "error": {
-        const { id, code, message } = frame.value;
+      case "error":
+        if (this.commands.refused(frame)) break;
         this.emit("error", {
-          subscription: this.subscriptions.get(id) ?? null,
-          error: new RefusedError(code, message),
+          subscription: this.subscriptions.get(frame.id) ?? null,
+          error: new RefusedError(frame.code, frame.message),
         });
         break;
-      }
+      case "reply":
+        this.commands.replied(frame);
+        break;
       case "goodbye":
-        this.retryAfterMs = frame.value.retryAfterMs;
-        this.emit("goodbye", { reason: frame.value.reason, retryAfterMs: frame.value.retryAfterMs });
+        this.retryAfterMs = frame.retryAfterMs;
+        for (const { id, cursor } of frame.cursors) this.subscriptions.get(id)?.moved(cursor);
+        this.emit("goodbye", { reason: frame.reason, retryAfterMs: frame.retryAfterMs });
         break;
       case "tokenAccepted":
-        this.scheduleToken(Number(frame.value.tokenExpiresUs));
+        this.commands.allow();
+        this.keepToken(frame.tokenExpiresUs);
+        if (this.current.state === "open") {
+          this.setStatus({ ...this.current, tokenExpiresUs: frame.tokenExpiresUs });
+        }
         break;
     }
   }
@@ -195,137 +251,155 @@ export class Connection {
   private welcome(welcome: Welcome): void {
     const session = this.session!;
     this.welcomed = true;
+    this.welcomedAt = performance.now();
     this.connections += 1;
     this.refusedTokens = 0;
     this.retryAfterMs = 0;
-    session.welcome(welcome);
-    if (this.paused) session.pause(true);
-    for (const subscription of this.subscriptions.values()) {
-      subscription.filter = null;
-      session.send({ case: "subscribe", value: subscription.request() });
-    }
-    const tokenExpiresUs = Number(welcome.tokenExpiresUs);
-    this.scheduleToken(tokenExpiresUs);
+    session.welcome(welcome.window, welcome.timeUs);
+    this.narrow();
+    for (const subscription of this.subscriptions.values()) this.send(subscribe(subscription.request()));
+    this.commands.connected(welcome.mayCommand);
+    this.keepToken(welcome.tokenExpiresUs);
+    const { server, subject, partitions, tokenExpiresUs, mayCommand } = welcome;
     this.setStatus({
       state: "open",
-      server: welcome.server,
-      subject: welcome.subject,
-      partitions: welcome.partitions,
+      url: this.url,
+      server,
+      subject,
+      partitions,
       tokenExpiresUs,
+      mayCommand,
       compressed: session.compressed,
     });
   }
 
-  private scheduleToken(expiresUs: number): void {
-    if (this.tokenTimer !== null) clearTimeout(this.tokenTimer);
-    this.tokenTimer = null;
-    if (expiresUs === 0 || typeof this.options.token !== "function") return;
-    const left = expiresUs / 1000 - Date.now();
-    const session = this.session;
-    // setTimeout counts in 31 bits; a token that lives longer than 24 days is looked at again then.
-    const wait = Math.min(2 ** 31 - 1, Math.max(0, left - Math.min(REFRESH_BEFORE_MS, left / 2)));
-    this.tokenTimer = setTimeout(async () => {
-      try {
-        const token = await this.token();
-        if (this.session === session) session?.send({ case: "token", value: { token } });
-      } catch (error) {
-        this.emit("error", { subscription: null, error: asError(error) });
-      }
-    }, wait);
+  private keepToken(expiresUs: number): void {
+    this.token.keep(
+      expiresUs,
+      () => this.now(),
+      (token) => this.send(tokenFrame(token)),
+      (error) => this.emit("error", { subscription: null, error: asError(error) }),
+    );
+  }
+
+  /** The window follows whether anybody looks. */
+  private narrow(): void {
+    if (!this.welcomed) return;
+    const hidden = this.options.hiddenWindow;
+    let limit: Amount | null = null;
+    if (this.paused) limit = CLOSED;
+    else if (hidden !== null && globalThis.document?.visibilityState === "hidden") {
+      limit = { frames: 16, bytes: 256 * 1024, ...hidden };
+    }
+    this.session?.narrow(limit);
   }
 
   private counted(frame: Counted, done: () => void): void {
-    // A frame that shows the connection at work: the next failure is a new one.
-    this.backoff.reset();
-    switch (frame.case) {
-      case "data":
-        this.data(frame, done);
-        return;
-      case "latest":
-        this.deliver(
-          frame.id,
-          { type: "latest", batches: frame.batches, merged: frame.merged, snapshot: frame.snapshot },
-          done,
-        );
-        return;
-      case "presence": {
-        const { id, devices, snapshot, snapshotComplete } = frame.value;
-        this.deliver(id, { type: "presence", devices, snapshot, complete: snapshotComplete }, done);
-        return;
-      }
-      case "gap": {
-        const { id, partition, fromOffset, toOffset, reason } = frame.value;
-        const gap: Gap = {
-          partition,
-          fromOffset: Number(fromOffset),
-          toOffset: Number(toOffset),
-          reason: GAPS[reason] ?? "unspecified",
-        };
-        this.gap(this.subscriptions.get(id), gap, done);
-        return;
-      }
-      default:
-        // SERIES is not asked for by this client.
-        done();
+    if (frame.case === "data") {
+      this.data(frame, done);
+      return;
     }
-  }
-
-  private deliver(id: number, event: SubscriptionEvent, done: () => void): void {
-    const subscription = this.subscriptions.get(id);
-    if (subscription) subscription.push({ event, done });
-    else done();
-  }
-
-  private gap(subscription: Subscription | undefined, gap: Gap, done: () => void): void {
+    const subscription = this.subscriptions.get(frame.id);
     if (!subscription) {
       done();
       return;
     }
+    let event: SubscriptionEvent;
+    switch (frame.case) {
+      case "gap": {
+        const { partition, fromOffset, toOffset, reason } = frame;
+        this.gap(subscription, { partition, fromOffset, toOffset, reason }, done);
+        return;
+      }
+      case "latest":
+        event = this.latest(subscription, frame);
+        break;
+      case "series":
+        subscription.moved(frame.cursor);
+        subscription.push({ event: this.series(subscription, frame), moves: { to: frame.cursor }, done });
+        return;
+      case "presence": {
+        const { devices, snapshot, complete } = frame;
+        event = { type: "presence", devices, snapshot, complete };
+        break;
+      }
+    }
+    subscription.push({ event, done });
+  }
+
+  private latest(subscription: Subscription, frame: LatestFrame): SubscriptionEvent {
+    const { batches, merged, snapshot } = frame;
+    if (!snapshot) {
+      if (merged > batches.length) {
+        this.conflation(subscription, { mode: "latest", merged, shown: batches.length });
+      }
+      const age = this.now() - Math.max(...batches.map(newest));
+      if (age < Number.POSITIVE_INFINITY) this.samples.add(age);
+    }
+    return { type: "latest", batches, merged, snapshot };
+  }
+
+  private series(subscription: Subscription, frame: SeriesFrame): SubscriptionEvent {
+    const { columns, merged, losses } = frame;
+    const askedUs = subscription.bucketUs;
+    let widthUs = 0;
+    for (const column of columns) widthUs = Math.max(widthUs, column.widthUs);
+    const widened = widthUs > askedUs;
+    if (widened) this.conflation(subscription, { mode: "series", merged, widthUs, askedUs });
+    return { type: "series", columns, losses, merged, widened };
+  }
+
+  private conflation(subscription: Subscription, conflation: Conflation): void {
+    this.conflated += 1;
+    this.emit("conflated", { subscription, conflation });
+  }
+
+  private gap(subscription: Subscription, gap: Gap, done: () => void): void {
     const to: Cursor = { [gap.partition]: gap.toOffset };
     const back = gap.reason === "reset";
     subscription.moved(to, back);
+    this.gaps += 1;
     this.emit("gap", { subscription, gap });
     subscription.push({ event: { type: "gap", gap }, moves: { to, back }, done });
   }
 
   private data(frame: DataFrame, done: () => void): void {
+    const { partition, offset, arrivalUs } = frame;
     let batch: Batch;
     try {
       batch = decodeBatch(frame.batch);
     } catch (error) {
       this.emit("error", { subscription: null, error: asError(error) });
       // Which device it was is not known: it is missing to all that have this filter.
-      const { partition, offset } = frame;
       const gap: Gap = { partition, fromOffset: offset, toOffset: offset + 1, reason: "unreadable" };
-      for (const subscription of this.subscriptions.values()) {
-        if (subscription.filter === frame.filter) this.gap(subscription, gap, () => {});
-      }
-      done();
+      const missing = [...this.subscriptions.values()].filter(({ filter }) => filter === frame.filter);
+      const each = shared(missing.length, done);
+      for (const subscription of missing) this.gap(subscription, gap, each);
       return;
     }
-    const takers: Subscription[] = [];
-    for (const subscription of this.subscriptions.values()) {
-      if (subscription.takes(frame, batch.device)) takers.push(subscription);
+    const takers = [...this.subscriptions.values()].filter((each) => each.takes(frame, batch.device));
+    if (takers.some(({ live }) => live)) {
+      const now = this.now();
+      const sampled = newest(batch);
+      this.arrivals.add(now - arrivalUs / 1000);
+      if (arrivalUs / 1000 - sampled < FRESH_MS) this.samples.add(now - sampled);
     }
-    let left = takers.length;
-    if (left === 0) done();
+    const each = shared(takers.length, done);
     for (const subscription of takers) {
-      const { partition, offset, arrivalUs } = frame;
       subscription.push({
         event: { type: "batch", batch, partition, offset, arrivalUs },
         moves: { to: { [partition]: offset + 1 } },
-        done: () => {
-          left -= 1;
-          if (left === 0) done();
-        },
+        done: each,
       });
     }
   }
 
   private ended(error: ConnectionError): void {
     this.session = null;
+    if (this.welcomed && performance.now() - this.welcomedAt > STEADY_MS) this.backoff.reset();
     this.welcomed = false;
-    if (this.tokenTimer !== null) clearTimeout(this.tokenTimer);
+    this.token.stop();
+    for (const subscription of this.subscriptions.values()) subscription.interrupted();
     if (error.remedy === "stop") {
       this.finish(error);
       return;
@@ -333,15 +407,18 @@ export class Connection {
     if (error.remedy === "token") {
       // A fresh token may help, once; the same one cannot.
       this.refusedTokens += 1;
-      if (typeof this.options.token !== "function" || this.refusedTokens > 1) {
+      if (!this.token.renewable || this.refusedTokens > 1) {
         this.finish(error);
         return;
       }
+    } else {
+      this.ends += 1;
     }
     this.again(error);
   }
 
   private again(error: ConnectionError): void {
+    if (this.current.state === "closed") return;
     const delayMs = this.backoff.next(this.retryAfterMs);
     this.retryAfterMs = 0;
     this.setStatus({ state: "waiting", attempt: this.backoff.attempt, delayMs, error });
@@ -351,12 +428,15 @@ export class Connection {
   private finish(error: ConnectionError | undefined): void {
     if (this.current.state === "closed") return;
     this.setStatus(error ? { state: "closed", error } : { state: "closed" });
-    for (const timer of [this.retryTimer, this.tokenTimer]) if (timer !== null) clearTimeout(timer);
+    if (this.retryTimer !== null) clearTimeout(this.retryTimer);
     clearInterval(this.statsTimer);
+    this.token.stop();
     globalThis.removeEventListener?.("online", this.online);
+    globalThis.document?.removeEventListener?.("visibilitychange", this.looked);
     this.session?.close();
     this.session = null;
     this.welcomed = false;
+    this.commands.close();
     for (const subscription of [...this.subscriptions.values()]) subscription.close();
   }
 
@@ -369,6 +449,23 @@ export class Connection {
     for (const listener of [...(this.listeners.get(name) ?? [])])
       (listener as (event: Events[K]) => void)(event);
   }
+}
+
+/** The time of a batch's newest reading, milliseconds; -Infinity without one. */
+function newest(batch: Batch): number {
+  let us = Number.NEGATIVE_INFINITY;
+  for (const { times } of batch.columns) us = Math.max(us, times.at(-1) ?? us);
+  return us / 1000;
+}
+
+/** What `count` calls of the function that comes back do: `done`, once. Without any to come, at once. */
+function shared(count: number, done: () => void): () => void {
+  let left = count;
+  if (left === 0) done();
+  return () => {
+    left -= 1;
+    if (left === 0) done();
+  };
 }
 
 function absolute(url: string): string {

@@ -1,21 +1,35 @@
 /** partition → next offset to read: where a subscription stands in the log, on any gateway. */
 
-import type { Cursor as CursorMessage } from "./gen/headwater/v1/live_pb.js";
+import { INT, many, message, UINT } from "./message.js";
+import type { Reader } from "./reader.js";
+import { Writer } from "./writer.js";
 
 /** Plain data, so that it can be stored as JSON: partition → next offset. */
 export type Cursor = Record<number, number>;
 
-export function fromMessage(message: CursorMessage | undefined): Cursor {
+const readPosition = message(() => ({ partition: 0, offset: 0 }), {
+  1: ["partition", UINT],
+  2: ["offset", INT],
+});
+
+const readPositions = message(() => ({ positions: [] as ReturnType<typeof readPosition>[] }), {
+  1: ["positions", many(readPosition)],
+});
+
+/** Reads a `headwater.v1.Cursor`. */
+export function readCursor(reader: Reader): Cursor {
   const cursor: Cursor = {};
-  for (const { partition, offset } of message?.positions ?? []) cursor[partition] = Number(offset);
+  for (const { partition, offset } of readPositions(reader).positions) cursor[partition] = offset;
   return cursor;
 }
 
-export function toPositions(cursor: Cursor): { partition: number; offset: bigint }[] {
-  return Object.entries(cursor).map(([partition, offset]) => ({
-    partition: Number(partition),
-    offset: BigInt(offset),
-  }));
+/** Writes one. */
+export function positions(cursor: Cursor): Writer {
+  const out = new Writer();
+  for (const [partition, offset] of Object.entries(cursor)) {
+    out.message(1, new Writer().int(1, Number(partition)).int(2, offset));
+  }
+  return out;
 }
 
 /** Moves `cursor` forward to `to`, never back. */

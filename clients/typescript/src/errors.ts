@@ -1,4 +1,6 @@
-/** Why a connection ended, and whether trying again can help. */
+/** Why a connection ended, and whether trying again can help; why a request was refused. */
+
+import type { Refusal } from "./control.js";
 
 /** What to do after a connection ended. */
 export type Remedy = "reconnect" | "token" | "stop";
@@ -45,12 +47,39 @@ export function staleError(silentMs: number): ConnectionError {
 /** A request that the relay refused; the connection goes on. */
 export class RefusedError extends Error {
   override readonly name = "RefusedError";
-  readonly code: "unspecified" | "bad request" | "forbidden" | "limit" | "unsupported" | "unavailable";
+  readonly code: Refusal;
 
-  constructor(code: number, message: string) {
+  constructor(code: Refusal, message: string) {
     super(message);
-    this.code =
-      (["unspecified", "bad request", "forbidden", "limit", "unsupported", "unavailable"] as const)[code] ??
-      "unspecified";
+    this.code = code;
+  }
+}
+
+/** Why there is no reply of a device. */
+export type CommandFailure =
+  /** The relay or the device refused it: it was not carried out. */
+  | Refusal
+  | "expired"
+  | "unknown device"
+  | "unknown command"
+  | "refused"
+  /** No reply came in time: whether it was carried out is not known. */
+  | "no reply"
+  /** The connection was closed for good: whether it was carried out is not known. */
+  | "closed";
+
+/** A command that was not carried out, or of which that is not known: `reason` says which. */
+export class CommandError extends Error {
+  override readonly name = "CommandError";
+  readonly reason: CommandFailure;
+  /** Sent again under this id, it is carried out once. */
+  readonly id: string;
+  readonly device: string;
+
+  constructor(reason: CommandFailure, { id, device }: { id: string; device: string }, message: string) {
+    super(message || reason);
+    this.reason = reason;
+    this.id = id;
+    this.device = device;
   }
 }

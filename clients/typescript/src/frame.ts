@@ -1,9 +1,28 @@
-/** `headwater.v1.ServerFrame` → what the client acts on. Data and Latest by hand, the rare others by generated code. */
+/** `headwater.v1.ServerFrame` → what the client acts on. live.proto is the contract. */
 
-import { fromBinary } from "@bufbuild/protobuf";
 import { type Batch, readBatch } from "./batch.js";
-import { type ServerFrame, ServerFrameSchema } from "./gen/headwater/v1/live_pb.js";
-import { BYTES, DecodeError, FIXED32, Reader, VARINT } from "./reader.js";
+import {
+  type CaughtUp,
+  type Goodbye,
+  type Pong,
+  type ReplyFrame,
+  readCaughtUp,
+  readError,
+  readGoodbye,
+  readPong,
+  readReply,
+  readSubscribed,
+  readTokenAccepted,
+  readWelcome,
+  type ServerError,
+  type Subscribed,
+  type TokenAccepted,
+  type Welcome,
+} from "./control.js";
+import { INT, message, UINT, words } from "./message.js";
+import { type PresenceFrame, readPresence } from "./presence.js";
+import { BYTES, FIXED32, Reader, VARINT } from "./reader.js";
+import { readSeries, type SeriesFrame } from "./series.js";
 
 /** One record of the telemetry topic, its batch not decoded yet. */
 export interface DataFrame {
@@ -25,30 +44,70 @@ export interface LatestFrame {
   snapshot: boolean;
 }
 
-export type Frame =
-  | DataFrame
-  | LatestFrame
-  | Exclude<ServerFrame["frame"], { case: "data" | "latest" | undefined }>;
+/** What cannot be delivered any more. */
+export interface GapFrame {
+  case: "gap";
+  id: number;
+  partition: number;
+  fromOffset: number;
+  /** Exclusive. */
+  toOffset: number;
+  reason: "unspecified" | "retention" | "unreadable" | "reset";
+}
 
-const DATA = (16 << 3) | BYTES;
-const LATEST = (17 << 3) | BYTES;
+const readGap = message<GapFrame>(
+  () => ({ case: "gap", id: 0, partition: 0, fromOffset: 0, toOffset: 0, reason: "unspecified" }),
+  {
+    1: ["id", UINT],
+    2: ["partition", UINT],
+    3: ["fromOffset", INT],
+    4: ["toOffset", INT],
+    5: ["reason", words<GapFrame["reason"]>(["unspecified", "retention", "unreadable", "reset"])],
+  },
+);
+
+/** Frames that the window counts. */
+export type Counted = DataFrame | LatestFrame | SeriesFrame | PresenceFrame | GapFrame;
+
+export type Control =
+  | Welcome
+  | Subscribed
+  | CaughtUp
+  | ServerError
+  | ReplyFrame
+  | Goodbye
+  | Pong
+  | TokenAccepted;
+
+export type Frame = Counted | Control;
+
+/** What a frame is told by: its field in ServerFrame's `oneof`. */
+const KINDS: Record<number, (reader: Reader) => Frame> = {
+  1: readWelcome,
+  2: readSubscribed,
+  3: readCaughtUp,
+  4: readError,
+  5: readReply,
+  6: readGoodbye,
+  7: readPong,
+  8: readTokenAccepted,
+  16: readData,
+  17: readLatest,
+  18: readSeries,
+  19: readPresence,
+  20: readGap,
+};
 
 /** Reads one WebSocket message. Null: a frame of a kind that this client does not know, to be ignored. */
 export function readFrame(bytes: Uint8Array): Frame | null {
   const reader = new Reader(bytes);
-  if (!reader.more()) return null;
-  const tag = reader.tag();
-  if (tag === DATA) return readData(reader.message());
-  if (tag === LATEST) return readLatest(reader.message());
-  try {
-    const { frame } = fromBinary(ServerFrameSchema, bytes);
-    return frame.case === undefined || frame.case === "data" || frame.case === "latest" ? null : frame;
-  } catch (error) {
-    throw new DecodeError(
-      `a frame of kind ${tag >>> 3}: ${error instanceof Error ? error.message : error}`,
-      0,
-    );
+  while (reader.more()) {
+    const tag = reader.tag();
+    const read = (tag & 7) === BYTES ? KINDS[tag >>> 3] : undefined;
+    if (read) return read(reader.message());
+    reader.skip(tag);
   }
+  return null;
 }
 
 function readData(reader: Reader): DataFrame {

@@ -2,7 +2,9 @@
 
 import type { BackoffOptions } from "./backoff.js";
 import type { ConnectionError } from "./errors.js";
-import type { Gap, Subscription } from "./subscription.js";
+import type { Quantiles } from "./latency.js";
+import type { Conflation, Gap, Subscription } from "./subscription.js";
+import type { TokenSource } from "./token.js";
 import type { Amount } from "./window.js";
 
 /** What the client needs of a WebSocket: browsers' own, Node's own (≥ 22), or the `ws` package's. */
@@ -21,12 +23,20 @@ export interface WebSocketLike {
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
 export interface ConnectOptions {
-  /** `ws://…` or `wss://…`; in a browser a path (`/v1/live`) on the page's own origin will do. */
-  url: string;
-  /** A JWT, or a function that fetches one: called for each connection and before the token expires. */
-  token?: string | (() => string | Promise<string>);
+  /**
+   * `ws://…` or `wss://…`; in a browser a path (`/v1/live`) on the page's own origin will do. Of several, or with a
+   * function (asked before each attempt), the next one is taken when a connection ends: all subscriptions go on there.
+   */
+  url: string | readonly string[] | ((attempt: number) => string | Promise<string>);
+  /** A JWT, or a function that fetches one: called for each connection and before the token expires, again until it succeeds. */
+  token?: TokenSource;
   /** How much the server may have unacknowledged. Default 256 frames, 4 MiB; the server may cap it. */
   window?: Partial<Amount>;
+  /**
+   * The window while the page is hidden (`document.visibilityState`); null: the same as ever. Default 16 frames,
+   * 256 KiB. `{ frames: 0 }` holds everything back until the page is looked at. Of no effect where there is no document.
+   */
+  hiddenWindow?: Partial<Amount> | null;
   /** Default: the global one. On Node 20 pass that of the `ws` package. */
   WebSocket?: WebSocketConstructor;
   backoff?: BackoffOptions;
@@ -41,10 +51,16 @@ export type Status =
   | { state: "connecting"; attempt: number }
   | {
       state: "open";
+      /** Which of the URLs it is. */
+      url: string;
       server: string;
+      /** The token's, or empty. */
       subject: string;
       partitions: number;
+      /** 0: never. Told anew (another `open`) when the token was replaced. */
       tokenExpiresUs: number;
+      /** Whether the token allows commands, as far as is known. */
+      mayCommand: boolean;
       compressed: boolean;
     }
   | { state: "waiting"; attempt: number; delayMs: number; error: ConnectionError }
@@ -66,7 +82,9 @@ export interface Stats {
   window: Amount;
   /** Acknowledgements sent. */
   acks: number;
-  /** Milliseconds; null: not measured yet. */
+  /** How long the oldest frame of the last acknowledgement had been here, milliseconds: handling, and waiting for the others. */
+  ackDelayMs: number | null;
+  /** Of a ping, milliseconds; null: not measured yet. An acknowledgement's, as the server sees it, is this and `ackDelayMs`. */
   roundTripMs: number | null;
   /** The server's clock minus this one's, milliseconds, from the quickest of the last pings; null: not yet. */
   clockOffsetMs: number | null;
@@ -74,6 +92,16 @@ export interface Stats {
   compressed: boolean;
   /** Connections made since `connect`. */
   connections: number;
+  /** Frames since `connect` that show less than what went into them; and gaps. */
+  conflated: number;
+  gaps: number;
+  /** How late the last live frames were when they came, by the server's clock; null: none came yet. */
+  latency: {
+    /** From a frame's newest reading. Batches that were late when the relay got them (a backlog that drains) do not count. */
+    sampleMs: Quantiles | null;
+    /** From the moment the bridge took a batch in; mode `all` only. */
+    arrivalMs: Quantiles | null;
+  };
 }
 
 /** What `on` listens to. */
@@ -81,10 +109,12 @@ export interface Events {
   status: Status;
   /** Something could not be delivered to this subscription. */
   gap: { subscription: Subscription; gap: Gap };
+  /** A frame that shows less than what went into it. */
+  conflated: { subscription: Subscription; conflation: Conflation };
   /** The server says why it is about to close. */
   goodbye: { reason: string; retryAfterMs: number };
   /** Once a second while open. */
   stats: Stats;
-  /** A request the server refused, a frame that could not be read, a handler that threw. The connection goes on. */
+  /** A request the server refused, a frame that could not be read, a handler that threw, a token that could not be had. The connection goes on. */
   error: { subscription: Subscription | null; error: Error };
 }

@@ -22,6 +22,8 @@ export const FIXED64 = 1;
 export const BYTES = 2;
 export const FIXED32 = 5;
 
+const LITTLE_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
+
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** Bytes `start` to `end` of `bytes`, read from `pos` on. */
@@ -238,4 +240,27 @@ export function countVarints(bytes: Uint8Array): number {
     throw new DecodeError("a list of numbers is cut off", bytes.byteOffset + bytes.length);
   }
   return count;
+}
+
+/** The varints that fill `bytes`. */
+export function uints(bytes: Uint8Array): Float64Array<ArrayBuffer> {
+  const out = new Float64Array(countVarints(bytes));
+  const reader = new Reader(bytes);
+  for (let i = 0; i < out.length; i++) out[i] = reader.uint();
+  return out;
+}
+
+/** The little-endian doubles that fill `bytes`, bit for bit; `at` is for the error. */
+export function doubles(bytes: Uint8Array, at: number): Float64Array<ArrayBuffer> {
+  if (bytes.length % 8 !== 0)
+    throw new DecodeError(`${bytes.length} bytes of doubles: not a multiple of 8`, at);
+  const out = new Float64Array(bytes.length / 8);
+  if (LITTLE_ENDIAN) {
+    new Uint8Array(out.buffer).set(bytes);
+  } else {
+    const bits = new BigUint64Array(out.buffer);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    for (let i = 0; i < out.length; i++) bits[i] = view.getBigUint64(i * 8, true);
+  }
+  return out;
 }

@@ -1,19 +1,14 @@
 /** One WebSocket, from its opening to its end. What outlives it (subscriptions, backoff) is connection.ts. */
 
-import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import type { Pong } from "./control.js";
 import { ConnectionError, staleError } from "./errors.js";
-import { type Frame, readFrame } from "./frame.js";
-import { ClientFrameSchema, type ServerFrame } from "./gen/headwater/v1/live_pb.js";
+import { type Control, type Counted, type Frame, readFrame } from "./frame.js";
 import type { ConnectOptions, Stats, WebSocketConstructor, WebSocketLike } from "./options.js";
+import { ack, hello, ping } from "./request.js";
 import { AckWindow, type Amount } from "./window.js";
 
 /** Must match package.json; a test holds them together. */
 export const VERSION = "0.1.0";
-
-type Outgoing = NonNullable<MessageInitShape<typeof ClientFrameSchema>["frame"]>;
-export type Control = Exclude<Frame, { case: "data" | "latest" | "presence" | "series" | "gap" | "pong" }>;
-export type Counted = Extract<Frame, { case: "data" | "latest" | "presence" | "series" | "gap" }>;
-export type Welcome = Extract<ServerFrame["frame"], { case: "welcome" }>["value"];
 
 export interface SessionHooks {
   control(frame: Control): void;
@@ -25,40 +20,66 @@ export interface SessionHooks {
 
 const COUNTED = new Set<string>(["data", "latest", "presence", "series", "gap"]);
 
+/** The part of the figures that a session knows. */
+export type Line = Pick<
+  Stats,
+  | "frames"
+  | "messages"
+  | "bytes"
+  | "wire"
+  | "unacked"
+  | "window"
+  | "acks"
+  | "ackDelayMs"
+  | "roundTripMs"
+  | "clockOffsetMs"
+  | "compressed"
+>;
+
 export class Session {
   readonly window: AckWindow;
   private readonly socket: WebSocketLike;
   private readonly hooks: SessionHooks;
   private readonly options: ConnectOptions;
   private over = false;
-  private paused = false;
+  /** What the server agreed to. */
+  private agreed: Amount;
+  /** Less than that, while the page is hidden or the connection paused; null: all of it. */
+  private limit: Amount | null = null;
   private messages = 0;
   private bytes = 0;
   private acks = 0;
   private wire: Stats["wire"] = null;
-  private nonce = 0n;
-  private pings = new Map<bigint, number>();
+  private nonce = 0;
+  private pings = new Map<number, number>();
   private trips: { roundTripMs: number; offsetMs: number }[] = [];
   private lastHeard = performance.now();
+  /** When the oldest frame came that is handled and not acknowledged. */
+  private oldest: number | null = null;
+  private ackDelayMs: number | null = null;
+  private clockMs: number | null = null;
   private ackTimer: ReturnType<typeof setTimeout> | null = null;
   private pingTimer: ReturnType<typeof setTimeout> | null = null;
 
-  constructor(make: WebSocketConstructor, options: ConnectOptions, token: string, hooks: SessionHooks) {
+  constructor(
+    make: WebSocketConstructor,
+    url: string,
+    options: ConnectOptions,
+    token: string,
+    hooks: SessionHooks,
+  ) {
     this.options = options;
     this.hooks = hooks;
-    this.window = new AckWindow({
+    this.agreed = {
       frames: options.window?.frames ?? 256,
       bytes: options.window?.bytes ?? 4 * 1024 * 1024,
-    });
-    const socket = new make(options.url, ["headwater.v1"]);
+    };
+    this.window = new AckWindow(this.agreed);
+    const socket = new make(url, ["headwater.v1"]);
     this.socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
-      const { frames, bytes } = this.window.size;
-      this.send({
-        case: "hello",
-        value: { client: `@headwater/client ${VERSION}`, token, window: { frames, bytes: BigInt(bytes) } },
-      });
+      this.send(hello(`@headwater/client ${VERSION}`, token, this.agreed));
       // The handshake is watched like everything else: a relay that never answers is a stale connection.
       this.ping();
     };
@@ -70,9 +91,9 @@ export class Session {
     this.schedulePing(options.staleMs ?? 10_000);
   }
 
-  send(frame: Outgoing): void {
+  send(bytes: Uint8Array<ArrayBuffer>): void {
     if (this.over || this.socket.readyState !== 1) return;
-    this.socket.send(toBinary(ClientFrameSchema, create(ClientFrameSchema, { frame })));
+    this.socket.send(bytes);
   }
 
   get compressed(): boolean {
@@ -80,20 +101,28 @@ export class Session {
   }
 
   /** Welcome came: the window is what the server made of it. */
-  welcome(welcome: Welcome): void {
-    if (welcome.window) {
-      this.window.size = { frames: welcome.window.frames, bytes: Number(welcome.window.bytes) };
-    }
+  welcome(window: Amount | null, timeUs: number): void {
+    if (window) this.agreed = window;
+    this.window.size = smaller(this.agreed, this.limit);
+    // Late by the way here; the pings know better.
+    this.clockMs = timeUs / 1000 - Date.now();
   }
 
-  /** Closes the window, or opens it again, without leaving. */
-  pause(paused: boolean): void {
-    this.paused = paused;
-    this.ack();
+  /** Makes the window smaller, or (null) as large as agreed, without leaving. */
+  narrow(limit: Amount | null): void {
+    const { frames, bytes } = this.window.size;
+    this.limit = limit;
+    this.window.size = smaller(this.agreed, limit);
+    if (this.window.size.frames !== frames || this.window.size.bytes !== bytes) this.ack();
   }
 
-  stats(connections: number): Stats {
+  /** The server's clock minus this one's, milliseconds: from the quickest of the last pings, or from Welcome. */
+  get clockOffsetMs(): number | null {
     const best = this.trips.reduce((a, b) => (b.roundTripMs < a.roundTripMs ? b : a), this.trips[0]);
+    return best?.offsetMs ?? this.clockMs;
+  }
+
+  stats(): Line {
     return {
       frames: this.window.received.frames,
       messages: this.messages,
@@ -102,10 +131,10 @@ export class Session {
       unacked: this.window.unacked(),
       window: { ...this.window.size },
       acks: this.acks,
+      ackDelayMs: this.ackDelayMs,
       roundTripMs: this.trips.at(-1)?.roundTripMs ?? null,
-      clockOffsetMs: best?.offsetMs ?? null,
+      clockOffsetMs: this.clockOffsetMs,
       compressed: this.compressed,
-      connections,
     };
   }
 
@@ -134,22 +163,24 @@ export class Session {
       return;
     }
     if (frame?.case === "pong") {
-      this.pong(frame.value);
+      this.pong(frame);
     }
     this.messages += 1;
     this.bytes += length;
     if (!frame || frame.case === "pong") return;
     if (COUNTED.has(frame.case)) {
       this.window.receive(length);
-      this.hooks.counted(frame as Counted, () => this.handled(length));
+      const at = this.lastHeard;
+      this.hooks.counted(frame as Counted, () => this.handled(length, at));
     } else {
       this.hooks.control(frame as Control);
     }
   }
 
-  private handled(length: number): void {
+  private handled(length: number, received: number): void {
     if (this.over) return;
     const now = performance.now();
+    this.oldest = Math.min(this.oldest ?? received, received);
     this.window.handle(length, now);
     const due = this.window.dueIn(now);
     if (due === null || this.ackTimer !== null) {
@@ -164,26 +195,19 @@ export class Session {
   private ack(): void {
     if (this.ackTimer !== null) clearTimeout(this.ackTimer);
     this.ackTimer = null;
-    const { frames, bytes } = this.window.take();
-    const window: Amount = this.paused ? { frames: 0, bytes: 0 } : this.window.size;
+    if (this.oldest !== null) this.ackDelayMs = performance.now() - this.oldest;
+    this.oldest = null;
     this.acks += 1;
-    this.send({
-      case: "ack",
-      value: {
-        framesTotal: BigInt(frames),
-        bytesTotal: BigInt(bytes),
-        window: { frames: window.frames, bytes: BigInt(window.bytes) },
-      },
-    });
+    this.send(ack(this.window.take(), this.window.size));
   }
 
   private ping(): void {
-    this.nonce += 1n;
+    this.nonce += 1;
     this.pings.set(this.nonce, Date.now());
-    this.send({ case: "ping", value: { nonce: this.nonce } });
+    this.send(ping(this.nonce));
     // The first answers come quickly, so that latencies can be shown soon.
     const every = this.options.pingMs ?? 10_000;
-    this.schedulePing(this.nonce < 4n ? Math.min(1000, every) : every);
+    this.schedulePing(this.nonce < 4 ? Math.min(1000, every) : every);
   }
 
   private schedulePing(ms: number): void {
@@ -204,13 +228,13 @@ export class Session {
     }, ms);
   }
 
-  private pong(pong: { nonce: bigint; timeUs: bigint; wireBytes: bigint }): void {
+  private pong(pong: Pong): void {
     const sent = this.pings.get(pong.nonce);
     this.pings.clear();
-    if (pong.wireBytes > 0n) this.wire = { bytes: Number(pong.wireBytes), decoded: this.bytes };
+    if (pong.wireBytes > 0) this.wire = { bytes: pong.wireBytes, decoded: this.bytes };
     if (sent === undefined) return;
     const roundTripMs = Date.now() - sent;
-    const offsetMs = Number(pong.timeUs) / 1000 - (sent + roundTripMs / 2);
+    const offsetMs = pong.timeUs / 1000 - (sent + roundTripMs / 2);
     this.trips.push({ roundTripMs, offsetMs });
     if (this.trips.length > 12) this.trips.shift();
   }
@@ -233,4 +257,9 @@ export class Session {
     this.socket.onmessage = null;
     this.socket.onclose = null;
   }
+}
+
+function smaller(agreed: Amount, limit: Amount | null): Amount {
+  if (!limit) return agreed;
+  return { frames: Math.min(agreed.frames, limit.frames), bytes: Math.min(agreed.bytes, limit.bytes) };
 }

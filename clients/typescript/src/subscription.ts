@@ -1,11 +1,12 @@
 /** One subscription: its place in the log, its handler, and the frames that wait for it. */
 
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Batch } from "./batch.js";
-import { advance, type Cursor, toPositions } from "./cursor.js";
-import type { DataFrame } from "./frame.js";
-import { type DevicePresence, Mode, StartSchema, type SubscribeSchema } from "./gen/headwater/v1/live_pb.js";
+import { advance, type Cursor } from "./cursor.js";
+import type { DataFrame, GapFrame } from "./frame.js";
 import { matcher } from "./glob.js";
+import type { DevicePresence } from "./presence.js";
+import type { Start, Subscribe } from "./request.js";
+import type { SeriesColumn, SeriesLoss } from "./series.js";
 
 /** What to subscribe to. */
 export interface SubscribeOptions {
@@ -15,15 +16,16 @@ export interface SubscribeOptions {
   metrics?: string[];
   /**
    * `all` (the default): every batch in order. `latest`: the newest value per device and metric, at a bounded rate.
-   * `presence`: which devices there are, and how they are.
+   * `series`: minimum, maximum, last value and count per bucket of time, for charts. `presence`: which devices there
+   * are, and how they are.
    */
-  mode?: "all" | "latest" | "presence";
+  mode?: "all" | "latest" | "series" | "presence";
   /**
    * `now` (the default); `snapshot`: the current state, then what follows; a time: everything that arrived at or
-   * after it; a cursor that an earlier subscription, on any gateway, left.
+   * after it; a cursor that an earlier subscription, on any gateway, left. `series` has no snapshot.
    */
-  start?: "now" | "snapshot" | { timeUs: number } | { cursor: Cursor };
-  /** `latest`, `presence`: at most one frame in this time, milliseconds. Default 250. */
+  start?: Start;
+  /** `latest`, `presence`: at most one frame in this time, milliseconds. Default 250. `series`: the bucket. Default 1000. */
   intervalMs?: number;
 }
 
@@ -33,8 +35,18 @@ export interface Gap {
   fromOffset: number;
   /** Exclusive. */
   toOffset: number;
-  reason: "unspecified" | "retention" | "unreadable" | "reset";
+  reason: GapFrame["reason"];
 }
+
+/**
+ * A frame that shows less than what went into it: the window was closed meanwhile, or (`latest`) values come quicker
+ * than `intervalMs` lets through.
+ */
+export type Conflation =
+  /** `merged` batches went into a frame that shows `shown`. */
+  | { mode: "latest"; merged: number; shown: number }
+  /** Buckets of `widthUs` where `askedUs` was asked for. */
+  | { mode: "series"; merged: number; widthUs: number; askedUs: number };
 
 /** What a handler gets. */
 export type SubscriptionEvent =
@@ -48,6 +60,8 @@ export type SubscriptionEvent =
     }
   /** `latest`, and the snapshot that `start: "snapshot"` begins with. More merged than batches: some were overwritten. */
   | { type: "latest"; batches: Batch[]; merged: number; snapshot: boolean }
+  /** Buckets of time. `widened`: some are wider than asked for. */
+  | { type: "series"; columns: SeriesColumn[]; losses: SeriesLoss[]; merged: number; widened: boolean }
   | { type: "presence"; devices: DevicePresence[]; snapshot: boolean; complete: boolean }
   /** Nothing between these offsets can be delivered any more. */
   | { type: "gap"; gap: Gap }
@@ -79,8 +93,16 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
   /** Where the server has to go on: everything before it is here, handled or waiting. */
   private received: Cursor | null = null;
   private handled: Cursor = {};
+  /** What a snapshot has to bring came: from here on it goes on at its cursor. */
   private begun = false;
+  /** The same, of what was handled. */
+  private settled = false;
+  /** Caught up in the present connection. */
+  live = false;
   private queue: Item[] = [];
+  /** What the handler has at the moment. */
+  private held: Item | null = null;
+  private iterated = false;
   private running = false;
   private ended = false;
   private wake: (() => void) | null = null;
@@ -122,14 +144,14 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<SubscriptionEvent, void, void> {
     if (this.handler) throw new TypeError("this subscription has a handler; iterate over one without");
-    let held: Item | undefined;
+    if (this.iterated) throw new TypeError("this subscription is iterated over already");
+    this.iterated = true;
     try {
       for (;;) {
         const item = this.queue.shift();
         if (item) {
-          held = item;
+          this.held = item;
           yield item.event;
-          held = undefined;
           this.finish(item);
         } else if (this.ended) {
           return;
@@ -142,27 +164,28 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
       }
     } finally {
       // The loop was left at this event: not handled, so the cursor stays before it.
-      held?.done();
+      this.held?.done();
+      this.held = null;
       this.close();
     }
   }
 
-  /** The Subscribe message that begins it, or goes on where it stands. */
-  request(): MessageInitShape<typeof SubscribeSchema> {
+  /** What the buckets of a series are to be, microseconds. */
+  get bucketUs(): number {
+    return (this.options.intervalMs || 1000) * 1000;
+  }
+
+  /** The request that begins it, or goes on where it stands. */
+  request(): Subscribe {
     const { devices = [], metrics = [], mode = "all", start = "now", intervalMs = 0 } = this.options;
-    let at: MessageInitShape<typeof StartSchema>["at"];
-    if (mode === "all" && this.received && (start !== "snapshot" || this.begun)) {
-      at = { case: "cursor", value: { positions: toPositions(this.received) } };
-    } else if (start === "now") at = { case: "now", value: true };
-    else if (start === "snapshot") at = { case: "snapshot", value: true };
-    else if ("timeUs" in start) at = { case: "timeUs", value: BigInt(Math.round(start.timeUs)) };
-    else at = { case: "cursor", value: { positions: toPositions(start.cursor) } };
+    const resumes =
+      (mode === "all" || mode === "series") && this.received && (start !== "snapshot" || this.begun);
     return {
       id: this.id,
       devices,
       metrics,
-      mode: mode === "all" ? Mode.ALL : mode === "latest" ? Mode.LATEST : Mode.PRESENCE,
-      start: create(StartSchema, { at }),
+      mode,
+      start: resumes ? { cursor: this.received! } : start,
       intervalMs,
     };
   }
@@ -195,9 +218,33 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
     else advance(this.received, to);
   }
 
-  /** What came before is complete: after a reconnect it goes on at its cursor. */
-  begin(): void {
+  /** Everything up to the end of the log is here. */
+  caughtUp(to: Cursor): void {
     this.begun = true;
+    this.live = true;
+    this.moved(to);
+    const last = this.queue.at(-1);
+    // Comes again and again, and is not counted: a handler that hangs must not pile it up.
+    if (last?.moves && last.event.type === "caught-up") advance(last.moves.to, to);
+    else this.push({ event: { type: "caught-up" }, moves: { to: { ...to } }, done: () => {} });
+  }
+
+  /**
+   * The connection broke. What waits for the handler is let go, since it is asked for again from where the handler
+   * stands: so a slow handler holds one window of frames however often connections break.
+   */
+  interrupted(): void {
+    this.filter = null;
+    this.live = false;
+    const dropped = this.queue;
+    if (dropped.length === 0) return;
+    this.queue = [];
+    if (this.received) {
+      this.received = { ...this.handled };
+      if (this.held) move(this.received, this.held);
+    }
+    this.begun = this.settled || (this.held !== null && settles(this.held));
+    for (const item of dropped) item.done();
   }
 
   push(item: Item): void {
@@ -216,6 +263,7 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
     for (;;) {
       const item = this.queue.shift();
       if (!item) break;
+      this.held = item;
       let result: unknown;
       try {
         result = handler(item.event);
@@ -235,8 +283,19 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
   }
 
   private finish(item: Item): void {
-    if (item.moves?.back) Object.assign(this.handled, item.moves.to);
-    else if (item.moves) advance(this.handled, item.moves.to);
+    this.held = null;
+    move(this.handled, item);
+    if (settles(item)) this.settled = true;
     item.done();
   }
+}
+
+function move(cursor: Cursor, { moves }: Item): void {
+  if (moves?.back) Object.assign(cursor, moves.to);
+  else if (moves) advance(cursor, moves.to);
+}
+
+/** A snapshot comes before these. */
+function settles({ event }: Item): boolean {
+  return event.type !== "latest" && event.type !== "gap";
 }

@@ -2,8 +2,8 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { decodeBatch } from "../src/batch.js";
-import { BatchSchema } from "../src/gen/headwater/v1/batch_pb.js";
 import { DecodeError } from "../src/reader.js";
+import { BatchSchema } from "./gen/headwater/v1/batch_pb.js";
 
 const int64 = fc.oneof(
   fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),

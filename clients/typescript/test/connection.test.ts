@@ -11,6 +11,7 @@ import {
 import type { WebSocketConstructor } from "../src/options.js";
 import { VERSION } from "../src/session.js";
 import { Relay } from "./relay.js";
+import { until } from "./until.js";
 
 let relay: Relay;
 let open: Connection[] = [];
@@ -41,13 +42,6 @@ function statuses(connection: Connection): Status[] {
   const seen: Status[] = [];
   connection.on("status", (status) => seen.push(status));
   return seen;
-}
-
-async function until(what: () => boolean): Promise<void> {
-  for (const end = Date.now() + 4000; !what(); ) {
-    if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }
 
 const batch = (seq: number, device = "a") => ({ device, stream: 7n, seq: BigInt(seq) });
@@ -290,5 +284,77 @@ describe("a connection", () => {
     } finally {
       if (had) globalThis.WebSocket = had;
     }
+  });
+});
+
+describe("a chart", () => {
+  const column = (starts: number[], widthS = 1) => ({
+    device: "a",
+    metric: "m",
+    unit: "V",
+    startUs: 5_000_000n,
+    bucketUs: BigInt(widthS * 1_000_000),
+    bucket: starts,
+    min: starts.map((i) => i - 0.5),
+    max: starts.map((i) => i + 0.5),
+    last: starts,
+    count: starts.map(() => 10),
+    lastUs: starts.map(() => 7n),
+  });
+
+  it("gets typed columns of buckets, and is told when they are wider than asked for", async () => {
+    const connection = dial();
+    const conflations: unknown[] = [];
+    connection.on("conflated", ({ conflation }) => conflations.push(conflation));
+    const events: SubscriptionEvent[] = [];
+    connection.subscribe({ mode: "series", intervalMs: 1000 }, (event) => void events.push(event));
+    await until(() => relay.requests.length === 1);
+    expect(relay.requests[0]).toMatchObject({ mode: 3, intervalMs: 1000 });
+    const losses = [{ device: "a", firstArrivalUs: 1n, lastArrivalUs: 2n, readings: 3n }];
+    relay.tell({ case: "series", value: { id: 1, columns: [column([0, 1, 4])], merged: 3, losses } });
+    relay.tell({ case: "series", value: { id: 1, columns: [column([0, 1], 4)], merged: 8 } });
+    await until(() => events.length === 2);
+    expect(events[0]).toEqual({
+      type: "series",
+      merged: 3,
+      widened: false,
+      losses: [{ device: "a", firstArrivalUs: 1, lastArrivalUs: 2, readings: 3 }],
+      columns: [
+        {
+          device: "a",
+          metric: "m",
+          unit: "V",
+          widthUs: 1_000_000,
+          starts: Float64Array.of(5_000_000, 6_000_000, 9_000_000),
+          min: Float64Array.of(-0.5, 0.5, 3.5),
+          max: Float64Array.of(0.5, 1.5, 4.5),
+          last: Float64Array.of(0, 1, 4),
+          lastTimes: Float64Array.of(5_000_007, 6_000_007, 9_000_007),
+          counts: Uint32Array.of(10, 10, 10),
+        },
+      ],
+    });
+    expect(events[1]).toMatchObject({
+      widened: true,
+      columns: [{ widthUs: 4_000_000, starts: Float64Array.of(5_000_000, 9_000_000) }],
+    });
+    expect(conflations).toEqual([{ mode: "series", merged: 8, widthUs: 4_000_000, askedUs: 1_000_000 }]);
+    await until(() => relay.acks.at(-1)?.frames === 2);
+  });
+
+  it("is told of values that were overwritten, but not of the snapshot", async () => {
+    const connection = dial();
+    const conflations: unknown[] = [];
+    connection.on("conflated", ({ conflation }) => conflations.push(conflation));
+    const events: SubscriptionEvent[] = [];
+    connection.subscribe({ mode: "latest" }, (event) => void events.push(event));
+    await until(() => relay.requests.length === 1);
+    const batches = [{ device: "a" }, { device: "b" }];
+    relay.tell({ case: "latest", value: { id: 1, batches, merged: 9, snapshot: true } });
+    relay.tell({ case: "latest", value: { id: 1, batches, merged: 2 } });
+    relay.tell({ case: "latest", value: { id: 1, batches, merged: 5 } });
+    await until(() => events.length === 3);
+    expect(conflations).toEqual([{ mode: "latest", merged: 5, shown: 2 }]);
+    expect(connection.stats?.conflated).toBe(1);
   });
 });

@@ -6,15 +6,16 @@
 import type { AddressInfo } from "node:net";
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { type WebSocket, WebSocketServer } from "ws";
-import { type Batch, BatchSchema } from "../src/gen/headwater/v1/batch_pb.js";
+import { matcher } from "../src/glob.js";
+import { type Batch, BatchSchema } from "./gen/headwater/v1/batch_pb.js";
+import type { Command } from "./gen/headwater/v1/command_pb.js";
 import {
   ClientFrameSchema,
   Mode,
   ServerFrameSchema,
   type Start,
   type Subscribe,
-} from "../src/gen/headwater/v1/live_pb.js";
-import { matcher } from "../src/glob.js";
+} from "./gen/headwater/v1/live_pb.js";
 
 type Outgoing = NonNullable<MessageInitShape<typeof ServerFrameSchema>["frame"]>;
 
@@ -39,6 +40,12 @@ export class Relay {
   /** Given a token, the close code it gets; 0: welcome. */
   judge: (token: string) => number = () => 0;
   tokenExpiresUs = 0n;
+  mayCommand = true;
+  readonly commands: Command[] = [];
+  /** What a command is answered by; null: not at all. */
+  answer: (command: Command) => Outgoing | null = () => null;
+  /** The last window that a client asked for. */
+  window = { frames: 0, bytes: 0 };
   private readonly server: WebSocketServer;
   private lines = new Set<Line>();
 
@@ -79,6 +86,11 @@ export class Relay {
 
   send(frame: Outgoing): void {
     for (const line of this.lines) this.write(line, frame);
+  }
+
+  /** A counted frame to every line, whatever its window. */
+  tell(frame: Outgoing): void {
+    for (const line of this.lines) this.count(line, frame);
   }
 
   async stop(): Promise<void> {
@@ -123,6 +135,7 @@ export class Relay {
               partitions: 2,
               timeUs: BigInt(Date.now()) * 1000n,
               tokenExpiresUs: this.tokenExpiresUs,
+              mayCommand: this.mayCommand,
             },
           });
           break;
@@ -144,6 +157,7 @@ export class Relay {
           line.acked = ack;
           if (frame.value.window) {
             line.window = { frames: frame.value.window.frames, bytes: Number(frame.value.window.bytes) };
+            this.window = line.window;
           }
           this.pump(line);
           break;
@@ -154,6 +168,12 @@ export class Relay {
             value: { nonce: frame.value.nonce, timeUs: BigInt(Date.now()) * 1000n, wireBytes: 77n },
           });
           break;
+        case "command": {
+          this.commands.push(frame.value);
+          const answer = this.answer(frame.value);
+          if (answer) this.write(line, answer);
+          break;
+        }
         case "token":
           this.hellos.push(frame.value.token);
           this.write(line, { case: "tokenAccepted", value: { tokenExpiresUs: 0n } });
