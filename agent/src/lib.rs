@@ -33,6 +33,9 @@ mod host;
 pub mod journal;
 mod mqtt;
 mod pipeline;
+#[cfg(test)]
+#[path = "../tests/link/port.rs"]
+mod port;
 mod process;
 mod replies;
 mod rules;

@@ -1,7 +1,7 @@
 //! What other programs hand in, from their end to the relay's; and a flood that costs the others nothing.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,14 +12,7 @@ use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use crate::bridge::Bridge;
 use crate::library::Running;
 use crate::mosquitto::Mosquitto;
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
+use crate::port::free_port;
 
 fn config(broker: &Mosquitto, sources: &str) -> Config {
     let text = format!(

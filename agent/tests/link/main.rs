@@ -14,6 +14,7 @@ mod mosquitto;
 mod netns;
 mod network;
 mod operator;
+mod port;
 mod program;
 mod proxy;
 mod reload;

@@ -1,11 +1,13 @@
 //! Mosquitto on a free port of the loopback, with a folder of its own, stopped when dropped.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::port::free_port;
 
 /// Debian's place for it.
 const BINARY: &str = "/usr/sbin/mosquitto";
@@ -14,12 +16,6 @@ pub(crate) struct Mosquitto {
     folder: TempDir,
     port: u16,
     process: Option<Child>,
-}
-
-/// A port of the loopback that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl Mosquitto {
@@ -87,9 +83,11 @@ impl Mosquitto {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        self.process = Some(child.unwrap());
+        let process = self.process.insert(child.unwrap());
         let until = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = process.try_wait().unwrap();
+            assert!(ended.is_none(), "mosquitto ended at its start: {ended:?}");
             assert!(
                 Instant::now() < until,
                 "mosquitto does not listen on {}",

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use headwater_agent::Status;
 
-use crate::mosquitto::free_port;
+use crate::port::free_port;
 use crate::status::read_status;
 
 /// Runs `ip` with these words.

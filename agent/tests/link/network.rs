@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 
 use crate::bridge::Bridge;
 use crate::library::{Running, config, wait_for};
-use crate::mosquitto::{Mosquitto, free_port};
+use crate::mosquitto::Mosquitto;
+use crate::port::free_port;
 use crate::proxy::Proxy;
 
 /// A listener that answers whatever comes with `answers`, one a connection's read, and then is silent.

@@ -187,7 +187,8 @@ async fn check_reads_each_source_and_reaches_the_broker_beside_a_running_agent()
     let _relay = bridge.run(broker.port());
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("agent.toml");
-    let dead = "127.0.0.1:1";
+    // Not the beginning of a port that `free_port` gives.
+    let dead = "127.0.0.1:9";
     let text = format!(
         "device = 'gw-01'\nstate_dir = '{}/state'\n[uplink]\nbroker = ['{}', 'mqtt://{dead}']\n\
          [clock]\ntrust = 'always'\n[journal]\nmax_bytes = '1 MiB'\nsegment = '256 KiB'\n\

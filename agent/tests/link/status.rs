@@ -13,6 +13,7 @@ use headwater_agent::config::{ReplaySource, SourceKind, Trace};
 use crate::bridge::Bridge;
 use crate::library::{Running, config, wait_for};
 use crate::mosquitto::Mosquitto;
+use crate::port::free_port;
 
 /// As `headwater-agent status` does: exit code, standard output, standard error.
 async fn ask(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -197,9 +198,7 @@ async fn prometheus_is_told_on_a_port_that_a_reload_opens_and_closes() {
     let broker = Mosquitto::started();
     let bridge = Bridge::default();
     let _relay = bridge.run(broker.port());
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
     let agent = Running::start(config(&broker.address(), 100));
     agent.all_acked(200).await;
     let mut with = config(&broker.address(), 100);

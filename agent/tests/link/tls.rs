@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use crate::authority::{Authority, Issued, Wanted};
 use crate::bridge::Bridge;
 use crate::library::{Running, config};
-use crate::mosquitto::{Mosquitto, free_port};
+use crate::mosquitto::Mosquitto;
+use crate::port::free_port;
 use crate::proxy::Proxy;
 
 /// What `openssl x509 -req` makes where it is given no extension.

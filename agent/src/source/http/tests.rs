@@ -8,11 +8,7 @@ use super::super::probe::Probe;
 use super::*;
 
 fn settings() -> HttpSource {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = crate::port::free_port();
     HttpSource {
         listen: format!("127.0.0.1:{port}"),
         max_body: headwater_config::ByteSize::kib(4),

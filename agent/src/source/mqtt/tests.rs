@@ -322,7 +322,7 @@ async fn certificates_on_both_sides_are_used_and_used_anew_when_they_are_renewed
         authority.valid("own", "first"),
     );
     let mut broker = Mosquitto::stopped();
-    let port = mosquitto::free_port();
+    let port = crate::port::free_port();
     let log = folder.path().join("log");
     broker.configure(&format!(
         "allow_anonymous true\nlog_dest file {}\nlistener {port} 127.0.0.1\nuse_identity_as_username true\n\

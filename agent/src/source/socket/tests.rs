@@ -8,11 +8,7 @@ use super::super::probe::Probe;
 use super::*;
 
 fn settings(scheme: &str, format: Format) -> SocketSource {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = crate::port::free_port();
     SocketSource {
         listen: format!("{scheme}://127.0.0.1:{port}"),
         map: Settings {

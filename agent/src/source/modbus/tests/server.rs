@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::super::*;
 use crate::clock::Clock;
 use crate::config::{ModbusDevice, ModbusOrder, ModbusRegister, ModbusTable, ModbusType};
+use crate::port::free_port;
 use crate::source::line::pty::Cable;
 
 /// A Python that has pymodbus.
@@ -80,14 +80,6 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// Runs the source as the agent does, only with short pauses after a failure.
