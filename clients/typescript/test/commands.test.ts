@@ -1,34 +1,10 @@
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { WebSocket } from "ws";
-import { CommandError, type Connection, type ConnectOptions, connect } from "../src/index.js";
-import type { WebSocketConstructor } from "../src/options.js";
+import { describe, expect, it } from "vitest";
+import { CommandError } from "../src/index.js";
+import { dial, eachWithRelay, relay } from "./dial.js";
 import type { Command } from "./gen/headwater/v1/command_pb.js";
-import { Relay } from "./relay.js";
 import { until } from "./until.js";
 
-let relay: Relay;
-let open: Connection[] = [];
-
-beforeEach(async () => {
-  relay = await Relay.start();
-});
-
-afterEach(async () => {
-  for (const connection of open) connection.close();
-  open = [];
-  await relay.stop();
-});
-
-function dial(options: Partial<ConnectOptions> = {}): Connection {
-  const connection = connect({
-    url: relay.url,
-    WebSocket: WebSocket as unknown as WebSocketConstructor,
-    backoff: { baseMs: 20, capMs: 50 },
-    ...options,
-  });
-  open.push(connection);
-  return connection;
-}
+eachWithRelay();
 
 const reply =
   (status: number, output = "") =>

@@ -1,60 +1,17 @@
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { WebSocket } from "ws";
+import { describe, expect, it } from "vitest";
 import manifest from "../package.json" with { type: "json" };
-import {
-  type Connection,
-  type ConnectOptions,
-  connect,
-  type Status,
-  type SubscriptionEvent,
-} from "../src/index.js";
-import type { WebSocketConstructor } from "../src/options.js";
+import { type Connection, connect, type Status, type SubscriptionEvent } from "../src/index.js";
 import { VERSION } from "../src/session.js";
-import { Relay } from "./relay.js";
+import { append, dial, eachWithRelay, relay, seqs, upTo } from "./dial.js";
 import { until } from "./until.js";
 
-let relay: Relay;
-let open: Connection[] = [];
-
-beforeEach(async () => {
-  relay = await Relay.start();
-});
-
-afterEach(async () => {
-  for (const connection of open) connection.close();
-  open = [];
-  await relay.stop();
-  expect(relay.faults).toEqual([]);
-});
-
-function dial(options: Partial<ConnectOptions> = {}): Connection {
-  const connection = connect({
-    url: relay.url,
-    WebSocket: WebSocket as unknown as WebSocketConstructor,
-    backoff: { baseMs: 20, capMs: 50 },
-    ...options,
-  });
-  open.push(connection);
-  return connection;
-}
+eachWithRelay();
 
 function statuses(connection: Connection): Status[] {
   const seen: Status[] = [];
   connection.on("status", (status) => seen.push(status));
   return seen;
 }
-
-const batch = (seq: number, device = "a") => ({ device, stream: 7n, seq: BigInt(seq) });
-const append = (count: number, from = 1, partition = 0, device = "a") => {
-  for (let seq = from; seq < from + count; seq++) relay.append(partition, batch(seq, device));
-};
-
-/** The sequence numbers of the batches among events. */
-function seqs(events: SubscriptionEvent[]): number[] {
-  return events.flatMap((event) => (event.type === "batch" ? [Number(event.batch.seq)] : []));
-}
-
-const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1);
 
 describe("a subscription", () => {
   it("delivers every batch in order, within the window, and acknowledges exactly", async () => {
@@ -190,30 +147,6 @@ describe("a connection", () => {
     );
     relay.deaf = false;
     await until(() => connection.status.state === "open");
-  });
-
-  it("stops at a refused token instead of trying for ever", async () => {
-    relay.judge = () => 4401;
-    const connection = dial({ token: "old" });
-    await until(() => connection.status.state === "closed");
-    expect(connection.status).toMatchObject({ error: { code: 4401, remedy: "token" } });
-    expect(relay.hellos).toEqual(["old"]);
-  });
-
-  it("asks for a fresh token once, and goes on with it", async () => {
-    let issued = 0;
-    relay.judge = (token) => (token === "token 2" ? 0 : 4401);
-    const connection = dial({ token: async () => `token ${++issued}` });
-    await until(() => connection.status.state === "open");
-    expect(relay.hellos).toEqual(["token 1", "token 2"]);
-  });
-
-  it("replaces a token in band before it expires", async () => {
-    let issued = 0;
-    relay.tokenExpiresUs = BigInt(Date.now() + 200) * 1000n;
-    dial({ token: () => `token ${++issued}` });
-    await until(() => relay.hellos.length === 2);
-    expect(relay.hellos).toEqual(["token 1", "token 2"]);
   });
 
   it("ends for good where another try cannot help", async () => {

@@ -50,8 +50,10 @@ function actual(column: Column): unknown[] {
 }
 
 describe("golden batches", () => {
-  it("are there", () => {
+  it("are all read here", () => {
     expect(names.length).toBeGreaterThanOrEqual(5);
+    const told = readdirSync(folder).filter((name) => name.endsWith(".json"));
+    expect(names.map((name) => `${name}.json`).sort()).toEqual(told.sort());
   });
 
   it.each(names)("%s", (name) => {

@@ -41,6 +41,8 @@ export class Relay {
   judge: (token: string) => number = () => 0;
   tokenExpiresUs = 0n;
   mayCommand = true;
+  /** Says of no subscription that it has caught up. */
+  behind = false;
   readonly commands: Command[] = [];
   /** What a command is answered by; null: not at all. */
   answer: (command: Command) => Outgoing | null = () => null;
@@ -176,7 +178,8 @@ export class Relay {
         }
         case "token":
           this.hellos.push(frame.value.token);
-          this.write(line, { case: "tokenAccepted", value: { tokenExpiresUs: 0n } });
+          if (this.judge(frame.value.token) !== 0) socket.close(4401, "refused by the test");
+          else this.write(line, { case: "tokenAccepted", value: { tokenExpiresUs: 0n } });
           break;
       }
     });
@@ -235,7 +238,7 @@ export class Relay {
           });
         }
       }
-      if (!subscription.caughtUp) {
+      if (!subscription.caughtUp && !this.behind) {
         subscription.caughtUp = true;
         const positions = subscription.next.map((offset, partition) => ({
           partition,
