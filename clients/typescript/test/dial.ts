@@ -3,7 +3,6 @@
 import { afterEach, beforeEach, expect } from "vitest";
 import { WebSocket } from "ws";
 import { type Connection, type ConnectOptions, connect, type SubscriptionEvent } from "../src/index.js";
-import type { WebSocketConstructor } from "../src/options.js";
 import { Relay } from "./relay.js";
 
 export let relay: Relay;
@@ -25,7 +24,7 @@ export function eachWithRelay(): void {
 export function dial(options: Partial<ConnectOptions> = {}): Connection {
   const connection = connect({
     url: relay.url,
-    WebSocket: WebSocket as unknown as WebSocketConstructor,
+    WebSocket: WebSocket,
     backoff: { baseMs: 20, capMs: 50 },
     ...options,
   });
