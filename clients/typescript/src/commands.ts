@@ -41,64 +41,67 @@ const LONGEST_MS = 2 ** 31 - 1;
 interface Pending {
   id: string;
   device: string;
-  bytes: Uint8Array<ArrayBuffer>;
-  timer: ReturnType<typeof setTimeout>;
+  options: CommandOptions;
+  /** When it expires, by `performance.now()`. */
+  deadline: number;
+  /** As it was first sent; null: it was not. */
+  bytes: Uint8Array<ArrayBuffer> | null;
+  timer: ReturnType<typeof setTimeout> | undefined;
   retry: ReturnType<typeof setTimeout> | undefined;
   resolve: (reply: Reply) => void;
   reject: (error: unknown) => void;
-  release: () => void;
+  abort: () => void;
 }
 
 export class Commands {
   private readonly pending = new Map<string, Pending>();
-  private readonly send: (bytes: Uint8Array<ArrayBuffer>) => void;
+  private readonly transmit: (bytes: Uint8Array<ArrayBuffer>) => void;
   /** The relay's clock, milliseconds since the Unix epoch. */
   private readonly now: () => number;
+  private there = false;
   private allowed = true;
 
-  /** `send` drops what it is given while there is no connection. */
-  constructor(send: (bytes: Uint8Array<ArrayBuffer>) => void, now: () => number) {
-    this.send = send;
+  constructor(transmit: (bytes: Uint8Array<ArrayBuffer>) => void, now: () => number) {
+    this.transmit = transmit;
     this.now = now;
   }
 
   issue(options: CommandOptions): Promise<Reply> {
-    const { device, name, expiresInMs = 30_000, signal, id = randomId() } = options;
+    const { device, expiresInMs = 30_000, signal, id = randomId() } = options;
     return new Promise((resolve, reject) => {
       if (signal?.aborted) throw signal.reason;
       if (this.pending.has(id)) throw new RangeError(`a command ${JSON.stringify(id)} is under way already`);
-      const fail = (reason: CommandFailure, why: string) => {
-        throw new CommandError(reason, { id, device }, why);
-      };
-      if (this.pending.size >= MOST) fail("limit", `${MOST} commands wait for their replies already`);
-      if (!this.allowed) fail("forbidden", FORBIDDEN);
-      const expiresUs = Math.round((this.now() + expiresInMs) * 1000);
-      const bytes = command({ id, device, name, arguments: options.arguments ?? [], expiresUs });
-      const abort = () => this.take(id)?.reject(signal?.reason);
-      signal?.addEventListener("abort", abort);
-      const late = () =>
-        this.fail(id, "no reply", `no reply from ${device}: whether it carried ${name} out is not known`);
-      this.pending.set(id, {
+      const full = `${MOST} commands wait for their replies already`;
+      if (this.pending.size >= MOST) throw new CommandError("limit", { id, device }, full);
+      const pending: Pending = {
         id,
         device,
-        bytes,
-        timer: setTimeout(late, Math.min(LONGEST_MS, expiresInMs + GRACE_MS)),
+        options,
+        deadline: performance.now() + expiresInMs,
+        bytes: null,
+        timer: undefined,
         retry: undefined,
         resolve,
         reject,
-        release: () => signal?.removeEventListener("abort", abort),
-      });
-      this.send(bytes);
+        abort: () => this.take(id)?.reject(signal?.reason),
+      };
+      signal?.addEventListener("abort", pending.abort);
+      pending.timer = setTimeout(() => this.expired(pending), Math.min(LONGEST_MS, expiresInMs));
+      this.pending.set(id, pending);
+      if (this.there) this.send(pending);
     });
   }
 
   /** A connection is there: what has no reply yet is sent, maybe again. `allowed`: as far as is known. */
   connected(allowed: boolean): void {
+    this.there = true;
     this.allowed = allowed;
-    for (const { id, bytes } of [...this.pending.values()]) {
-      if (allowed) this.send(bytes);
-      else this.fail(id, "forbidden", FORBIDDEN);
-    }
+    for (const pending of [...this.pending.values()]) this.send(pending);
+  }
+
+  /** It is gone: what is issued waits for the next one. */
+  disconnected(): void {
+    this.there = false;
   }
 
   /** The token was replaced, maybe by one that allows more. */
@@ -122,7 +125,7 @@ export class Commands {
     if (code === "unavailable") {
       // Whether it arrived is not known; under its id it may be sent again.
       clearTimeout(pending.retry);
-      pending.retry = setTimeout(() => this.send(pending.bytes), RETRY_MS * (1 + Math.random()));
+      pending.retry = setTimeout(() => this.there && this.send(pending), RETRY_MS * (1 + Math.random()));
     } else {
       this.fail(command, code, message);
     }
@@ -133,6 +136,35 @@ export class Commands {
     for (const { id, device } of [...this.pending.values()]) {
       this.fail(id, "closed", `the connection was closed: whether ${device} carried it out is not known`);
     }
+  }
+
+  private send(pending: Pending): void {
+    const { id, device, deadline, options } = pending;
+    const leftMs = deadline - performance.now();
+    if (!this.allowed) {
+      this.fail(id, "forbidden", "the token does not allow commands");
+    } else if (leftMs > 0) {
+      // By the relay's clock, which is known now; the same bytes from then on.
+      const expiresUs = Math.round((this.now() + leftMs) * 1000);
+      pending.bytes ??= command({
+        id,
+        device,
+        name: options.name,
+        arguments: options.arguments ?? [],
+        expiresUs,
+      });
+      this.transmit(pending.bytes);
+    }
+  }
+
+  private expired(pending: Pending): void {
+    const { id, device, bytes, options } = pending;
+    if (bytes === null) {
+      this.fail(id, "expired", "there was no connection to send it on");
+      return;
+    }
+    const unknown = `no reply from ${device}: whether it carried ${options.name} out is not known`;
+    pending.timer = setTimeout(() => this.fail(id, "no reply", unknown), GRACE_MS);
   }
 
   private fail(id: string, reason: CommandFailure, why: string): void {
@@ -146,12 +178,10 @@ export class Commands {
     this.pending.delete(id);
     clearTimeout(pending.timer);
     clearTimeout(pending.retry);
-    pending.release();
+    pending.options.signal?.removeEventListener("abort", pending.abort);
     return pending;
   }
 }
-
-const FORBIDDEN = "the token does not allow commands";
 
 /** 128 random bits. `crypto.randomUUID` is missing on pages without TLS. */
 function randomId(): string {

@@ -1,32 +1,20 @@
 /** A connection that lasts: sessions come and go under it, subscriptions and commands stay. */
 
 import { Backoff } from "./backoff.js";
-import { type Batch, decodeBatch } from "./batch.js";
 import { type CommandOptions, Commands, type Reply } from "./commands.js";
 import type { Welcome } from "./control.js";
-import type { Cursor } from "./cursor.js";
+import { Delivery } from "./delivery.js";
 import { ConnectionError, RefusedError } from "./errors.js";
-import type { Control, Counted, DataFrame, LatestFrame } from "./frame.js";
-import { Latency } from "./latency.js";
+import type { Control } from "./frame.js";
 import type { ConnectOptions, Events, Stats, Status, WebSocketConstructor } from "./options.js";
 import { subscribe, token as tokenFrame, unsubscribe } from "./request.js";
-import type { SeriesFrame } from "./series.js";
 import { Session } from "./session.js";
-import {
-  type Conflation,
-  type Gap,
-  type Handler,
-  type SubscribeOptions,
-  Subscription,
-  type SubscriptionEvent,
-} from "./subscription.js";
+import { type Handler, type SubscribeOptions, Subscription } from "./subscription.js";
 import { TokenKeeper } from "./token.js";
 import type { Amount } from "./window.js";
 
 /** A connection that stood for so long was a good one: the next failure is a new one, milliseconds. */
 const STEADY_MS = 10_000;
-/** A batch that was older when the bridge took it in is backlog, and says nothing of the way here, milliseconds. */
-const FRESH_MS = 5000;
 const CLOSED: Amount = { frames: 0, bytes: 0 };
 
 /** Opens a connection and keeps it open until `close`. */
@@ -40,6 +28,7 @@ export class Connection {
   private readonly backoff: Backoff;
   private readonly token: TokenKeeper;
   private readonly commands: Commands;
+  private readonly delivery: Delivery;
   private readonly subscriptions = new Map<number, Subscription>();
   private readonly listeners = new Map<keyof Events, Set<(event: never) => void>>();
   private nextId = 1;
@@ -50,10 +39,6 @@ export class Connection {
   /** Connections that ended: picks the next URL of a list. */
   private ends = 0;
   private url = "";
-  private conflated = 0;
-  private gaps = 0;
-  private samples = new Latency();
-  private arrivals = new Latency();
   private refusedTokens = 0;
   private retryAfterMs = 0;
   private paused = false;
@@ -64,7 +49,7 @@ export class Connection {
   private readonly looked = () => this.narrow();
 
   constructor(options: ConnectOptions) {
-    const make = options.WebSocket ?? (globalThis.WebSocket as unknown as WebSocketConstructor | undefined);
+    const make = options.WebSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
     if (!make) throw new TypeError("no WebSocket here: pass one, as `WebSocket` of the ws package");
     if (options.url.length === 0 && typeof options.url !== "function")
       throw new TypeError("no url to connect to");
@@ -76,6 +61,11 @@ export class Connection {
       (bytes) => this.send(bytes),
       () => this.now(),
     );
+    this.delivery = new Delivery({
+      subscriptions: this.subscriptions,
+      emit: (name, event) => this.emit(name, event),
+      now: () => this.now(),
+    });
     this.statsTimer = setInterval(() => {
       const stats = this.welcomed ? this.stats : null;
       if (stats) this.emit("stats", stats);
@@ -93,13 +83,7 @@ export class Connection {
   /** Figures of the present connection; null while there is none. */
   get stats(): Stats | null {
     if (!this.session) return null;
-    return {
-      ...this.session.stats(),
-      connections: this.connections,
-      conflated: this.conflated,
-      gaps: this.gaps,
-      latency: { sampleMs: this.samples.quantiles(), arrivalMs: this.arrivals.quantiles() },
-    };
+    return { ...this.session.stats(), ...this.delivery.stats(), connections: this.connections };
   }
 
   /** Listens to an event; call what comes back to stop. */
@@ -194,7 +178,7 @@ export class Connection {
     try {
       session = new Session(this.make, absolute(this.url), this.options, token, {
         control: (frame) => mine() && this.control(frame),
-        counted: (frame, done) => this.counted(frame, done),
+        counted: (frame, done) => this.delivery.take(frame, done),
         unreadable: (error) => this.emit("error", { subscription: null, error }),
         ended: (error) => mine() && this.ended(error),
       });
@@ -294,111 +278,12 @@ export class Connection {
     this.session?.narrow(limit);
   }
 
-  private counted(frame: Counted, done: () => void): void {
-    if (frame.case === "data") {
-      this.data(frame, done);
-      return;
-    }
-    const subscription = this.subscriptions.get(frame.id);
-    if (!subscription) {
-      done();
-      return;
-    }
-    let event: SubscriptionEvent;
-    switch (frame.case) {
-      case "gap": {
-        const { partition, fromOffset, toOffset, reason } = frame;
-        this.gap(subscription, { partition, fromOffset, toOffset, reason }, done);
-        return;
-      }
-      case "latest":
-        event = this.latest(subscription, frame);
-        break;
-      case "series":
-        subscription.moved(frame.cursor);
-        subscription.push({ event: this.series(subscription, frame), moves: { to: frame.cursor }, done });
-        return;
-      case "presence": {
-        const { devices, snapshot, complete } = frame;
-        event = { type: "presence", devices, snapshot, complete };
-        break;
-      }
-    }
-    subscription.push({ event, done });
-  }
-
-  private latest(subscription: Subscription, frame: LatestFrame): SubscriptionEvent {
-    const { batches, merged, snapshot } = frame;
-    if (!snapshot) {
-      if (merged > batches.length) {
-        this.conflation(subscription, { mode: "latest", merged, shown: batches.length });
-      }
-      const age = this.now() - Math.max(...batches.map(newest));
-      if (age < Number.POSITIVE_INFINITY) this.samples.add(age);
-    }
-    return { type: "latest", batches, merged, snapshot };
-  }
-
-  private series(subscription: Subscription, frame: SeriesFrame): SubscriptionEvent {
-    const { columns, merged, losses } = frame;
-    const askedUs = subscription.bucketUs;
-    let widthUs = 0;
-    for (const column of columns) widthUs = Math.max(widthUs, column.widthUs);
-    const widened = widthUs > askedUs;
-    if (widened) this.conflation(subscription, { mode: "series", merged, widthUs, askedUs });
-    return { type: "series", columns, losses, merged, widened };
-  }
-
-  private conflation(subscription: Subscription, conflation: Conflation): void {
-    this.conflated += 1;
-    this.emit("conflated", { subscription, conflation });
-  }
-
-  private gap(subscription: Subscription, gap: Gap, done: () => void): void {
-    const to: Cursor = { [gap.partition]: gap.toOffset };
-    const back = gap.reason === "reset";
-    subscription.moved(to, back);
-    this.gaps += 1;
-    this.emit("gap", { subscription, gap });
-    subscription.push({ event: { type: "gap", gap }, moves: { to, back }, done });
-  }
-
-  private data(frame: DataFrame, done: () => void): void {
-    const { partition, offset, arrivalUs } = frame;
-    let batch: Batch;
-    try {
-      batch = decodeBatch(frame.batch);
-    } catch (error) {
-      this.emit("error", { subscription: null, error: asError(error) });
-      // Which device it was is not known: it is missing to all that have this filter.
-      const gap: Gap = { partition, fromOffset: offset, toOffset: offset + 1, reason: "unreadable" };
-      const missing = [...this.subscriptions.values()].filter(({ filter }) => filter === frame.filter);
-      const each = shared(missing.length, done);
-      for (const subscription of missing) this.gap(subscription, gap, each);
-      return;
-    }
-    const takers = [...this.subscriptions.values()].filter((each) => each.takes(frame, batch.device));
-    if (takers.some(({ live }) => live)) {
-      const now = this.now();
-      const sampled = newest(batch);
-      this.arrivals.add(now - arrivalUs / 1000);
-      if (arrivalUs / 1000 - sampled < FRESH_MS) this.samples.add(now - sampled);
-    }
-    const each = shared(takers.length, done);
-    for (const subscription of takers) {
-      subscription.push({
-        event: { type: "batch", batch, partition, offset, arrivalUs },
-        moves: { to: { [partition]: offset + 1 } },
-        done: each,
-      });
-    }
-  }
-
   private ended(error: ConnectionError): void {
     this.session = null;
     if (this.welcomed && performance.now() - this.welcomedAt > STEADY_MS) this.backoff.reset();
     this.welcomed = false;
     this.token.stop();
+    this.commands.disconnected();
     for (const subscription of this.subscriptions.values()) subscription.interrupted();
     if (error.remedy === "stop") {
       this.finish(error);
@@ -449,23 +334,6 @@ export class Connection {
     for (const listener of [...(this.listeners.get(name) ?? [])])
       (listener as (event: Events[K]) => void)(event);
   }
-}
-
-/** The time of a batch's newest reading, milliseconds; -Infinity without one. */
-function newest(batch: Batch): number {
-  let us = Number.NEGATIVE_INFINITY;
-  for (const { times } of batch.columns) us = Math.max(us, times.at(-1) ?? us);
-  return us / 1000;
-}
-
-/** What `count` calls of the function that comes back do: `done`, once. Without any to come, at once. */
-function shared(count: number, done: () => void): () => void {
-  let left = count;
-  if (left === 0) done();
-  return () => {
-    left -= 1;
-    if (left === 0) done();
-  };
 }
 
 function absolute(url: string): string {

@@ -1,7 +1,10 @@
-import { describe, expect, it } from "vitest";
+import { fromBinary } from "@bufbuild/protobuf";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { Commands } from "../src/commands.js";
 import { CommandError } from "../src/index.js";
 import { dial, eachWithRelay, relay } from "./dial.js";
 import type { Command } from "./gen/headwater/v1/command_pb.js";
+import { ClientFrameSchema } from "./gen/headwater/v1/live_pb.js";
 import { until } from "./until.js";
 
 eachWithRelay();
@@ -118,5 +121,67 @@ describe("a command", () => {
     connection.close();
     expect(await failure(last)).toMatchObject({ reason: "closed", id: "mine" });
     await expect(connection.command({ device: "a", name: "n" })).rejects.toThrow("closed");
+  });
+});
+
+describe("a command's time", () => {
+  beforeEach(() => void vi.useFakeTimers());
+  afterEach(() => void vi.useRealTimers());
+
+  const sent: Command[] = [];
+  /** With a relay whose clock is an hour ahead. */
+  const commands = () => {
+    sent.length = 0;
+    const transmit = (bytes: Uint8Array) => {
+      const { frame } = fromBinary(ClientFrameSchema, bytes);
+      if (frame.case === "command") sent.push(frame.value);
+    };
+    return new Commands(transmit, () => Date.now() + 3_600_000);
+  };
+
+  it("runs by the relay's clock, from when it was issued", async () => {
+    const pending = commands();
+    const begun = Date.now();
+    const reply = pending.issue({ device: "a", name: "n", expiresInMs: 10_000 });
+    await vi.advanceTimersByTimeAsync(4000);
+    pending.connected(true);
+    pending.disconnected();
+    await vi.advanceTimersByTimeAsync(4000);
+    pending.connected(true);
+    const expires = sent.map(({ expiresUs }) => Number(expiresUs) / 1000 - begun);
+    expect(expires).toEqual([3_610_000, 3_610_000]);
+    const [{ id }] = sent;
+    pending.replied({ case: "reply", id, device: "a", status: "ok", output: "", repliedUs: 1 });
+    await expect(reply).resolves.toMatchObject({ status: "ok", repliedUs: 1 });
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it("ends at once where it never was sent, and a while after it where it was", async () => {
+    const pending = commands();
+    const never = failure(pending.issue({ device: "a", name: "n", expiresInMs: 1000 }));
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(await never).toMatchObject({ reason: "expired" });
+    pending.connected(true);
+    expect(sent).toEqual([]);
+    const silent = pending.issue({ device: "a", name: "n", expiresInMs: 1000 });
+    const ended = vi.fn();
+    silent.catch(ended);
+    await vi.advanceTimersByTimeAsync(5900);
+    expect(ended).not.toHaveBeenCalled();
+    await vi.advanceTimersByTimeAsync(200);
+    expect(await failure(silent)).toMatchObject({ reason: "no reply", device: "a" });
+    // Too late for the second connection.
+    pending.connected(true);
+    expect(sent).toHaveLength(1);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it("does not let more than a thousand wait", async () => {
+    const pending = commands();
+    const all = Array.from({ length: 1000 }, () => failure(pending.issue({ device: "a", name: "n" })));
+    expect(await failure(pending.issue({ device: "a", name: "n" }))).toMatchObject({ reason: "limit" });
+    pending.close();
+    expect((await Promise.all(all)).every(({ reason }) => reason === "closed")).toBe(true);
+    expect(vi.getTimerCount()).toBe(0);
   });
 });
