@@ -1,4 +1,5 @@
-// What the client adds to a page: bundled alone, minified, gzipped.
+// What the client adds to a page: bundled alone, minified, gzipped. Fails where the README says something else.
+import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -17,4 +18,10 @@ const result = await build({
   },
 });
 const { code } = result[0].output[0];
-console.log(`${code.length} bytes minified, ${gzipSync(code, { level: 9 }).length} gzipped`);
+const gzipped = gzipSync(code, { level: 9 }).length;
+console.log(`${code.length} bytes minified, ${gzipped} gzipped`);
+const said = /([\d.]+) kB gzipped/.exec(readFileSync(join(home, "README.md"), "utf8"))?.[1];
+if (Math.abs(Number(said) * 1000 - gzipped) > 200) {
+  console.error(`README.md says ${said} kB`);
+  process.exitCode = 1;
+}

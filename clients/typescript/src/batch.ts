@@ -13,6 +13,7 @@ import {
   Packed,
   Reader,
   uints,
+  uints32,
   VARINT,
 } from "./reader.js";
 
@@ -242,7 +243,7 @@ function readColumn(
     shared = expandTimes(field, at);
     expanded[at] = shared;
   }
-  const marks = Uint32Array.from(uints(suspect.bytes()));
+  const marks = uints32(suspect.bytes());
   for (const mark of marks) {
     if (mark >= typed.values.length)
       throw new DecodeError(`${name()} marks reading ${mark} as suspect`, start);
@@ -339,7 +340,10 @@ function readBools(reader: Reader): Uint8Array<ArrayBuffer> {
     if (tag >>> 3 === 1) values.take(reader, tag, VARINT);
     else reader.skip(tag);
   }
-  return Uint8Array.from(uints(values.bytes()), (value) => (value === 0 ? 0 : 1));
+  const packed = new Reader(values.bytes());
+  const out = new Uint8Array(countVarints(packed.bytes));
+  for (let i = 0; i < out.length; i++) out[i] = packed.uint() === 0 ? 0 : 1;
+  return out;
 }
 
 function readStrings(reader: Reader): string[] {

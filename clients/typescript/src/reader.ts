@@ -244,7 +244,15 @@ export function countVarints(bytes: Uint8Array): number {
 
 /** The varints that fill `bytes`. */
 export function uints(bytes: Uint8Array): Float64Array<ArrayBuffer> {
-  const out = new Float64Array(countVarints(bytes));
+  return fill(bytes, new Float64Array(countVarints(bytes)));
+}
+
+/** The same where they are of 32 bits. */
+export function uints32(bytes: Uint8Array): Uint32Array<ArrayBuffer> {
+  return fill(bytes, new Uint32Array(countVarints(bytes)));
+}
+
+function fill<A extends Float64Array | Uint32Array>(bytes: Uint8Array, out: A): A {
   const reader = new Reader(bytes);
   for (let i = 0; i < out.length; i++) out[i] = reader.uint();
   return out;

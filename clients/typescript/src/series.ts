@@ -2,7 +2,17 @@
 
 import { type Cursor, readCursor } from "./cursor.js";
 import { INT, many, message, one, TEXT, UINT } from "./message.js";
-import { BYTES, DecodeError, doubles, FIXED64, Packed, type Reader, uints, VARINT } from "./reader.js";
+import {
+  BYTES,
+  DecodeError,
+  doubles,
+  FIXED64,
+  Packed,
+  type Reader,
+  uints,
+  uints32,
+  VARINT,
+} from "./reader.js";
 
 /**
  * Buckets of one metric of one device, in one unit. Entry i of each array is of the bucket [starts[i], starts[i] + widthUs).
@@ -120,7 +130,7 @@ function readColumn(reader: Reader): SeriesColumn {
     max: doubles(max.bytes(), at),
     last: doubles(last.bytes(), at),
     lastTimes,
-    counts: Uint32Array.from(uints(count.bytes())),
+    counts: uints32(count.bytes()),
   };
   for (const name of ["min", "max", "last", "lastTimes", "counts"] as const) {
     const { length } = column[name];
