@@ -6,6 +6,7 @@ import { cpSync, createReadStream, mkdirSync, readdirSync, readFileSync, symlink
 import { createServer } from "node:http";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { WebSocket } from "ws";
 import { startAgent } from "./harness/agent.js";
 import { Dashboard } from "./harness/browser.js";
 import { Kafka } from "./harness/kafka.js";
@@ -25,7 +26,14 @@ const home = join(repository, "clients/typescript");
 async function path(site, settings) {
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
   const relay = await Relay.start(site, { kafka, mosquitto, settings });
-  return { mosquitto, relay };
+  return { kafka, mosquitto, relay };
+}
+
+/** The bits of a double, in hexadecimal. */
+function bits(value) {
+  const bytes = Buffer.alloc(8);
+  bytes.writeDoubleBE(value);
+  return bytes.toString("hex");
 }
 
 /** A new project in which the packed client is installed, and nothing else of ours can be found. */
@@ -108,6 +116,62 @@ for (const socket of ["ws", "own"]) {
     },
   );
 }
+
+scenario(
+  "of two relays the other takes over when one is told to end: every reading once, in all and in series",
+  async (site) => {
+    const { kafka, mosquitto, relay } = await path(site);
+    const other = await Relay.start(site, { kafka, mosquitto });
+    const { folder } = await project(site);
+    const { connect } = await import(join(folder, "node_modules/@headwater/client/dist/index.js"));
+    const connection = connect({ url: [relay.live, other.live], WebSocket, window: { frames: 8 } });
+    site.onClose(() => connection.close());
+    const goodbyes = [];
+    connection.on("goodbye", ({ reason }) => goodbyes.push(reason));
+    const all = {};
+    const counts = {};
+    const start = { timeUs: 0 };
+    connection.subscribe({ devices: ["dev"], start }, (event) => {
+      for (const column of event.type === "batch" ? event.batch.columns : []) {
+        all[column.metric] ??= [];
+        all[column.metric].push(
+          ...Array.from(column.values, (value, i) => [String(column.times[i]), bits(value)]),
+        );
+      }
+    });
+    connection.subscribe({ devices: ["dev"], mode: "series", intervalMs: 2000, start }, (event) => {
+      for (const { metric, counts: more } of event.type === "series" ? event.columns : []) {
+        counts[metric] = (counts[metric] ?? 0) + more.reduce((sum, count) => sum + count, 0);
+      }
+    });
+    await until("the first relay answers", () => connection.status.state === "open");
+    const trace = sensors.slice(site, "trace.csv", 0, 1500);
+    startAgent(site, { device: "dev", mosquitto, trace, speed: 100, batch: { readings: 80 } });
+    const seen = () => Object.values(all).reduce((sum, column) => sum + column.length, 0);
+    for (const [from, to] of [
+      [relay, other],
+      [other, relay],
+    ]) {
+      const before = seen();
+      await until("readings come", () => seen() > before + trace.count / 8);
+      await from.program.kill("SIGTERM");
+      await until(
+        "the other relay answers",
+        () => connection.status.url === to.live && connection.status.state === "open",
+      );
+      if (from === relay) await relay.start();
+    }
+    assert.deepEqual(goodbyes.length, 2, goodbyes.join("; "));
+    await until("all readings are here", () => seen() >= trace.count, 60_000);
+    const total = () => Object.values(counts).reduce((sum, count) => sum + count, 0);
+    await until("the series have counted all", () => total() >= trace.count, 60_000);
+    assert.deepEqual(all, trace.readings);
+    assert.deepEqual(
+      counts,
+      Object.fromEntries(Object.entries(trace.readings).map(([metric, { length }]) => [metric, length])),
+    );
+  },
+);
 
 /** The README's dashboard as it stands there, but for the relay's address, on a server that knows it and hands out tokens. */
 async function servePage(site, relay, folder, jwt) {

@@ -7,6 +7,7 @@ import { Delivery } from "./delivery.js";
 import { ConnectionError, RefusedError } from "./errors.js";
 import type { Control } from "./frame.js";
 import type { ConnectOptions, Events, Stats, Status, WebSocketConstructor } from "./options.js";
+import { PATIENCE_MS, within } from "./patience.js";
 import { subscribe, token as tokenFrame, unsubscribe } from "./request.js";
 import { Session } from "./session.js";
 import { type Handler, type SubscribeOptions, Subscription } from "./subscription.js";
@@ -192,7 +193,7 @@ export class Connection {
 
   private async address(): Promise<string> {
     const { url } = this.options;
-    if (typeof url === "function") return await url(this.backoff.attempt);
+    if (typeof url === "function") return within(PATIENCE_MS, "address", url(this.backoff.attempt));
     return typeof url === "string" ? url : url[this.ends % url.length];
   }
 
@@ -330,9 +331,17 @@ export class Connection {
     this.emit("status", status);
   }
 
+  /** A listener that throws must not stop what tells it: its error goes where uncaught ones go. */
   private emit<K extends keyof Events>(name: K, event: Events[K]): void {
-    for (const listener of [...(this.listeners.get(name) ?? [])])
-      (listener as (event: Events[K]) => void)(event);
+    for (const listener of [...(this.listeners.get(name) ?? [])]) {
+      try {
+        (listener as (event: Events[K]) => void)(event);
+      } catch (error) {
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    }
   }
 }
 

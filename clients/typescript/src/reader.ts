@@ -29,13 +29,11 @@ const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /** Bytes `start` to `end` of `bytes`, read from `pos` on. */
 export class Reader {
   readonly bytes: Uint8Array;
-  readonly view: DataView;
   pos: number;
   end: number;
 
   constructor(bytes: Uint8Array, start = 0, end = bytes.length) {
     this.bytes = bytes;
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.pos = start;
     this.end = end;
   }
@@ -46,6 +44,12 @@ export class Reader {
     const inner = new Reader(this.bytes, this.pos, this.pos + length);
     this.pos += length;
     return inner;
+  }
+
+  /** Made where it is needed: most messages have no number of fixed width. */
+  private get view(): DataView {
+    const { buffer, byteOffset, byteLength } = this.bytes;
+    return new DataView(buffer, byteOffset, byteLength);
   }
 
   more(): boolean {

@@ -1,9 +1,9 @@
 /** The token of a connection: had when it is needed, replaced before it expires. */
 
+import { PATIENCE_MS, within } from "./patience.js";
+
 /** How long before its end a token is replaced, milliseconds; of a short-lived one half its life. A hidden page's timers come a minute late. */
 const REFRESH_BEFORE_MS = 120_000;
-/** How long a function may take to bring one. */
-const PATIENCE_MS = 30_000;
 /** Between two attempts, at least and at most. */
 const RETRY_MS = [50, 15_000];
 /** setTimeout counts in 31 bits: a token that lives longer than 24 days is looked at again then. */
@@ -28,16 +28,7 @@ export class TokenKeeper {
 
   async get(): Promise<string> {
     const { source } = this;
-    if (typeof source !== "function") return source;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, refuse) => {
-      timer = setTimeout(() => refuse(new Error(`no token after ${PATIENCE_MS / 1000} s`)), PATIENCE_MS);
-    });
-    try {
-      return await Promise.race([source(), late]);
-    } finally {
-      clearTimeout(timer);
-    }
+    return typeof source === "function" ? within(PATIENCE_MS, "token", source()) : source;
   }
 
   /**

@@ -195,6 +195,35 @@ describe("a connection", () => {
     await until(() => seqs(events).length === 5);
   });
 
+  it("goes on when a listener throws, and hides nothing", async () => {
+    const uncaught: unknown[] = [];
+    const others = process.listeners("uncaughtException");
+    process.removeAllListeners("uncaughtException");
+    process.on("uncaughtException", (error) => void uncaught.push(error.message));
+    try {
+      const connection = dial({ window: { frames: 2 } });
+      for (const name of ["status", "conflated", "gap"] as const) {
+        connection.on(name, () => {
+          throw new Error(name);
+        });
+      }
+      const events: SubscriptionEvent[] = [];
+      connection.subscribe({ mode: "latest" }, (event) => void events.push(event));
+      await until(() => relay.requests.length === 1);
+      relay.tell({ case: "latest", value: { id: 1, merged: 5 } });
+      relay.tell({ case: "gap", value: { id: 1, toOffset: 3n } });
+      await until(() => relay.acks.at(-1)?.frames === 2 && events.length === 2);
+      await until(() => uncaught.length >= 4);
+      expect(new Set(uncaught)).toEqual(new Set(["status", "conflated", "gap"]));
+      // Its last status, too.
+      connection.close();
+      await until(() => uncaught.length >= 5);
+    } finally {
+      process.removeAllListeners("uncaughtException");
+      for (const listener of others) process.on("uncaughtException", listener);
+    }
+  });
+
   it("shows the fleet", async () => {
     const connection = dial();
     for await (const event of connection.subscribe({ mode: "presence" })) {

@@ -1,8 +1,10 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { Backoff } from "../src/backoff.js";
 import { ConnectionError } from "../src/errors.js";
 import { matcher } from "../src/glob.js";
+import { Latency } from "../src/latency.js";
+import { within } from "../src/patience.js";
 import { AckWindow } from "../src/window.js";
 
 describe("globs", () => {
@@ -84,5 +86,32 @@ describe("close codes", () => {
     expect(new ConnectionError(4429, "300 connections").message).toBe(
       "over a limit of the relay: 300 connections",
     );
+  });
+});
+
+describe("patience", () => {
+  it("has an end, and takes what comes before", async () => {
+    expect(await within(1000, "thing", "at once")).toBe("at once");
+    await expect(within(1000, "thing", Promise.reject(new Error("no")))).rejects.toThrow("no");
+    vi.useFakeTimers();
+    try {
+      const never = within(1000, "thing", new Promise(() => {}));
+      const seen = expect(never).rejects.toThrow("no thing after 1 s");
+      await vi.advanceTimersByTimeAsync(1000);
+      await seen;
+      expect(vi.getTimerCount()).toBe(0);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe("latencies", () => {
+  it("are those of the newest values, in their order", () => {
+    const latency = new Latency(100);
+    expect(latency.quantiles()).toBeNull();
+    for (let i = 0; i < 50; i++) latency.add(1e9);
+    for (let i = 100; i > 0; i--) latency.add(i);
+    expect(latency.quantiles()).toEqual({ p50: 51, p90: 91, p99: 100, max: 100, count: 100 });
   });
 });
