@@ -1,7 +1,7 @@
 /** The demo's switch: which gateways' links are up, and what waits behind those that are not. Absent outside of the demo. */
 
 import { signal } from "@preact/signals";
-import { fleet } from "./fleet";
+import { find } from "./fleet";
 
 export interface DemoAgent {
   device: string;
@@ -77,7 +77,7 @@ function take(list: DemoAgent[]): void {
 
 /** Readings that a device's agent has given up so far. */
 export function lost(device: string): number {
-  return fleet.value.find((each) => each.name === device)?.lost ?? 0;
+  return find(device)?.lost ?? 0;
 }
 
 /** Cuts or restores a link; says why where it did not work. */

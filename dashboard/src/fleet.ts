@@ -1,11 +1,16 @@
-/** The fleet as the relay knows it: one row a device, kept up by a PRESENCE subscription. */
+/** The fleet as the relay knows it: one entry a device, kept up by a PRESENCE subscription. */
 
 import type { DevicePresence, Subscription } from "@headwater/client";
 import { signal } from "@preact/signals";
 import { whenConnected } from "./link";
+import { sortKey } from "./selection";
+import { subscribe } from "./watch";
 
 export interface Device {
   name: string;
+  /** The name as it sorts, and what a search looks at. */
+  key: string;
+  text: string;
   online: boolean;
   /** Since when it is as it is, milliseconds. */
   since: number;
@@ -15,33 +20,63 @@ export interface Device {
   lost: number;
   version: string;
   target: string;
-  hostname: string;
   waiting: { batches: number; readings: number; bytes: number; oldest: number };
   /** Readings a second, one value every two seconds, the newest last. */
   trace: number[];
 }
 
+/** What the whole fleet adds up to. */
+export interface Totals {
+  online: number;
+  readingsPerS: number;
+  waiting: number;
+  backlog: number;
+  lost: number;
+  losing: number;
+  /** Median of those that send; NaN: none does. */
+  lagMs: number;
+}
+
 const devices = new Map<string, Device>();
 
-/** All devices; a new array whenever something changed, at most twice a second. */
-export const fleet = signal<Device[]>([]);
+/** All devices, in no order; a new array whenever something changed, at most twice a second. */
+export const fleet = signal<readonly Device[]>([]);
+export const totals = signal<Totals>(sum([]));
+/** The fleet's readings a second, one value every two seconds. */
+export const trace: number[] = [];
 /** The first picture of the fleet is complete. */
 export const known = signal(false);
-
 /** Counts seconds: what shows how long ago something was reads it, and so moves on though nothing arrives. */
 export const beat = signal(0);
 
+/** Old enough to be a backlog and no batch being filled, milliseconds. */
+export const LATE_MS = 10_000;
+const TRACE = 45;
+
 let changed = false;
 let subscription: Subscription | null = null;
+let inSnapshot: Set<string> | null = null;
+
+/** What is known of a device. Reads `fleet`, so that it follows it. */
+export function find(name: string): Device | undefined {
+  void fleet.value;
+  return devices.get(name);
+}
+
+/** How long its oldest reading has waited, milliseconds; 0: nothing that is late. */
+export function backlogAge(device: Device, now: number): number {
+  const { batches, oldest } = device.waiting;
+  const age = batches > 0 && oldest > 0 ? now - oldest : 0;
+  return age > LATE_MS ? age : 0;
+}
 
 export function watchFleet(): void {
   whenConnected((connection) => {
     subscription?.close();
-    subscription = connection.subscribe({ mode: "presence", intervalMs: 500 }, (event) => {
+    inSnapshot = null;
+    subscription = subscribe(connection, { mode: "presence", intervalMs: 500 }, (event) => {
       if (event.type !== "presence") return;
-      if (event.snapshot && !inSnapshot) {
-        inSnapshot = new Set();
-      }
+      if (event.snapshot) inSnapshot ??= new Set();
       for (const presence of event.devices) take(presence);
       if (event.complete && inSnapshot) {
         // What a reconnect no longer finds is gone.
@@ -53,23 +88,26 @@ export function watchFleet(): void {
     });
   });
   setInterval(() => {
-    if (!changed) return;
+    // Half a picture is none: what a new connection brings is shown when it is complete.
+    if (!changed || inSnapshot || document.hidden) return;
     changed = false;
     fleet.value = [...devices.values()];
+    totals.value = sum(fleet.value);
   }, 500);
   setInterval(() => {
-    beat.value += 1;
+    if (!document.hidden) beat.value += 1;
   }, 1000);
   setInterval(() => {
-    for (const device of devices.values()) {
-      device.trace.push(device.readingsPerS);
-      if (device.trace.length > 45) device.trace.shift();
-    }
+    for (const device of devices.values()) remember(device.trace, device.readingsPerS);
+    remember(trace, totals.value.readingsPerS);
     changed = devices.size > 0;
   }, 2000);
 }
 
-let inSnapshot: Set<string> | null = null;
+function remember(list: number[], value: number): void {
+  list.push(value);
+  if (list.length > TRACE) list.shift();
+}
 
 function take(presence: DevicePresence): void {
   const name = presence.device;
@@ -79,50 +117,46 @@ function take(presence: DevicePresence): void {
     return;
   }
   const { agent, waiting } = presence;
+  const was = devices.get(name);
+  const version = agent?.version ?? "";
+  const target = agent?.target ?? "";
   devices.set(name, {
     name,
+    key: was?.key ?? sortKey(name),
+    text: `${name} ${version} ${target} ${agent?.hostname ?? ""}`.toLowerCase(),
     online: presence.online,
-    since: Number(presence.sinceUs) / 1000,
-    lastSeen: Number(presence.lastSeenUs) / 1000,
+    since: presence.sinceUs / 1000,
+    lastSeen: presence.lastSeenUs / 1000,
     readingsPerS: presence.readingsPerS,
-    lagMs: Number(presence.lagUs) / 1000,
-    lost: Number(presence.lostReadings),
-    version: agent?.version ?? "",
-    target: agent?.target ?? "",
-    hostname: agent?.hostname ?? "",
+    lagMs: presence.lagUs / 1000,
+    lost: presence.lostReadings,
+    version,
+    target,
     waiting: {
-      batches: Number(waiting?.batches ?? 0n),
-      readings: Number(waiting?.readings ?? 0n),
-      bytes: Number(waiting?.bytes ?? 0n),
-      oldest: Number(waiting?.oldestUs ?? 0n) / 1000,
+      batches: waiting?.batches ?? 0,
+      readings: waiting?.readings ?? 0,
+      bytes: waiting?.bytes ?? 0,
+      oldest: (waiting?.oldestUs ?? 0) / 1000,
     },
-    trace: devices.get(name)?.trace ?? [],
+    trace: was?.trace ?? [],
   });
 }
 
-export type Order = "name" | "state" | "rate" | "waiting" | "lost" | "seen";
-
-/** Those whose name holds all of the search's words, in this order; ties by name. */
-export function select(all: readonly Device[], search: string, order: Order, down: boolean): Device[] {
-  const words = search.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = all.filter((device) => {
-    const text = `${device.name} ${device.version} ${device.target} ${device.hostname} ${device.online ? "online" : "offline"}`;
-    return words.every((word) => text.toLowerCase().includes(word));
-  });
-  const by = KEYS[order];
-  const sign = down ? -1 : 1;
-  return found.sort(
-    (a, b) => sign * (by(a) - by(b)) || names.compare(a.name, b.name) * (order === "name" ? sign : 1),
-  );
+function sum(all: readonly Device[]): Totals {
+  const made = { online: 0, readingsPerS: 0, waiting: 0, backlog: 0, lost: 0, losing: 0 };
+  const lags = new Float64Array(all.length);
+  let sending = 0;
+  const now = Date.now();
+  for (const device of all) {
+    if (device.online) made.online += 1;
+    made.readingsPerS += device.readingsPerS;
+    // What is being gathered into a batch does not wait yet.
+    if (device.waiting.batches > 0) made.waiting += device.waiting.readings;
+    if (backlogAge(device, now) > 0) made.backlog += 1;
+    made.lost += device.lost;
+    if (device.lost > 0) made.losing += 1;
+    if (device.online && device.readingsPerS > 0) lags[sending++] = device.lagMs;
+  }
+  const sorted = lags.subarray(0, sending).sort();
+  return { ...made, lagMs: sending > 0 ? sorted[sending >> 1] : Number.NaN };
 }
-
-const names = new Intl.Collator("en", { numeric: true });
-
-const KEYS: Record<Order, (device: Device) => number> = {
-  name: () => 0,
-  state: (device) => (device.online ? 1 : 0),
-  rate: (device) => device.readingsPerS,
-  waiting: (device) => device.waiting.readings,
-  lost: (device) => device.lost,
-  seen: (device) => device.lastSeen,
-};

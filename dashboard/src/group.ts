@@ -38,6 +38,26 @@ export function group<T extends Named>(all: readonly T[]): Group<T>[] {
   return groups;
 }
 
+/** A group a metric, a line a device: for comparing. Devices stand in the order given, so that each keeps its colour. */
+export function byMetric<T extends Named & { device: string }>(
+  all: readonly T[],
+  devices: readonly string[],
+): Group<T>[] {
+  const metrics = new Map<string, T[]>();
+  for (const each of [...all].sort((a, b) => compare(a.metric, b.metric))) {
+    const key = `${each.metric}|${each.unit}`;
+    const members = metrics.get(key);
+    if (members) members.push(each);
+    else metrics.set(key, [each]);
+  }
+  return [...metrics].map(([key, members]) => ({
+    key,
+    title: members[0].metric,
+    unit: members[0].unit,
+    members: members.sort((a, b) => devices.indexOf(a.device) - devices.indexOf(b.device)),
+  }));
+}
+
 /** A metric's name without its last part. */
 function family(metric: string): string {
   const cut = Math.max(...[".", "/", "_", "-", ":"].map((mark) => metric.lastIndexOf(mark)));

@@ -4,6 +4,7 @@ import "./style/figures.css";
 import "./style/fleet.css";
 import "./style/device.css";
 import "./style/inspector.css";
+import "./style/dialog.css";
 import "./style/narrow.css";
 import { render } from "preact";
 import { watchDemo } from "./demo";

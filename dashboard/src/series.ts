@@ -51,6 +51,16 @@ export class Series {
     while (this.length > this.capacity) this.thin();
   }
 
+  /** These and nothing else, ascending in time. */
+  replace(times: Float64Array, values: Float64Array): void {
+    this.version += 1;
+    this.length = 0;
+    this.reserve(times.length);
+    this.times.set(times);
+    this.values.set(values);
+    this.length = times.length;
+  }
+
   /** The first index at or after a time. */
   from(time: number): number {
     let low = 0;

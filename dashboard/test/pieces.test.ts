@@ -1,10 +1,13 @@
+import fc from "fast-check";
 import { describe, expect, it, vi } from "vitest";
+import type { Device } from "../src/fleet";
+import type { Route } from "../src/route";
 
 vi.stubGlobal("location", { hash: "", href: "http://127.0.0.1/" });
 vi.stubGlobal("addEventListener", () => {});
-const { parse, href } = await import("../src/route");
-const { group, label } = await import("../src/group");
-const { select } = await import("../src/fleet");
+const { bounded, parse, href, FLEET, ORDERS } = await import("../src/route");
+const { byMetric, group, label } = await import("../src/group");
+const { select, sortKey } = await import("../src/selection");
 const format = await import("../src/format");
 
 describe("figures", () => {
@@ -39,12 +42,50 @@ describe("figures", () => {
 });
 
 describe("routes", () => {
-  it("go there and back", () => {
-    const route = { page: "device", device: "plant 7/ü?#", minutes: 15 } as const;
+  const charts = { range: { minutes: 5 }, metric: "" };
+  it.each([
+    FLEET,
+    { page: "fleet", search: "plant 7", show: "offline", order: "lost", down: true },
+    { page: "device", devices: ["plant 7/ü?#"], range: { minutes: 15 }, metric: "boiler.flow" },
+    { page: "device", devices: ["a"], range: { from: 1_790_000_000_000, to: 1_790_000_060_500 }, metric: "" },
+    { page: "compare", devices: ["a&b", "c=d", "é"], range: { minutes: 0.5 }, metric: "m" },
+  ] satisfies Route[])("go there and back: %j", (route) => {
     expect(parse(href(route))).toEqual(route);
-    expect(parse("#/")).toEqual({ page: "fleet" });
-    expect(parse("#/device/a?minutes=99999")).toEqual({ page: "device", device: "a", minutes: 5 });
-    expect(parse("#/device/%")).toMatchObject({ device: "%" });
+  });
+
+  it.each([
+    ["#/device/a?minutes=99999999", { page: "device", devices: ["a"], ...charts }],
+    ["#/device/a?minutes=NaN", { page: "device", devices: ["a"], ...charts }],
+    ["#/device/a?from=2026-01-02&to=2026-01-01", { page: "device", devices: ["a"], ...charts }],
+    ["#/device/%", { page: "device", devices: ["%"], ...charts }],
+    ["#/compare", FLEET],
+    ["#/nowhere?sort=up&show=me", FLEET],
+  ])("%s makes sense as far as it does", (hash, route) => {
+    expect(parse(hash)).toEqual(route);
+  });
+
+  it("take no more devices than an eye can tell apart, each once", () => {
+    const hash = `#/compare?${["a", "a", "b", "c", "d", "e", "f", "g"].map((d) => `device=${d}`).join("&")}`;
+    expect(parse(hash)).toMatchObject({ devices: ["a", "b", "c", "d", "e", "f"] });
+  });
+});
+
+describe("a range", () => {
+  const now = 1_790_000_000_000;
+  it("that reaches the present is live", () => {
+    expect(bounded({ from: now - 50_000, to: now + 10_000 }, now)).toEqual({ minutes: 1 });
+  });
+  it("in the past stands still, and is neither too short nor too long", () => {
+    expect(bounded({ from: now - 90_000, to: now - 30_000 }, now)).toEqual({
+      from: now - 90_000,
+      to: now - 30_000,
+    });
+    expect(bounded({ from: now - 60_000.5, to: now - 60_000 }, now)).toEqual({
+      from: now - 60_500,
+      to: now - 59_500,
+    });
+    const long = bounded({ from: 0, to: now - 1 }, now);
+    expect("from" in long && long.to - long.from).toBeLessThanOrEqual(366 * 86_400_000);
   });
 });
 
@@ -63,6 +104,15 @@ describe("groups", () => {
     expect(label("cpu.user", "cpu")).toBe("user");
   });
 
+  it("put devices beside each other, each in its place", () => {
+    const line = (device: string, metric: string) => ({ device, metric, unit: "" });
+    const made = byMetric([line("b", "x"), line("a", "y"), line("a", "x"), line("b", "y")], ["b", "a"]);
+    expect(made.map((each) => [each.title, each.members.map(({ device }) => device)])).toEqual([
+      ["x", ["b", "a"]],
+      ["y", ["b", "a"]],
+    ]);
+  });
+
   it("never hold more than an eye can tell apart", () => {
     const metrics = Array.from({ length: 20 }, (_, i) => ({ metric: `core.${i}`, unit: "%" }));
     const made = group(metrics);
@@ -74,8 +124,15 @@ describe("groups", () => {
 });
 
 describe("the fleet", () => {
-  const device = (name: string, online: boolean, readingsPerS: number) => ({
+  const device = (
+    name: string,
+    online: boolean,
+    readingsPerS: number,
+    more: Partial<Device> = {},
+  ): Device => ({
     name,
+    key: sortKey(name),
+    text: `${name} 0.1.0 aarch64`,
     online,
     since: 0,
     lastSeen: 0,
@@ -84,15 +141,45 @@ describe("the fleet", () => {
     lost: 0,
     version: "0.1.0",
     target: "aarch64-unknown-linux-musl",
-    hostname: "",
     waiting: { batches: 0, readings: 0, bytes: 0, oldest: 0 },
     trace: [],
+    ...more,
   });
   const all = [device("plant-10", true, 5), device("plant-2", false, 0), device("barn", true, 5)];
+  const names = (asked: Partial<typeof FLEET>, list = all, before?: Device[]) =>
+    select(list, { ...FLEET, ...asked }, (each) => each.waiting.batches > 0, before).map(({ name }) => name);
 
   it("is searched by all words and sorted as people count", () => {
-    expect(select(all, "", "name", false).map((d) => d.name)).toEqual(["barn", "plant-2", "plant-10"]);
-    expect(select(all, "PLANT online", "name", false).map((d) => d.name)).toEqual(["plant-10"]);
-    expect(select(all, "", "rate", true).map((d) => d.name)).toEqual(["barn", "plant-10", "plant-2"]);
+    expect(names({})).toEqual(["barn", "plant-2", "plant-10"]);
+    expect(names({ search: "PLANT 10 arch" })).toEqual(["plant-10"]);
+    expect(names({ search: "plant", show: "offline" })).toEqual(["plant-2"]);
+    expect(names({ order: "rate", down: true })).toEqual(["barn", "plant-10", "plant-2"]);
+  });
+
+  it("is sorted by how long readings wait, those with none last", () => {
+    const waiting = (oldest: number) => ({ waiting: { batches: 1, readings: 1, bytes: 1, oldest } });
+    const some = [...all, device("late", true, 1, waiting(1000)), device("later", true, 1, waiting(500))];
+    expect(names({ order: "waiting", down: true }, some).slice(0, 2)).toEqual(["later", "late"]);
+    expect(names({ show: "backlog" }, some)).toEqual(["late", "later"]);
+  });
+
+  it("keeps apart what sorts alike", () => {
+    const alike = ["a-1", "a-01", "A-1"].map((name) => device(name, true, 1));
+    expect(names({}, alike, alike).sort()).toEqual(["A-1", "a-01", "a-1"]);
+  });
+
+  it("comes to the same order from whatever order there was", () => {
+    const random = fc.array(
+      fc.record({ name: fc.string({ maxLength: 3 }), online: fc.boolean(), rate: fc.nat(3) }),
+      { maxLength: 30 },
+    );
+    fc.assert(
+      fc.property(random, random, fc.constantFrom(...ORDERS), fc.boolean(), (now, earlier, order, down) => {
+        const make = (list: typeof now) => [
+          ...new Map(list.map((each) => [each.name, device(each.name, each.online, each.rate)])).values(),
+        ];
+        expect(names({ order, down }, make(now), make(earlier))).toEqual(names({ order, down }, make(now)));
+      }),
+    );
   });
 });

@@ -2,22 +2,25 @@
 
 import { useSignal } from "@preact/signals";
 import { fleet } from "../fleet";
-import { count, latency } from "../format";
-import { giveToken, retryNow, stats, status, tokenWanted, trouble } from "../link";
-import { href, route } from "../route";
+import { latency } from "../format";
+import { stats, status, tokenWanted } from "../link";
+import { FLEET, href, route } from "../route";
 import { theme, toggleTheme } from "../theme";
+import { CompareView } from "./compare";
 import { DeviceView } from "./device";
 import { FleetView } from "./fleet";
 import { Inspector } from "./inspector";
+import { Notice, TokenPrompt } from "./notice";
 
 export function App() {
   const inspect = useSignal(localStorage.getItem("headwater.inspect") === "1");
+  const renews = useSignal(false);
   const here = route.value;
-  document.title = here.page === "device" ? `${here.device} · Headwater` : "Headwater";
+  document.title = here.page === "fleet" ? "Headwater" : `${here.devices.join(", ")} · Headwater`;
   return (
     <>
       <header class="top">
-        <a class="brand" href={href({ page: "fleet" })}>
+        <a class="brand" href={href(FLEET)}>
           <Mark />
           <span>Headwater</span>
         </a>
@@ -47,15 +50,25 @@ export function App() {
         </div>
       </header>
       {inspect.value && <Inspector />}
-      <Notice />
+      <Notice
+        renew={() => {
+          renews.value = true;
+        }}
+      />
       <main class={stale() ? "stale" : ""}>
-        {here.page === "device" ? (
-          <DeviceView key={`${here.device}|${here.minutes}`} device={here.device} minutes={here.minutes} />
-        ) : (
-          <FleetView />
-        )}
+        {here.page === "fleet" && <FleetView here={here} />}
+        {here.page === "device" && <DeviceView key={here.devices[0]} here={here} />}
+        {here.page === "compare" && <CompareView here={here} />}
       </main>
       {tokenWanted.value !== null && <TokenPrompt why={tokenWanted.value} />}
+      {renews.value && tokenWanted.value === null && (
+        <TokenPrompt
+          why=""
+          close={() => {
+            renews.value = false;
+          }}
+        />
+      )}
     </>
   );
 }
@@ -78,99 +91,6 @@ function chipText(): string {
     case "closed":
       return "Not connected";
   }
-}
-
-function Notice() {
-  const now = status.value;
-  if (now.state === "waiting" || (now.state === "connecting" && now.attempt > 0)) {
-    return (
-      <div class="notice warn" role="status">
-        <p>
-          <b>No connection to the relay.</b>{" "}
-          {now.state === "waiting" ? `${sentence(now.error.message)} ` : ""}Attempt {count(now.attempt)}; what
-          is shown is from before. Nothing is missed: it goes on where it left off.
-        </p>
-        <button type="button" onClick={retryNow}>
-          Try now
-        </button>
-      </div>
-    );
-  }
-  if (now.state === "closed" && tokenWanted.value === null) {
-    return (
-      <div class="notice bad" role="alert">
-        <p>
-          <b>The connection ended.</b> {now.error ? sentence(now.error.message) : ""}
-        </p>
-        <button type="button" onClick={retryNow}>
-          Connect again
-        </button>
-      </div>
-    );
-  }
-  if (trouble.value) {
-    return (
-      <div class="notice" role="status">
-        <p>{sentence(trouble.value)}</p>
-        <button
-          type="button"
-          onClick={() => {
-            trouble.value = null;
-          }}
-        >
-          Dismiss
-        </button>
-      </div>
-    );
-  }
-  return null;
-}
-
-function TokenPrompt({ why }: { why: string }) {
-  const token = useSignal("");
-  return (
-    <dialog
-      class="token"
-      ref={(dialog) => {
-        if (dialog && !dialog.open) dialog.showModal();
-      }}
-      onCancel={(event) => event.preventDefault()}
-    >
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          if (token.value.trim()) giveToken(token.value);
-        }}
-      >
-        <h2>This relay asks for a token</h2>
-        <p>
-          {sentence(why)} Whoever runs the relay issues tokens (JWT). This one stays in this tab and is
-          forgotten with it.
-        </p>
-        <label>
-          Token
-          <input
-            type="password"
-            name="token"
-            autocomplete="off"
-            spellcheck={false}
-            required
-            value={token.value}
-            onInput={(event) => {
-              token.value = event.currentTarget.value;
-            }}
-          />
-        </label>
-        <button type="submit">Connect</button>
-      </form>
-    </dialog>
-  );
-}
-
-/** A message as a sentence: capital letter, full stop. */
-function sentence(text: string): string {
-  const start = text.charAt(0).toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(start) ? start : `${start}.`;
 }
 
 function Mark() {

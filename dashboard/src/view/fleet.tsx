@@ -1,56 +1,155 @@
-/** All devices: how they are, what they send, what waits behind them. */
+/** All devices: how they are, what they send, what waits behind them. The rows in sight are all there are in the document. */
 
-import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
-import { useRef } from "preact/hooks";
+import { useSignal, useSignalEffect } from "@preact/signals";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { agents, cuts } from "../demo";
-import { beat, type Device, fleet, known, type Order, select } from "../fleet";
-import { ago, count, latency, rate, short, span } from "../format";
-import { now, status } from "../link";
-import { href } from "../route";
-import { CutStory, LinkSwitch } from "./link-switch";
-import { Figure, Spark, StateDot } from "./parts";
+import { backlogAge, type Device, fleet, known } from "../fleet";
+import { count } from "../format";
+import { now } from "../link";
+import {
+  deviceHref,
+  FLEET,
+  type FleetRoute,
+  go,
+  href,
+  MOST_COMPARED,
+  type Order,
+  SHOWS,
+  USUAL_MINUTES,
+} from "../route";
+import { select } from "../selection";
+import { CutStory } from "./link-switch";
+import { Row, rowId } from "./row";
+import { Empty, Waiting } from "./states";
+import { Totals } from "./totals";
+import { useVisible } from "./visible";
 
-/** More rows than a person reads are a matter for the search. */
-const ROWS = 200;
+/** Rows keep their places for so long though figures change: a row that one reaches for should not run away. */
+const STAY_MS = 2000;
 
-const COLUMNS: { order: Order; title: string; down: boolean }[] = [
-  { order: "name", title: "Device", down: false },
-  { order: "state", title: "State", down: false },
-  { order: "seen", title: "Last seen", down: true },
-  { order: "rate", title: "Readings/s", down: true },
-  { order: "waiting", title: "Waiting in the agent", down: true },
-  { order: "lost", title: "Lost", down: true },
+const COLUMNS: { order: Order; title: string; down: boolean; class: string }[] = [
+  { order: "name", title: "Device", down: false, class: "name" },
+  { order: "state", title: "State", down: false, class: "state" },
+  { order: "seen", title: "Last seen", down: true, class: "seen" },
+  { order: "rate", title: "Readings/s", down: true, class: "rate" },
+  { order: "waiting", title: "Backlog", down: true, class: "waiting" },
+  { order: "lost", title: "Lost", down: true, class: "lost" },
+  { order: "link", title: "Link", down: true, class: "up" },
+  { order: "version", title: "Version", down: false, class: "version" },
 ];
 
-export function FleetView() {
-  const search = useSignal("");
-  const order = useSignal<Order>("name");
-  const down = useSignal(false);
-  const shown = useComputed(() => select(fleet.value, search.value, order.value, down.value));
-  const field = useRef<HTMLInputElement>(null);
+/** Where the table was left: the back button comes back to it. */
+let left = 0;
 
+export function FleetView({ here }: { here: FleetRoute }) {
+  if (!known.value) return <Waiting />;
+  if (fleet.value.length === 0) return <Empty />;
+  return <Table here={here} />;
+}
+
+function Table({ here }: { here: FleetRoute }) {
+  const rows = useSignal<readonly Device[]>([]);
+  const active = useSignal(-1);
+  const chosen = useSignal<readonly string[]>([]);
+  const sorted = useRef({ at: 0, asked: here, of: 0 });
+  const field = useRef<HTMLInputElement>(null);
+  const table = useRef<HTMLTableElement>(null);
+  const body = useRef<HTMLTableSectionElement>(null);
+
+  const arrange = () => {
+    const same = sorted.current.asked === here && sorted.current.of === fleet.peek().length;
+    if (same && performance.now() - sorted.current.at < STAY_MS && rows.peek().length > 0) return;
+    sorted.current = { at: performance.now(), asked: here, of: fleet.peek().length };
+    const time = now();
+    const late = (device: Device) => backlogAge(device, time) > 0;
+    rows.value = select(fleet.peek(), here, late, same ? rows.peek() : undefined);
+  };
   useSignalEffect(() => {
+    void fleet.value;
+    arrange();
+  });
+  if (sorted.current.asked !== here) arrange();
+
+  const visible = useVisible(body, rows.value.length);
+  useLayoutEffect(() => {
+    if (left > 0) scrollTo(0, left);
+    const keep = () => {
+      left = scrollY;
+    };
+    addEventListener("scroll", keep, { passive: true });
+    return () => removeEventListener("scroll", keep);
+  }, []);
+
+  useEffect(() => {
     const focus = (event: KeyboardEvent) => {
-      if (event.key !== "/" || event.target instanceof HTMLInputElement) return;
+      if (
+        event.key !== "/" ||
+        event.target instanceof HTMLInputElement ||
+        document.querySelector("dialog[open]")
+      )
+        return;
       event.preventDefault();
       field.current?.focus();
+      field.current?.select();
     };
     addEventListener("keydown", focus);
     return () => removeEventListener("keydown", focus);
-  });
+  }, []);
 
-  const sort = (by: Order, first: boolean) => {
-    down.value = order.value === by ? !down.value : first;
-    order.value = by;
+  const change = (some: Partial<FleetRoute>) => {
+    active.value = -1;
+    left = 0;
+    go({ ...here, ...some }, { replace: true });
+  };
+  const sort = (order: Order, first: boolean) =>
+    change({ order, down: here.order === order ? !here.down : first });
+  const choose = (name: string) => {
+    const has = chosen.value.includes(name);
+    chosen.value = has
+      ? chosen.value.filter((each) => each !== name)
+      : [...chosen.value, name].slice(0, MOST_COMPARED);
   };
 
-  if (!known.value) return <Waiting />;
-  if (fleet.value.length === 0) return <Empty />;
+  /** Moves to a row, and brings it into sight. */
+  const move = (to: number) => {
+    const at = Math.max(0, Math.min(rows.value.length - 1, to));
+    active.value = at;
+    if (!body.current) return;
+    const top = body.current.getBoundingClientRect().top + at * visible.row;
+    const head = table.current?.tHead?.getBoundingClientRect().height ?? 0;
+    if (top < head) scrollBy(0, top - head - 8);
+    else if (top + visible.row > innerHeight) scrollBy(0, top + visible.row - innerHeight + 8);
+  };
+  const keys = (event: KeyboardEvent) => {
+    if (event.target !== table.current && event.key !== "Escape") return;
+    const page = Math.max(1, Math.floor(innerHeight / visible.row) - 3);
+    const name = rows.value[active.value]?.name;
+    const moves: Record<string, number> = {
+      ArrowDown: active.value + 1,
+      ArrowUp: active.value - 1,
+      PageDown: active.value + page,
+      PageUp: active.value - page,
+      Home: 0,
+      End: rows.value.length - 1,
+    };
+    if (event.key in moves) move(moves[event.key]);
+    else if (event.key === "Enter" && name) location.hash = deviceHref(name);
+    else if (event.key === " " && name) choose(name);
+    else if (event.key === "Escape") {
+      if (chosen.value.length > 0) chosen.value = [];
+      else active.value = -1;
+    } else return;
+    event.preventDefault();
+  };
+
   const demo = agents.value !== null;
   const stories = [...cuts.value.keys()];
+  const { first, last, row } = visible;
+  const all = rows.value;
   return (
     <>
-      <Totals all={fleet.value} />
+      <h1 class="sr">Fleet</h1>
+      <Totals all={fleet.value.length} here={here} />
       {demo && stories.length === 0 && (
         <p class="story hint">
           <b>This is the demo.</b> Cut a gateway's link and watch its backlog grow; restore it and watch it
@@ -59,7 +158,7 @@ export function FleetView() {
       )}
       {stories.map((device) => (
         <div class="told" key={device}>
-          <a href={href({ page: "device", device, minutes: 5 })}>{device}</a>
+          <a href={deviceHref(device)}>{device}</a>
           <CutStory device={device} />
         </div>
       ))}
@@ -70,17 +169,41 @@ export function FleetView() {
             ref={field}
             type="search"
             placeholder="Search devices   /"
-            value={search.value}
-            onInput={(event) => {
-              search.value = event.currentTarget.value;
+            value={here.search}
+            onInput={(event) => change({ search: event.currentTarget.value })}
+            onKeyDown={(event) => {
+              if (event.key === "Escape") {
+                if (here.search) change({ search: "" });
+                else event.currentTarget.blur();
+              } else if (event.key === "ArrowDown" || event.key === "Enter") {
+                table.current?.focus();
+                move(0);
+              } else return;
+              event.preventDefault();
             }}
           />
         </label>
+        <nav class="shows" aria-label="Which devices">
+          {SHOWS.map((show) => (
+            <a
+              key={show}
+              href={href({ ...here, show })}
+              aria-current={here.show === show ? "true" : undefined}
+            >
+              {show}
+            </a>
+          ))}
+        </nav>
+        <p class="found" role="status">
+          {all.length === fleet.value.length
+            ? `${count(all.length)} devices`
+            : `${count(all.length)} of ${count(fleet.value.length)}`}
+        </p>
         <label class="sort">
           <span>Sort by</span>
           <select
             aria-label="Sort by"
-            value={order.value}
+            value={here.order}
             onChange={(event) => {
               const by = event.currentTarget.value as Order;
               sort(by, COLUMNS.find((column) => column.order === by)?.down ?? false);
@@ -94,177 +217,102 @@ export function FleetView() {
           </select>
         </label>
       </div>
-      <table class={demo ? "fleet demo" : "fleet"}>
+      <table
+        ref={table}
+        class={demo ? "fleet demo" : "fleet"}
+        // biome-ignore lint/a11y/noNoninteractiveElementToInteractiveRole: rows are moved among and chosen by key, which is a grid
+        role="grid"
+        tabIndex={0}
+        aria-label="Devices: arrows move, Enter opens, Space chooses for comparing"
+        aria-rowcount={all.length + 1}
+        aria-multiselectable="true"
+        aria-activedescendant={active.value >= first && active.value < last ? rowId(active.value) : undefined}
+        onKeyDown={keys}
+        onFocus={(event) => {
+          if (event.target === table.current && active.value < 0) active.value = first;
+        }}
+      >
         <thead>
-          <tr>
+          <tr aria-rowindex={1}>
+            <th class="pick" scope="col">
+              <span class="sr">Compare</span>
+            </th>
             {COLUMNS.map((column) => (
               <th
                 key={column.order}
-                class={column.order}
+                class={column.class}
                 scope="col"
-                aria-sort={order.value === column.order ? (down.value ? "descending" : "ascending") : "none"}
+                aria-sort={here.order === column.order ? (here.down ? "descending" : "ascending") : "none"}
               >
                 <button type="button" onClick={() => sort(column.order, column.down)}>
                   {column.title}
                 </button>
               </th>
             ))}
-            <th class="version" scope="col">
-              Version
-            </th>
             {demo && (
               <th class="link" scope="col">
-                Link
+                Demo
               </th>
             )}
           </tr>
         </thead>
-        <tbody>
-          {shown.value.slice(0, ROWS).map((device) => (
-            <Row key={device.name} device={device} demo={demo} />
+        <tbody ref={body} style={`--above:${first * row}px;--below:${(all.length - last) * row}px`}>
+          {all.slice(first, last).map((device, i) => (
+            <Row
+              key={device.name}
+              name={device.name}
+              at={first + i}
+              demo={demo}
+              active={active.value === first + i}
+              chosen={chosen.value.includes(device.name)}
+              full={chosen.value.length >= MOST_COMPARED}
+              choose={choose}
+            />
           ))}
         </tbody>
       </table>
-      {shown.value.length === 0 && <p class="none">No device matches “{search.value}”.</p>}
-      {shown.value.length > ROWS && (
-        <p class="none">
-          The first {ROWS} of {count(shown.value.length)} devices. Search to narrow them down.
-        </p>
+      {all.length === 0 && (
+        <div class="none">
+          <p>
+            No device {here.show === "all" ? "" : `that is ${KINDS[here.show]} `}
+            {here.search ? `matches “${here.search}”` : "at present"}.
+          </p>
+          <a href={href(FLEET)}>Show all {count(fleet.value.length)}</a>
+        </div>
+      )}
+      {chosen.value.length > 0 && (
+        <section class="chosen" aria-label="Chosen devices">
+          <p>
+            <b>{chosen.value.length}</b> of {MOST_COMPARED} chosen: {chosen.value.join(", ")}
+          </p>
+          <button
+            type="button"
+            onClick={() => {
+              chosen.value = [];
+            }}
+          >
+            Clear
+          </button>
+          <a
+            class="primary"
+            href={href({
+              page: "compare",
+              devices: [...chosen.value],
+              range: { minutes: USUAL_MINUTES },
+              metric: "",
+            })}
+          >
+            Compare
+          </a>
+        </section>
       )}
     </>
   );
 }
 
-function Row({ device, demo }: { device: Device; demo: boolean }) {
-  void beat.value;
-  const agent = agents.value?.get(device.name);
-  const readings = agent ? agent.waiting_readings : device.waiting.readings;
-  const batches = agent ? agent.waiting_batches : device.waiting.batches;
-  const oldest = agent ? agent.oldest_us / 1000 : device.waiting.oldest;
-  const cut = agent?.link === "down";
-  const aged = oldest > 0 ? now() - oldest : 0;
-  const late = aged > 10_000;
-  return (
-    <tr data-device={device.name} class={cut ? "cut" : device.online ? "" : "off"}>
-      <td class="name">
-        <a href={href({ page: "device", device: device.name, minutes: 5 })}>{device.name}</a>
-        {agent && <small>{agent.kind}</small>}
-      </td>
-      <td class="state" data-online={device.online}>
-        <StateDot online={device.online} cut={cut} />
-      </td>
-      <td class="seen" title={new Date(device.lastSeen).toLocaleString()}>
-        {device.lastSeen > 0 ? ago(now() - device.lastSeen) : "never"}
-      </td>
-      <td class="rate" data-rate={device.readingsPerS}>
-        <Spark values={device.trace} label={`readings a second of ${device.name} lately`} />
-        <b>{rate(device.readingsPerS)}</b>
-      </td>
-      <td class={late ? "waiting late" : "waiting"} data-waiting={readings}>
-        {batches > 0 ? (
-          <>
-            <b>{short(readings)}</b>
-            <small>
-              {count(batches)} {batches === 1 ? "batch" : "batches"}
-              {late && `, since ${span(aged)}`}
-            </small>
-          </>
-        ) : (
-          // The batch being filled is not late, it is young.
-          <span class="nothing">{readings > 0 ? `${count(readings)} being gathered` : "nothing"}</span>
-        )}
-      </td>
-      <td class={device.lost > 0 ? "lost some" : "lost"}>
-        {device.lost > 0 ? <b>{short(device.lost)}</b> : <span class="nothing">none</span>}
-      </td>
-      <td class="version" title={device.target}>
-        {device.version || "–"}
-        {device.target && <small>{device.target.split("-")[0]}</small>}
-      </td>
-      {demo && (
-        <td class="link">
-          <LinkSwitch device={device.name} />
-        </td>
-      )}
-    </tr>
-  );
-}
-
-function Totals({ all }: { all: readonly Device[] }) {
-  const online = all.filter((device) => device.online).length;
-  const readings = all.reduce((sum, device) => sum + device.readingsPerS, 0);
-  // What is being gathered into a batch does not wait yet.
-  const waits = all.reduce((sum, device) => {
-    const agent = agents.value?.get(device.name);
-    const [batches, held] = agent
-      ? [agent.waiting_batches, agent.waiting_readings]
-      : [device.waiting.batches, device.waiting.readings];
-    return batches > 0 ? sum + held : sum;
-  }, 0);
-  const lost = all.reduce((sum, device) => sum + device.lost, 0);
-  const lags = all.filter((device) => device.online && device.readingsPerS > 0).map((device) => device.lagMs);
-  lags.sort((a, b) => a - b);
-  const traces = Array.from({ length: 45 }, (_, i) =>
-    all.reduce((sum, { trace }) => sum + (trace[trace.length - 45 + i] ?? Number.NaN), 0),
-  ).filter((value) => !Number.isNaN(value));
-  return (
-    <dl class="stats">
-      <Figure
-        name="Devices online"
-        value={count(online)}
-        unit={`of ${count(all.length)}`}
-        tone={online < all.length ? "warn" : ""}
-      />
-      <Figure
-        name="Readings/s"
-        value={rate(readings)}
-        note={<Spark values={traces} label="readings a second lately" />}
-      />
-      <Figure name="Waiting in the agents" value={short(waits)} unit="readings" />
-      <Figure name="Lost" value={short(lost)} unit="readings" tone={lost > 0 ? "bad" : ""} />
-      <Figure
-        name="Behind now"
-        value={lags.length > 0 ? latency(lags[lags.length >> 1]) : "–"}
-        unit="median"
-      />
-    </dl>
-  );
-}
-
-function Waiting() {
-  const { state } = status.value;
-  if (state === "closed" || state === "waiting") return <div class="page-note quiet" />;
-  return (
-    <div class="page-note" role="status">
-      <span class="pulse" aria-hidden="true" />
-      <p>{state === "open" ? "Looking the fleet over…" : "Connecting to the relay…"}</p>
-    </div>
-  );
-}
-
-const AGENT = `# agent.toml
-device = "gw-01"
-
-[uplink]
-broker = "mqtt://your-broker:1883"
-
-[[source]]
-type = "system"     # this machine's own CPU, memory, disks, network
-
-$ headwater-agent run --config agent.toml`;
-
-function Empty() {
-  return (
-    <div class="page-note">
-      <h2>No device yet</h2>
-      <p>
-        The relay is here and listens; no agent has said hello. On a machine with sensors (or this one, for a
-        try):
-      </p>
-      <pre>
-        <code>{AGENT}</code>
-      </pre>
-      <p>It appears here within seconds. Nothing has to be set up for it on this side.</p>
-    </div>
-  );
-}
+const KINDS = {
+  online: "online",
+  offline: "offline",
+  backlog: "behind with a backlog",
+  lost: "losing readings",
+};

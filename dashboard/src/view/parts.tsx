@@ -32,11 +32,16 @@ export function Figure(props: {
   value: ComponentChildren;
   unit?: string;
   note?: ComponentChildren;
+  /** Beside the name. */
+  aside?: ComponentChildren;
   tone?: string;
 }) {
   return (
     <div class={`stat ${props.tone ?? ""}`}>
-      <dt>{props.name}</dt>
+      <dt>
+        {props.name}
+        {props.aside && <small>{props.aside}</small>}
+      </dt>
       <dd>
         <b>{props.value}</b>
         {props.unit && <span class="unit">{props.unit}</span>}

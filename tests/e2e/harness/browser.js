@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { extname, join } from "node:path";
 import { chromium } from "playwright-core";
 import { until } from "./until.js";
 
@@ -12,7 +14,21 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  // A page that was put in place of another is of no network, and may reach this machine all the same.
+  "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets,BlockInsecurePrivateNetworkRequests",
 ];
+
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
+
+/** HEADWATER_PAGE=dashboard/dist: the page as it is there, in place of the one that was built into the relay. */
+async function servePage(page, folder) {
+  const ours = ({ pathname }) => pathname === "/" || existsSync(join(folder, pathname));
+  await page.route(ours, (route) => {
+    const { pathname } = new URL(route.request().url());
+    const path = join(folder, pathname === "/" ? "index.html" : pathname);
+    return route.fulfill({ path, contentType: TYPES[extname(path)] });
+  });
+}
 
 /** The dashboard in headless Chromium. */
 export class Dashboard {
@@ -28,6 +44,7 @@ export class Dashboard {
       console.log(`--- the page: ${site.path("page.png")}; its errors: ${JSON.stringify(dashboard.errors)}`);
     });
     page.on("pageerror", (error) => dashboard.errors.push(String(error)));
+    if (process.env.HEADWATER_PAGE) await servePage(page, process.env.HEADWATER_PAGE);
     await page.goto(url);
     return dashboard;
   }
