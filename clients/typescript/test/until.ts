@@ -1,6 +1,6 @@
-/** Waits until something is so; four seconds at most. */
-export async function until(what: () => boolean): Promise<void> {
-  for (const end = Date.now() + 4000; !what(); ) {
+/** Waits until something is so; `limit`: milliseconds. */
+export async function until(what: () => boolean, limit = 4000): Promise<void> {
+  for (const end = Date.now() + limit; !what(); ) {
     if (Date.now() > end) throw new Error(`waited in vain: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 2));
   }

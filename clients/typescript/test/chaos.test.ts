@@ -1,0 +1,95 @@
+/** Whatever lines, windows and handlers do, each subscription gets each batch once, and in order. */
+
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import type { Subscription } from "../src/index.js";
+import { append, dial, eachWithRelay, relay } from "./dial.js";
+import { until } from "./until.js";
+
+eachWithRelay();
+
+const action = fc.oneof(
+  fc.record({
+    do: fc.constant("append" as const),
+    partition: fc.nat(1),
+    count: fc.integer({ min: 1, max: 12 }),
+  }),
+  fc.record({ do: fc.constantFrom("break" as const, "pause" as const, "resume" as const, "wait" as const) }),
+);
+const pace = fc.constantFrom("at once", "a turn", "some turns", "iterated");
+
+/** partition → sequence numbers, as they were handled. */
+type Seen = Record<number, number[]>;
+
+function follow(device: string, start: { timeUs: number }, pace: string, window: Seen): Subscription {
+  const connection = dial({ window: { frames: 5 } });
+  connections.push(connection);
+  const take = (event: { type: string; partition?: number; batch?: { seq: bigint } }) => {
+    if (event.type !== "batch") return;
+    window[event.partition!] ??= [];
+    window[event.partition!].push(Number(event.batch!.seq));
+  };
+  const turn = () => new Promise((resolve) => setTimeout(resolve, 0));
+  const options = { devices: [device], start };
+  if (pace === "iterated") {
+    const subscription = connection.subscribe(options);
+    void (async () => {
+      for await (const event of subscription) {
+        await turn();
+        take(event);
+      }
+    })();
+    return subscription;
+  }
+  const turns = { "at once": 0, "a turn": 1, "some turns": 4 }[pace]!;
+  return connection.subscribe(options, (event) => {
+    if (turns === 0) {
+      take(event);
+      return;
+    }
+    return (async () => {
+      for (let i = 0; i < turns; i++) await turn();
+      take(event);
+    })();
+  });
+}
+
+let connections: ReturnType<typeof dial>[] = [];
+
+describe("under any sequence of events", () => {
+  it("there is no hole and no repeat", { timeout: 120_000 }, async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(action, { minLength: 5, maxLength: 25 }),
+        fc.array(pace, { minLength: 1, maxLength: 3 }),
+        async (actions, paces) => {
+          connections = [];
+          for (const partition of [0, 1]) {
+            relay.log[partition].length = 0;
+            relay.devices[partition].length = 0;
+          }
+          const seen: Seen[] = paces.map(() => ({}));
+          const subscriptions = paces.map((pace, i) => follow("*", { timeUs: 0 }, pace, seen[i]));
+          for (const step of actions) {
+            const { log } = relay;
+            if (step.do === "append") append(step.count, log[step.partition].length + 1, step.partition);
+            else if (step.do === "break") relay.break();
+            else if (step.do === "wait") await new Promise((resolve) => setTimeout(resolve, 5));
+            else for (const connection of connections) connection[step.do]();
+          }
+          for (const connection of connections) connection.resume();
+          const ends = relay.log.map(({ length }) => length);
+          const handled = ({ cursor }: Subscription) => ends.every((end, i) => (cursor[i] ?? 0) >= end);
+          await until(() => subscriptions.every(handled), 20_000);
+          const numbers = (count: number) => Array.from({ length: count }, (_, i) => i + 1);
+          for (const each of seen) {
+            for (const [partition, end] of ends.entries())
+              expect(each[partition] ?? []).toEqual(numbers(end));
+          }
+          for (const connection of connections) connection.close();
+        },
+      ),
+      { numRuns: 25 },
+    );
+  });
+});
