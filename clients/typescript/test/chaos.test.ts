@@ -1,9 +1,11 @@
 /** Whatever lines, windows and handlers do, each subscription gets each batch once, and in order. */
 
+import { create, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Subscription } from "../src/index.js";
 import { append, dial, eachWithRelay, relay } from "./dial.js";
+import { BatchSchema } from "./gen/headwater/v1/batch_pb.js";
 import { until } from "./until.js";
 
 eachWithRelay();
@@ -90,6 +92,92 @@ describe("under any sequence of events", () => {
         },
       ),
       { numRuns: 25 },
+    );
+  });
+});
+
+describe("frames of any kind at any time", () => {
+  const id = fc.nat(4);
+  const small = fc.bigInt({ min: -3n, max: 40n });
+  const cursor = fc.record({
+    positions: fc.array(fc.record({ partition: fc.nat(3), offset: small }), { maxLength: 3 }),
+  });
+  const partition = fc.nat(3);
+  const batch = fc.oneof(
+    fc.uint8Array({ maxLength: 12 }),
+    fc.constantFrom("a", "b").map((device) => toBinary(BatchSchema, create(BatchSchema, { device }))),
+  );
+  const batches = fc.array(
+    fc.constantFrom("a", "b").map((device) => ({ device })),
+    { maxLength: 2 },
+  );
+  const frame = fc.oneof(
+    fc.record({
+      case: fc.constant("subscribed" as const),
+      value: fc.record({ id, filter: fc.nat(3), cursor }),
+    }),
+    fc.record({ case: fc.constant("caughtUp" as const), value: fc.record({ id, cursor }) }),
+    fc.record({
+      case: fc.constant("error" as const),
+      value: fc.record({ id, code: fc.nat(9), command: fc.string() }),
+    }),
+    fc.record({
+      case: fc.constant("reply" as const),
+      value: fc.record({ id: fc.string(), status: fc.nat(9) }),
+    }),
+    fc.record({
+      case: fc.constant("pong" as const),
+      value: fc.record({ nonce: fc.bigInt({ min: 0n, max: 9n }) }),
+    }),
+    fc.record({ case: fc.constant("tokenAccepted" as const), value: fc.record({ tokenExpiresUs: small }) }),
+    fc.record({
+      case: fc.constant("goodbye" as const),
+      value: fc.record({
+        retryAfterMs: fc.nat(3),
+        cursors: fc.array(fc.record({ id, cursor }), { maxLength: 2 }),
+      }),
+    }),
+    fc.record({
+      case: fc.constant("data" as const),
+      value: fc.record({ filter: fc.nat(3), partition, offset: small, batch }),
+    }),
+    fc.record({
+      case: fc.constant("latest" as const),
+      value: fc.record({ id, batches, merged: fc.nat(5), snapshot: fc.boolean() }),
+    }),
+    fc.record({ case: fc.constant("series" as const), value: fc.record({ id, cursor, merged: fc.nat(5) }) }),
+    fc.record({ case: fc.constant("presence" as const), value: fc.record({ id }) }),
+    fc.record({
+      case: fc.constant("gap" as const),
+      value: fc.record({ id, partition, fromOffset: small, toOffset: small, reason: fc.nat(5) }),
+    }),
+  );
+  const COUNTED = new Set(["data", "latest", "series", "presence", "gap"]);
+
+  it("are each acknowledged once, and leave the connection as it is", { timeout: 60_000 }, async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(frame, { minLength: 1, maxLength: 40 }), async (frames) => {
+        relay.acks = [];
+        const connection = dial();
+        for (const mode of ["all", "latest", "series", "presence"] as const) {
+          connection.subscribe({ mode }, async () => {});
+        }
+        await until(() => relay.requests.length === 4);
+        relay.requests.length = 0;
+        for (const frame of frames) {
+          if (COUNTED.has(frame.case)) relay.tell(frame);
+          else relay.send(frame);
+        }
+        // Presence's own snapshot is one.
+        const counted = 1 + frames.filter((frame) => COUNTED.has(frame.case)).length;
+        await until(() => relay.acks.at(-1)?.frames === counted);
+        expect(connection.status.state).toBe("open");
+        expect(connection.stats?.unacked).toEqual({ frames: 0, bytes: 0 });
+        expect(connection.stats?.connections).toBe(1);
+        connection.close();
+        await until(() => relay.idle);
+      }),
+      { numRuns: 40 },
     );
   });
 });

@@ -95,6 +95,11 @@ export class Relay {
     for (const line of this.lines) this.count(line, frame);
   }
 
+  /** Nobody is connected. */
+  get idle(): boolean {
+    return this.lines.size === 0;
+  }
+
   async stop(): Promise<void> {
     for (const line of this.lines) line.socket.terminate();
     await new Promise((resolve) => this.server.close(resolve));
