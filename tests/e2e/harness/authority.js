@@ -26,15 +26,24 @@ export class Authority {
     ]);
   }
 
-  /** A certificate for a server at 127.0.0.1, or for a client of that name. Of a name issued before, it renews the files. */
-  issue(name) {
+  /** The one that has these files already. */
+  static at(site, name, cert, key) {
+    return Object.assign(Object.create(Authority.prototype), { site, name, cert, key });
+  }
+
+  /**
+   * A certificate for a server at 127.0.0.1, or for a client of that name. Of a name issued before, it renews the files. `subject`: the
+   * common name, where a file cannot be called so. `days`: how long it is good, or was, if negative.
+   */
+  issue(name, { subject = name, days = 30 } = {}) {
     const [cert, keyFile] = [`${name}.crt`, `${name}.key`].map((file) => this.site.path(file));
     const request = join(this.site.directory, `${name}.csr`);
-    run(["req", ...key, "-subj", `/CN=${name}`, "-keyout", keyFile, "-out", request]);
+    const subjectName = `/CN=${subject.replaceAll("/", "\\/")}`;
+    run(["req", "-new", ...key, "-subj", subjectName, "-keyout", keyFile, "-out", request]);
     const extensions = this.site.write(`${name}.ext`, "subjectAltName = IP:127.0.0.1\n");
     run([
       ...["x509", "-req", "-in", request, "-CA", this.cert, "-CAkey", this.key, "-CAcreateserial"],
-      ...["-days", "30", "-extfile", extensions, "-out", cert],
+      ...["-days", String(days), "-extfile", extensions, "-out", cert],
     ]);
     return { cert, key: keyFile };
   }
