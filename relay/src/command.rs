@@ -2,26 +2,21 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use headwater_proto::pb::{Command, Reply, ReplyStatus};
 use headwater_proto::{Message as _, shard};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
-use rdkafka::message::Message as _;
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
 
 use crate::bridge::commands::request::LONGEST;
 use crate::bridge::device::Now;
-use crate::kafka::{self, Context, KafkaSettings, as_context};
+use crate::kafka::delivery::Sender;
+use crate::kafka::replies::{GRACE, Look, Replies};
+use crate::kafka::{self, KafkaSettings};
 use crate::mqtt::random;
 
-/// How long after a command's time its reply may come: the bridge says that it has expired.
-const GRACE: Duration = Duration::from_secs(15);
 /// How long one look for a reply takes.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -95,8 +90,8 @@ pub enum Error {
 pub fn run(options: &Options, kafka: &KafkaSettings) -> Result<bool, Error> {
     kafka.check()?;
     let command = command(options)?;
-    let replies = Replies::open(kafka)?;
-    let partitions = count(kafka, &replies.consumer, &kafka.topics().commands)?;
+    let mut replies = Replies::open(kafka, 0)?;
+    let partitions = replies.partitions(kafka, &kafka.topics().commands)?;
     write(kafka, partitions, &command)?;
     let mut out = std::io::stdout().lock();
     if options.no_wait {
@@ -107,7 +102,7 @@ pub fn run(options: &Options, kafka: &KafkaSettings) -> Result<bool, Error> {
         }
         return Ok(true);
     }
-    let Some(reply) = replies.of(&command, options.timeout + GRACE) else {
+    let Some(reply) = reply_of(&mut replies, &command, options.timeout + GRACE) else {
         return Err(Error::Silence {
             id: command.id,
             waited: (options.timeout + GRACE).into(),
@@ -187,70 +182,18 @@ fn word(status: ReplyStatus) -> &'static str {
     }
 }
 
-/// The partitions of a topic.
-fn count(kafka: &KafkaSettings, consumer: &BaseConsumer<Context>, topic: &str) -> Result<u32, Error> {
-    let metadata = consumer
-        .fetch_metadata(Some(topic), kafka.timeout)
-        .map_err(|error| kafka.unreachable(consumer, &error))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic);
-    match found.map_or(0, |found| found.partitions().len() as u32) {
-        0 => Err(kafka::Error::Topic {
-            topic: topic.to_owned(),
-            why: "does not exist: a bridge creates it when it starts; or kafka.prefix is another one".into(),
+/// The reply to this command, if it comes within this time.
+fn reply_of(replies: &mut Replies, command: &Command, within: Duration) -> Option<Reply> {
+    let until = Instant::now() + within;
+    while Instant::now() < until {
+        if let Look::Reply(reply) = replies.look(LOOK)
+            && reply.id == command.id
+            && reply.device == command.device
+        {
+            return Some(reply);
         }
-        .into()),
-        count => Ok(count),
     }
-}
-
-/// The end of the topic of replies, from before the command was sent.
-struct Replies {
-    consumer: BaseConsumer<Context>,
-}
-
-impl Replies {
-    fn open(kafka: &KafkaSettings) -> Result<Self, Error> {
-        let topic = kafka.topics().replies;
-        let config = kafka.client_config(&[
-            // No group is used, but the library wants the name of one.
-            ("group.id", "headwater-relay-command"),
-            ("enable.auto.commit", "false"),
-            ("isolation.level", "read_committed"),
-            ("auto.offset.reset", "latest"),
-            ("allow.auto.create.topics", "false"),
-            ("fetch.wait.max.ms", "50"),
-        ])?;
-        let consumer = kafka.consumer(&config)?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..count(kafka, &consumer, &topic)? as i32 {
-            let (_, end) = consumer
-                .fetch_watermarks(&topic, partition, kafka.timeout)
-                .map_err(|error| kafka.unreachable(&consumer, &error))?;
-            list.add_partition_offset(&topic, partition, Offset::Offset(end))
-                .map_err(kafka::Error::Client)?;
-        }
-        consumer.assign(&list).map_err(kafka::Error::Client)?;
-        Ok(Self { consumer })
-    }
-
-    /// The reply to this command, if it comes within this time.
-    fn of(&self, command: &Command, within: Duration) -> Option<Reply> {
-        let until = Instant::now() + within;
-        while Instant::now() < until {
-            // An absent Kafka is waited for.
-            let Some(Ok(message)) = self.consumer.poll(LOOK) else {
-                continue;
-            };
-            let reply = Reply::decode(message.payload().unwrap_or_default());
-            if let Ok(reply) = reply
-                && reply.id == command.id
-                && reply.device == command.device
-            {
-                return Some(reply);
-            }
-        }
-        None
-    }
+    None
 }
 
 fn write(kafka: &KafkaSettings, partitions: u32, command: &Command) -> Result<(), Error> {
@@ -259,54 +202,12 @@ fn write(kafka: &KafkaSettings, partitions: u32, command: &Command) -> Result<()
         let why = format!("has {partitions} partitions; a bridge works with a power of two up to 256");
         return Err(kafka::Error::Topic { topic, why }.into());
     }
-    let timeout = kafka.timeout.max(Duration::from_secs(1)).as_millis().to_string();
-    let config = kafka.client_config(&[
-        ("enable.idempotence", "true"),
-        ("linger.ms", "0"),
-        ("message.timeout.ms", &timeout),
-        ("allow.auto.create.topics", "false"),
-    ])?;
-    let delivery = Delivery {
-        context: kafka.context(),
-        outcome: OnceLock::new(),
-    };
-    let producer: BaseProducer<Delivery> = config
-        .create_with_context(delivery)
-        .map_err(kafka::Error::Client)?;
-    let value = command.encode_to_vec();
-    let record = BaseRecord::to(&topic)
-        .partition(shard::partition(&command.device, partitions) as i32)
-        .key(command.device.as_bytes())
-        .payload(&value);
-    let sent = producer.send(record).map_err(|(error, _)| error);
-    let outcome = sent.and_then(|()| {
-        // It is reported in the end, at the latest after message.timeout.ms.
-        loop {
-            producer.poll(LOOK);
-            if let Some(outcome) = producer.context().outcome.get() {
-                return outcome.clone();
-            }
-        }
-    });
+    let partition = shard::partition(&command.device, partitions);
+    let sender = Sender::new(kafka)?;
+    let delivery = sender.send(&topic, Some(partition), &command.device, &command.encode_to_vec());
+    // It is reported in the end, at the latest after kafka.timeout.
+    let outcome = delivery.blocking_recv().unwrap_or(Err(KafkaError::Canceled));
     outcome.map_err(|why| Error::NotWritten { topic, why })
-}
-
-/// What became of the command's record.
-struct Delivery {
-    context: Context,
-    outcome: OnceLock<Result<(), KafkaError>>,
-}
-
-as_context!(Delivery);
-
-impl ProducerContext for Delivery {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let outcome = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
-        // There is one record.
-        let _ = self.outcome.set(outcome);
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod cache;
 pub mod caller;
 pub mod catchup;
 pub mod close;
+pub mod commands;
 pub mod deflate;
 pub mod filter;
 pub mod fleet;
@@ -52,6 +53,8 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Check, Monitor};
 use crate::kafka::{self, KafkaSettings};
 use catchup::CatchUp;
+use commands::Commands;
+use commands::order::Taken;
 use hub::Hub;
 use live::Live;
 use metrics::Metrics;
@@ -144,13 +147,18 @@ pub async fn run(
         .merge(extra_routes)
         .fallback(page::page);
     let metrics = monitor.register(Metrics::new);
+    let of_commands = monitor.register(commands::Metrics::new);
     let result = tokio::select! {
-        result = read(&live, &kafka, keys, metrics, &check) => result,
+        result = read(&live, &kafka, keys, (metrics, of_commands), &check) => result,
         result = serve(&listener, &router, &live) => result.map_err(Error::Listen),
     };
     shutdown.cancel();
     let all = u32::try_from(live.settings.limits.connections).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(GOODBYE, live.permits.acquire_many(all)).await;
+    if let Some(commands) = live.hub.get().and_then(|hub| hub.commands.get()).cloned() {
+        // What was audited last.
+        let _ = tokio::task::spawn_blocking(move || commands.flush(GOODBYE)).await;
+    }
     result
 }
 
@@ -159,7 +167,7 @@ async fn read(
     live: &Live,
     settings: &KafkaSettings,
     keys: Keys,
-    metrics: Metrics,
+    (metrics, of_commands): (Metrics, commands::Metrics),
     check: &Check,
 ) -> Result<(), Error> {
     let shutdown = &live.shutdown;
@@ -175,6 +183,15 @@ async fn read(
         catch_up,
         partitions,
     ));
+    let taken = match (hub.keys.is_empty(), live.local) {
+        (false, _) => Taken::ByToken,
+        (true, true) => Taken::OfThisMachine,
+        (true, false) => Taken::Never,
+    };
+    let of_settings = &hub.settings.commands;
+    let commands = Commands::start(of_settings, settings, taken, partitions, of_commands, shutdown)?;
+    // Nobody else fills it.
+    let _ = hub.commands.set(commands);
     let readers = loop {
         match reader::open(&hub, settings, shutdown).await {
             Ok(Some(readers)) => break readers,

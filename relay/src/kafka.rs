@@ -1,7 +1,9 @@
 //! The connection to Kafka: its settings, and the topics that bridge and gateway share.
 
 mod context;
+pub mod delivery;
 pub mod properties;
+pub mod replies;
 pub mod token;
 mod topics;
 
@@ -16,7 +18,7 @@ use serde::Deserialize;
 
 pub(crate) use context::as_context;
 pub use context::{Context, ERRORS};
-pub use topics::{Topics, await_topics, ensure_topic, ensure_topics};
+pub use topics::{Topics, await_topics, ensure_audit, ensure_topic, ensure_topics};
 
 /// How Kafka is reached, and what the topics are.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -5,46 +5,19 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { Commands } from "./harness/commands.js";
+import { notes, startExecAgent } from "./harness/execagent.js";
 import { Kafka } from "./harness/kafka.js";
 import { Mosquitto } from "./harness/mosquitto.js";
 import { Relay } from "./harness/relay.js";
 import { shard } from "./harness/shard.js";
 import { binaries, scenario } from "./harness/site.js";
-import { toml } from "./harness/toml.js";
 import { until } from "./harness/until.js";
 
 const run = promisify(execFile);
 const PARTITIONS = 4;
-
-/** An agent whose `exec note-N` appends N to a file, `exec slow-N` after some seconds. */
-function startAgent(site, mosquitto, device) {
-  const notes = site.path(`notes-${device}`);
-  const program = (text, seconds) => ["/bin/sh", "-c", `sleep ${seconds}; echo ${text} >> ${notes}`];
-  const exec = {};
-  for (let number = 0; number < 10; number++) {
-    exec[`note-${number}`] = program(number, 0);
-    exec[`slow-${number}`] = program(number, 3);
-  }
-  const settings = {
-    device,
-    state_dir: site.path(`state-${device}`),
-    uplink: { broker: mosquitto.url, backoff: { min: "50ms", max: "500ms" } },
-    health: { interval: "0s" },
-    control: { commands: ["ping", "status", "flush", "set", "config", "restart", "exec"], exec },
-    source: [{ type: "simulated" }],
-  };
-  const config = site.write(`agent-${device}.toml`, toml(settings));
-  return site.start(`agent-${device}`, join(binaries, "headwater-agent"), ["run", "--config", config]);
-}
-
-function notes(site, device) {
-  const path = site.path(`notes-${device}`);
-  return existsSync(path) ? readFileSync(path, "utf8").trim().split("\n") : [];
-}
 
 /** `headwater-relay command …`: its exit code and what it printed. */
 async function ask(relay, ...args) {
@@ -61,8 +34,8 @@ scenario("commands are carried out in order, once, and each has one reply", asyn
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
   const relay = await Relay.start(site, { kafka, mosquitto, part: "bridge" });
   const commands = await Commands.start(site, kafka);
-  startAgent(site, mosquitto, "east");
-  let west = startAgent(site, mosquitto, "west");
+  startExecAgent(site, mosquitto, "east");
+  let west = startExecAgent(site, mosquitto, "west");
   await until(
     "both agents are on line",
     async () => (await relay.metric("headwater_bridge_devices_online")) === 2,
@@ -134,7 +107,7 @@ scenario("commands are carried out in order, once, and each has one reply", asyn
   assert.match(missed.output, /not on line/);
   assert.deepEqual(commands.of("served"), []);
   assert.equal(await relay.metric("headwater_bridge_commands_open"), 1);
-  west = startAgent(site, mosquitto, "west");
+  west = startExecAgent(site, mosquitto, "west");
   assert.equal((await commands.untilReplied(["served"]))[0].status, "OK");
   assert.deepEqual(notes(site, "west"), [...inOrder, "7"]);
   assert.deepEqual(notes(site, "east"), inOrder);
@@ -160,7 +133,7 @@ scenario(
     const options = { kafka, mosquitto, settings, part: "bridge" };
     const first = await Relay.start(site, options);
     const devices = ["east", "west", "north", "south", "hill", "dale"];
-    for (const device of devices) startAgent(site, mosquitto, device);
+    for (const device of devices) startExecAgent(site, mosquitto, device);
     const commands = await Commands.start(site, kafka);
     await until(
       "the agents are on line",

@@ -34,6 +34,7 @@ impl Cluster {
             let sharded = index < crate::kafka::Topics::SHARDED;
             inner.create_topic(topic, if sharded { partitions as i32 } else { 1 }, 1)?;
         }
+        inner.create_topic(&topics.audit, 1, 1)?;
         Ok(Self { inner, partitions })
     }
 

@@ -117,6 +117,11 @@ impl Globs {
         }
     }
 
+    /// Whether no name is in it.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Some(set) if set.is_empty())
+    }
+
     /// Whether every name is in it.
     pub fn is_all(&self) -> bool {
         matches!(self, Self::All)

@@ -1,12 +1,13 @@
 //! What all connections share: the log, the cache, the fleet, and the word that something is new.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use headwater_proto::Limits;
 use tokio::sync::watch;
 
 use super::cache::Cache;
 use super::catchup::CatchUp;
+use super::commands::Commands;
 use super::filter::Filters;
 use super::fleet::Fleet;
 use super::log::Log;
@@ -29,6 +30,8 @@ pub struct Hub {
     pub metrics: Metrics,
     /// Readers of what is no longer in memory.
     pub catch_up: CatchUp,
+    /// Commands of dashboards, where they are carried.
+    pub commands: OnceLock<Arc<Commands>>,
     log: RwLock<Log>,
     cache: RwLock<Cache>,
     fleet: RwLock<Fleet>,
@@ -56,6 +59,7 @@ impl Hub {
             keys,
             metrics,
             catch_up,
+            commands: OnceLock::new(),
         }
     }
 

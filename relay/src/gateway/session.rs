@@ -4,6 +4,7 @@
 //! when something is new, or at the time it names), and hands over what reads from Kafka gave with
 //! [`Session::fetched`] and [`Session::resolved`].
 
+mod commands;
 mod subscribe;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,12 +18,15 @@ use pb::server_frame::Frame;
 use super::caller::Caller;
 use super::catchup::{self, Chunk, Range};
 use super::close::Close;
+use super::commands::order::Order;
+use super::commands::{Commands, Place};
 use super::deflate::prepared::Prepared;
 use super::hub::Hub;
 use super::metrics::Mode;
 use super::subscription::{Counted, Kind, Subscription, Turn, encode};
 use super::token::{Grant, Refusal};
 use super::window::Window;
+use commands::Orders;
 
 /// How long the window may be closed before what was read ahead is let go.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ pub enum Step {
     Resolve(Ticket, i64),
     /// Nothing, until something is new, or until then.
     Wait(Option<Instant>),
+    /// Have this command carried out, and hand over what came of it with [`Session::answered`].
+    Carry(Arc<Commands>, Box<Order>, Place),
     /// Close.
     Close(Close),
 }
@@ -61,6 +67,7 @@ pub struct Session {
     state: State,
     began: Instant,
     answers: VecDeque<Frame>,
+    orders: Orders,
     subscriptions: BTreeMap<u32, Entry>,
     /// The id whose turn was last.
     turn: u32,
@@ -108,6 +115,7 @@ impl Session {
             state: State::AwaitHello,
             began: now,
             answers: VecDeque::new(),
+            orders: Orders::default(),
             subscriptions: BTreeMap::new(),
             turn: 0,
             number: 0,
@@ -172,10 +180,7 @@ impl Session {
                 self.answers
                     .push_back(Frame::TokenAccepted(pb::TokenAccepted { token_expires_us }));
             }
-            ClientFrame::Command(_) => {
-                let message = "commands are not carried by this version of the gateway".to_string();
-                self.error(0, pb::ErrorCode::Unsupported, message);
-            }
+            ClientFrame::Command(command) => self.command(command, now, now_us),
             ClientFrame::Ping(ping) => {
                 let pong = pb::Pong {
                     nonce: ping.nonce,
@@ -212,8 +217,7 @@ impl Session {
             time_us: now_us,
             token_expires_us: grant.expires_us.unwrap_or(0),
             subject: grant.subject.clone(),
-            // Commands are not carried yet, whatever the token says.
-            may_command: false,
+            may_command: self.may_command(&grant),
         }));
         self.state = State::Open { window, grant };
         Ok(())
@@ -271,6 +275,9 @@ impl Session {
                 pong.wire_bytes = self.wire_bytes;
             }
             return Step::Send(Arc::new(Prepared::new(encode(answer))));
+        }
+        if let Some(step) = self.order() {
+            return step;
         }
         let (mut wake, open) = match self.deadlines(now, now_us) {
             Ok(found) => found,

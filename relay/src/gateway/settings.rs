@@ -7,6 +7,7 @@ use std::time::Duration;
 use headwater_config::ByteSize;
 use serde::Deserialize;
 
+use super::commands::settings::CommandSettings;
 use super::window;
 
 /// Kafka → WebSocket.
@@ -44,6 +45,8 @@ pub struct GatewaySettings {
     /// How long frames may stay unacknowledged altogether.
     #[serde(with = "headwater_config::duration")]
     pub ack_timeout: Duration,
+    /// Commands from dashboards.
+    pub commands: CommandSettings,
     /// What a client may ask of the gateway.
     pub limits: LimitSettings,
 }
@@ -65,6 +68,7 @@ impl Default for GatewaySettings {
             keep_alive: Duration::from_secs(20),
             hello_timeout: Duration::from_secs(10),
             ack_timeout: Duration::from_secs(600),
+            commands: CommandSettings::default(),
             limits: LimitSettings::default(),
         }
     }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::caller::Caller;
 use super::catchup::{Chunk, Error as ReadError, Range};
 use super::close::Close;
+use super::commands::order::Answer;
 use super::deflate::inflate::{self, inflate};
 use super::deflate::prepared::Prepared;
 use super::deflate::shim::Shim;
@@ -41,10 +42,11 @@ const FRAMES: usize = 32;
 /// How long a client may take to take the close frame, and to close in turn.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a read from Kafka gave.
+/// What a read from Kafka gave, or a command.
 enum Read {
     Chunk(Ticket, Range, Result<Chunk, ReadError>),
     Times(Ticket, Result<Vec<i64>, ReadError>),
+    Answer(String, Option<Answer>),
 }
 
 enum Event {
@@ -150,7 +152,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             // A read whose subscription was replaced meanwhile still takes its place among the readers: whoever has
             // more of them than subscriptions is not listened to until some have come back.
-            let listening = session.is_listening() && reads.len() <= hub.settings.limits.subscriptions;
+            let listening = session.is_listening()
+                && reads.len() <= hub.settings.limits.subscriptions + session.carried();
             tokio::select! {
                 event = self.event(listening) => match event {
                     Event::Flushed(Ok(())) => self.buffered = 0,
@@ -174,6 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Some(read) = reads.next(), if !reads.is_empty() => match read {
                     Read::Chunk(ticket, range, result) => session.fetched(ticket, range, result, Instant::now()),
                     Read::Times(ticket, result) => session.resolved(ticket, result),
+                    Read::Answer(id, answer) => session.answered(id, answer),
                 },
                 changed = changed.changed() => if changed.is_err() { return None },
                 () = timer.as_mut() => {}
@@ -209,6 +213,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     let (catch_up, partitions) = (hub.catch_up.clone(), hub.log().partitions());
                     let read = async move { Read::Times(ticket, catch_up.times(time_us, partitions).await) };
                     reads.push(Box::pin(read));
+                }
+                Step::Carry(commands, order, place) => {
+                    // A task of its own: it goes on, and is audited, when the client is gone.
+                    let id = order.id.clone();
+                    let task = tokio::spawn(commands.carry(*order, place));
+                    let answered = async move { Read::Answer(id, task.await.ok()) };
+                    reads.push(Box::pin(answered));
                 }
                 Step::Wait(wake) => return Ok(wake),
                 Step::Close(close) => return Err(Some(close)),

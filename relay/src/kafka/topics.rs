@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, Error, KafkaSettings};
 use crate::admin::Check;
 
+/// How long records of the audit are kept, milliseconds.
+const A_YEAR_MS: &str = "31536000000";
+
 /// The topics' names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
@@ -26,6 +29,8 @@ pub struct Topics {
     pub deadletter: String,
     /// One record a reading, where rows are made; key: device.
     pub readings: String,
+    /// Who sent which command, and what came of it; key: device.
+    pub audit: String,
 }
 
 impl Topics {
@@ -38,6 +43,7 @@ impl Topics {
             replies: format!("{prefix}.replies"),
             deadletter: format!("{prefix}.deadletter"),
             readings: format!("{prefix}.readings"),
+            audit: format!("{prefix}.audit"),
         }
     }
 
@@ -116,6 +122,25 @@ pub async fn ensure_topic(settings: &KafkaSettings, name: &str, partitions: u32)
             let why = format!("has {found} partitions, but telemetry has {partitions}; they must match");
             Err(Error::Topic { topic, why })
         }
+    }
+}
+
+/// Makes sure that the topic of the audit exists, with any number of partitions. Where it is created it has one, and keeps its records for a year.
+///
+/// # Errors
+/// As [`ensure_topics`].
+pub async fn ensure_audit(settings: &KafkaSettings) -> Result<(), Error> {
+    let topic = settings.topics().audit;
+    match counts(settings, vec![topic.clone()]).await?[0] {
+        0 if settings.create_topics => {
+            let new = new_topic(settings, &topic, 1).set("retention.ms", A_YEAR_MS);
+            create(settings, vec![new]).await
+        }
+        0 => {
+            let why = "does not exist; create it, or set kafka.create_topics = true".into();
+            Err(Error::Missing { topic, why })
+        }
+        _ => Ok(()),
     }
 }
 

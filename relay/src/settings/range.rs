@@ -110,6 +110,12 @@ impl Settings {
                 100 * MILLISECOND..=HOUR,
             ),
             ("gateway.ack_timeout", gateway.ack_timeout, SECOND..=7 * DAY),
+            ("gateway.commands.expiry", gateway.commands.expiry, SECOND..=DAY),
+            (
+                "gateway.commands.longest_wait",
+                gateway.commands.longest_wait,
+                SECOND..=30 * DAY,
+            ),
             (
                 "gateway.tokens.leeway",
                 gateway.tokens.leeway,
@@ -168,6 +174,21 @@ impl Settings {
                 "gateway.window_frames",
                 gateway.window_frames as usize,
                 1..=1_000_000,
+            ),
+            (
+                "gateway.commands.per_subject",
+                gateway.commands.per_subject,
+                1..=10_000,
+            ),
+            (
+                "gateway.commands.in_flight",
+                gateway.commands.in_flight,
+                1..=100_000,
+            ),
+            (
+                "gateway.commands.rate",
+                gateway.commands.rate as usize,
+                1..=10_000,
             ),
             (
                 "gateway.limits.connections",
@@ -262,6 +283,11 @@ mod tests {
             ("gateway", "catch_up_readers", "0", "1 to 256"),
             ("gateway", "window_frames", "0", "1 to 1000000"),
             ("gateway", "window_bytes", "'2 GiB'", "1.0 KiB to 1.0 GiB"),
+            ("gateway.commands", "expiry", "'0s'", "1s to 1day"),
+            ("gateway.commands", "longest_wait", "'0s'", "1s to 30days"),
+            ("gateway.commands", "per_subject", "0", "1 to 10000"),
+            ("gateway.commands", "in_flight", "0", "1 to 100000"),
+            ("gateway.commands", "rate", "0", "1 to 10000"),
             ("gateway.tokens", "leeway", "'2h'", "0s to 1h"),
             ("gateway.limits", "connections", "0", "1 to"),
             ("gateway.limits", "subscriptions", "0", "1 to"),

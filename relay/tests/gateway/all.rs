@@ -609,7 +609,7 @@ async fn kafka_that_goes_away_and_comes_back() {
 async fn without_kafka_the_page_is_served_and_the_channel_says_why_not() {
     let kafka = Kafka::start();
     kafka.cluster.broker_down(1).unwrap();
-    let gateway = Gateway::begin(&kafka, settings()).await;
+    let gateway = Gateway::begin(kafka.settings(), settings()).await;
     let text = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", gateway.address);
     assert!(
         Client::request(gateway.address, &text)

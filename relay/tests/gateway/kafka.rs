@@ -25,6 +25,7 @@ impl Kafka {
             ("commands", PARTITIONS),
             ("replies", 1),
             ("deadletter", 1),
+            ("audit", 1),
         ] {
             cluster
                 .create_topic(&format!("headwater.{topic}"), partitions as i32, 1)
@@ -72,6 +73,15 @@ impl Kafka {
         let record = FutureRecord::to("headwater.devices")
             .key(&state.device)
             .partition(partition as i32);
+        self.producer
+            .send(record.payload(&payload), Duration::from_secs(10))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn reply(&self, reply: &pb::Reply) {
+        let payload = reply.encode_to_vec();
+        let record = FutureRecord::to("headwater.replies").key(&reply.device);
         self.producer
             .send(record.payload(&payload), Duration::from_secs(10))
             .await

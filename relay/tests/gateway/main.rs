@@ -5,6 +5,7 @@
 
 mod all;
 mod client;
+mod commands;
 mod flood;
 mod hostile;
 mod kafka;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use headwater_relay::admin::Monitor;
 use headwater_relay::gateway;
 use headwater_relay::gateway::settings::GatewaySettings;
+use headwater_relay::kafka::KafkaSettings;
 use tokio_util::sync::CancellationToken;
 
 /// A gateway that runs.
@@ -31,6 +33,11 @@ struct Gateway {
 impl Gateway {
     /// Started, and ready.
     async fn start(kafka: &kafka::Kafka, settings: GatewaySettings) -> Self {
+        Self::with(kafka.settings(), settings).await
+    }
+
+    /// With these settings of Kafka.
+    async fn with(kafka: KafkaSettings, settings: GatewaySettings) -> Self {
         let gateway = Self::begin(kafka, settings).await;
         for _ in 0..1000 {
             if gateway.monitor.readiness() == (true, "gateway kafka: ready\n".into()) {
@@ -41,12 +48,11 @@ impl Gateway {
         panic!("not ready: {}", gateway.monitor.readiness().1);
     }
 
-    async fn begin(kafka: &kafka::Kafka, settings: GatewaySettings) -> Self {
+    async fn begin(kafka: KafkaSettings, settings: GatewaySettings) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (monitor, shutdown) = (Monitor::new(), CancellationToken::new());
         let (of_gateway, stop) = (monitor.clone(), shutdown.clone());
-        let kafka = kafka.settings();
         let task = tokio::spawn(async move {
             gateway::run(settings, kafka, of_gateway, axum::Router::new(), listener, stop).await
         });

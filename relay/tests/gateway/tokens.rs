@@ -18,13 +18,13 @@ use crate::{Gateway, settings};
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 
-fn key_file() -> tempfile::NamedTempFile {
+pub(crate) fn key_file() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "{SECRET}").unwrap();
     file
 }
 
-fn keyed(file: &tempfile::NamedTempFile) -> GatewaySettings {
+pub(crate) fn keyed(file: &tempfile::NamedTempFile) -> GatewaySettings {
     let key = KeySettings {
         algorithm: Algorithm::HS256,
         file: file.path().into(),
@@ -42,8 +42,12 @@ fn keyed(file: &tempfile::NamedTempFile) -> GatewaySettings {
 }
 
 fn token(subject: &str, seconds: i64, read: &[&str]) -> String {
+    scoped(subject, seconds, read, &[])
+}
+
+pub(crate) fn scoped(subject: &str, seconds: i64, read: &[&str], command: &[&str]) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
-    let claims = json!({"sub": subject, "exp": now + seconds, "hw": {"read": read}});
+    let claims = json!({"sub": subject, "exp": now + seconds, "hw": {"read": read, "command": command}});
     encode(
         &Header::new(jsonwebtoken::Algorithm::HS256),
         &claims,
@@ -52,7 +56,7 @@ fn token(subject: &str, seconds: i64, read: &[&str]) -> String {
     .unwrap()
 }
 
-async fn connect(gateway: &Gateway, token: &str) -> Client {
+pub(crate) async fn connect(gateway: &Gateway, token: &str) -> Client {
     let protocols = format!("Sec-WebSocket-Protocol: headwater.v1, headwater.token.{token}");
     let offer = format!("Sec-WebSocket-Extensions: {DEFLATE}");
     Client::with(gateway.address, &[&protocols, &offer]).await

@@ -13,7 +13,7 @@ use crate::bridge::device::Now;
 use crate::bridge::settings::CommandSettings;
 
 /// The longest id, bytes (command.proto).
-const ID: usize = 64;
+pub const ID: usize = 64;
 /// The longest command that an agent takes, bytes.
 pub const LONGEST: usize = 128 * 1024;
 
