@@ -20,7 +20,8 @@ export interface Device {
   lost: number;
   version: string;
   target: string;
-  waiting: { batches: number; readings: number; bytes: number; oldest: number };
+  hostname: string;
+  waiting: { batches: number; readings: number; oldest: number };
   /** Readings a second, one value every two seconds, the newest last. */
   trace: number[];
 }
@@ -36,6 +37,20 @@ export interface Totals {
   /** Median of those that send; NaN: none does. */
   lagMs: number;
 }
+
+const NOTHING = {
+  text: "",
+  online: false,
+  since: 0,
+  lastSeen: 0,
+  readingsPerS: 0,
+  lagMs: 0,
+  lost: 0,
+  version: "",
+  target: "",
+  hostname: "",
+  waiting: { batches: 0, readings: 0, oldest: 0 },
+};
 
 const devices = new Map<string, Device>();
 
@@ -116,30 +131,36 @@ function take(presence: DevicePresence): void {
     devices.delete(name);
     return;
   }
+  // In place: ten thousand new objects a second would keep the collector busier than all else.
+  let device = devices.get(name);
+  if (!device) {
+    device = { ...NOTHING, name, key: sortKey(name), waiting: { ...NOTHING.waiting }, trace: [] };
+    devices.set(name, device);
+  }
   const { agent, waiting } = presence;
-  const was = devices.get(name);
   const version = agent?.version ?? "";
   const target = agent?.target ?? "";
-  devices.set(name, {
-    name,
-    key: was?.key ?? sortKey(name),
-    text: `${name} ${version} ${target} ${agent?.hostname ?? ""}`.toLowerCase(),
-    online: presence.online,
-    since: presence.sinceUs / 1000,
-    lastSeen: presence.lastSeenUs / 1000,
-    readingsPerS: presence.readingsPerS,
-    lagMs: presence.lagUs / 1000,
-    lost: presence.lostReadings,
-    version,
-    target,
-    waiting: {
-      batches: waiting?.batches ?? 0,
-      readings: waiting?.readings ?? 0,
-      bytes: waiting?.bytes ?? 0,
-      oldest: (waiting?.oldestUs ?? 0) / 1000,
-    },
-    trace: was?.trace ?? [],
-  });
+  const hostname = agent?.hostname ?? "";
+  if (
+    device.text === "" ||
+    device.version !== version ||
+    device.target !== target ||
+    device.hostname !== hostname
+  ) {
+    device.version = version;
+    device.target = target;
+    device.hostname = hostname;
+    device.text = `${name} ${version} ${target} ${hostname}`.toLowerCase();
+  }
+  device.online = presence.online;
+  device.since = presence.sinceUs / 1000;
+  device.lastSeen = presence.lastSeenUs / 1000;
+  device.readingsPerS = presence.readingsPerS;
+  device.lagMs = presence.lagUs / 1000;
+  device.lost = presence.lostReadings;
+  device.waiting.batches = waiting?.batches ?? 0;
+  device.waiting.readings = waiting?.readings ?? 0;
+  device.waiting.oldest = (waiting?.oldestUs ?? 0) / 1000;
 }
 
 function sum(all: readonly Device[]): Totals {

@@ -141,7 +141,8 @@ describe("the fleet", () => {
     lost: 0,
     version: "0.1.0",
     target: "aarch64-unknown-linux-musl",
-    waiting: { batches: 0, readings: 0, bytes: 0, oldest: 0 },
+    hostname: "",
+    waiting: { batches: 0, readings: 0, oldest: 0 },
     trace: [],
     ...more,
   });
@@ -157,7 +158,7 @@ describe("the fleet", () => {
   });
 
   it("is sorted by how long readings wait, those with none last", () => {
-    const waiting = (oldest: number) => ({ waiting: { batches: 1, readings: 1, bytes: 1, oldest } });
+    const waiting = (oldest: number) => ({ waiting: { batches: 1, readings: 1, oldest } });
     const some = [...all, device("late", true, 1, waiting(1000)), device("later", true, 1, waiting(500))];
     expect(names({ order: "waiting", down: true }, some).slice(0, 2)).toEqual(["later", "late"]);
     expect(names({ show: "backlog" }, some)).toEqual(["late", "later"]);

@@ -1,6 +1,7 @@
 /** All devices: how they are, what they send, what waits behind them. The rows in sight are all there are in the document. */
 
 import { useSignal, useSignalEffect } from "@preact/signals";
+import type { VNode } from "preact";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { agents, cuts } from "../demo";
 import { backlogAge, type Device, fleet, known } from "../fleet";
@@ -19,13 +20,16 @@ import {
 } from "../route";
 import { select } from "../selection";
 import { CutStory } from "./link-switch";
-import { Row, rowId } from "./row";
+import { Row, type RowProps, rowId } from "./row";
 import { Empty, Waiting } from "./states";
 import { Totals } from "./totals";
 import { useVisible } from "./visible";
 
 /** Rows keep their places for so long though figures change: a row that one reaches for should not run away. */
 const STAY_MS = 2000;
+
+/** Elements of rows that are kept. */
+const MOST_MADE = 500;
 
 const COLUMNS: { order: Order; title: string; down: boolean; class: string }[] = [
   { order: "name", title: "Device", down: false, class: "name" },
@@ -53,6 +57,7 @@ function Table({ here }: { here: FleetRoute }) {
   const chosen = useSignal<readonly string[]>([]);
   const sorted = useRef({ at: 0, asked: here, of: 0 });
   const field = useRef<HTMLInputElement>(null);
+  const made = useRef(new Map<string, { is: Omit<RowProps, "choose">; element: VNode }>());
   const table = useRef<HTMLTableElement>(null);
   const body = useRef<HTMLTableSectionElement>(null);
 
@@ -104,7 +109,7 @@ function Table({ here }: { here: FleetRoute }) {
   const sort = (order: Order, first: boolean) =>
     change({ order, down: here.order === order ? !here.down : first });
   const choose = (name: string) => {
-    const has = chosen.value.includes(name);
+    const has = chosen.peek().includes(name);
     chosen.value = has
       ? chosen.value.filter((each) => each !== name)
       : [...chosen.value, name].slice(0, MOST_COMPARED);
@@ -143,6 +148,24 @@ function Table({ here }: { here: FleetRoute }) {
   };
 
   const demo = agents.value !== null;
+  /** The same element for the same row: what is the same is not gone over while the page scrolls. */
+  const rowOf = (name: string, at: number) => {
+    const is = {
+      name,
+      at,
+      demo,
+      active: active.value === at,
+      chosen: chosen.value.includes(name),
+      full: chosen.value.length >= MOST_COMPARED,
+    };
+    const was = made.current.get(name);
+    if (was && Object.entries(is).every(([key, value]) => was.is[key as keyof typeof is] === value))
+      return was.element;
+    const element = <Row key={name} {...is} choose={choose} />;
+    if (made.current.size > MOST_MADE) made.current.clear();
+    made.current.set(name, { is, element });
+    return element;
+  };
   const stories = [...cuts.value.keys()];
   const { first, last, row } = visible;
   const all = rows.value;
@@ -257,18 +280,7 @@ function Table({ here }: { here: FleetRoute }) {
           </tr>
         </thead>
         <tbody ref={body} style={`--above:${first * row}px;--below:${(all.length - last) * row}px`}>
-          {all.slice(first, last).map((device, i) => (
-            <Row
-              key={device.name}
-              name={device.name}
-              at={first + i}
-              demo={demo}
-              active={active.value === first + i}
-              chosen={chosen.value.includes(device.name)}
-              full={chosen.value.length >= MOST_COMPARED}
-              choose={choose}
-            />
-          ))}
+          {all.slice(first, last).map(({ name }, i) => rowOf(name, first + i))}
         </tbody>
       </table>
       {all.length === 0 && (
