@@ -30,7 +30,7 @@ async function chartsHoldAll(dashboard, telemetry, device, trace) {
     Object.entries(trace.readings).map(([metric, column]) => {
       const value = Buffer.from(column.at(-1)[1], "hex").readDoubleBE();
       const timeMs = Number(held[metric].at(-1)[0]) / 1000;
-      return [metric, { points: column.length, value: String(value), timeMs }];
+      return [metric, { points: column.length, suspects: 0, value: String(value), timeMs }];
     }),
   );
   let seen;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { extname, join } from "node:path";
 import { chromium } from "playwright-core";
 import { until } from "./until.js";
@@ -18,6 +19,7 @@ const FLAGS = [
   "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets,BlockInsecurePrivateNetworkRequests",
 ];
 
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
 
 /** HEADWATER_PAGE=dashboard/dist: the page as it is there, in place of the one that was built into the relay. */
@@ -109,13 +111,18 @@ export class Dashboard {
     return (red + green + blue) / 3 / 255;
   }
 
-  /** What the charts of the device's page hold: metric → { points, value, timeMs }. */
+  /** What the charts of the device's page hold: metric → { points, suspects, value, timeMs }. */
   async charts() {
     return this.page.evaluate(() =>
       Object.fromEntries(
         [...document.querySelectorAll("li[data-metric][data-points]")].map(({ dataset }) => [
           dataset.metric,
-          { points: Number(dataset.points), value: dataset.value, timeMs: Number(dataset.timeMs) },
+          {
+            points: Number(dataset.points),
+            suspects: Number(dataset.suspects),
+            value: dataset.value,
+            timeMs: Number(dataset.timeMs),
+          },
         ]),
       ),
     );
@@ -124,6 +131,50 @@ export class Dashboard {
   /** The pixels of the first chart, to see whether it moves. */
   picture() {
     return this.page.evaluate(() => document.querySelector(".chart canvas").toDataURL());
+  }
+
+  /** Where the page is: the address's hash. */
+  hash() {
+    return this.page.evaluate(() => location.hash);
+  }
+
+  /**
+   * The longest task on the page's main thread during `act`, milliseconds of its own CPU time: what else the machine does at the time
+   * stretches tasks, and says nothing about the page.
+   */
+  async longestTask(act) {
+    const browser = this.page.context().browser();
+    await browser.startTracing(this.page, {
+      categories: ["toplevel", "disabled-by-default-devtools.timeline"],
+    });
+    await act();
+    const { traceEvents } = JSON.parse((await browser.stopTracing()).toString());
+    const main = new Set(
+      traceEvents
+        .filter(({ name, args }) => name === "thread_name" && args.name === "CrRendererMain")
+        .map(({ pid, tid }) => `${pid}/${tid}`),
+    );
+    const tasks = traceEvents.filter(
+      ({ name, ph, pid, tid, tdur }) =>
+        name.endsWith("RunTask") && ph === "X" && tdur > 0 && main.has(`${pid}/${tid}`),
+    );
+    assert.ok(tasks.length > 20, `the trace has ${tasks.length} tasks`);
+    return Math.max(...tasks.map(({ tdur }) => tdur)) / 1000;
+  }
+
+  /** What axe-core has to say against the page as it stands, by WCAG 2.2 A and AA. */
+  async barriers() {
+    // By the debugger, since the page's policy allows no script but its own.
+    await this.page.evaluate(AXE);
+    const found = await this.page.evaluate(async () => {
+      const { violations } = await globalThis.axe.run(document, {
+        runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"],
+      });
+      return violations.flatMap(({ id, nodes }) =>
+        nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 160)} ${failureSummary}`),
+      );
+    });
+    return found;
   }
 
   /** No script of the page has failed. */

@@ -12,6 +12,8 @@ import { batch, live } from "./contract.js";
 import { repository } from "./site.js";
 
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
+/** command.proto's ReplyStatus. */
+const STATUSES = ["UNSPECIFIED", "OK", "FAILED", "EXPIRED", "UNKNOWN_DEVICE", "UNKNOWN_COMMAND", "REFUSED"];
 const DAY_MS = 86_400_000;
 const LOST_MS = 12_000;
 /** Readings are a second apart, in batches of so many. */
@@ -24,13 +26,15 @@ export class Stage {
   lines = new Set();
   /** Answers a command: { status, output }, or null for no answer. */
   answer = (command) => ({ status: "OK", output: `${command.name}: done` });
+  /** Which readings are marked as suspect; they are 85 then. */
+  suspect = (metric, time) => metric === "room.temperature" && Math.floor(time / 1000) % 47 === 0;
   /** The close code that a token gets; 0: it is welcome. */
   judge = () => 0;
   welcome = { mayCommand: true, subject: "stage" };
   /** Sends so much later, milliseconds. */
   delayMs = 0;
-  /** Presence updates go out every so often, of so many devices. */
-  presence = { everyMs: 1000, devices: 0 };
+  /** So many devices have something new every second. */
+  presence = { devices: 0 };
   /** Metrics of every device: name → [unit, value at a time and of a device's number]. */
   metrics = {
     "boiler.flow": ["Cel", (t, n) => 62 + n + 6 * Math.sin(t / 97e3) + Math.sin(t / 7e3) / 2],
@@ -139,6 +143,10 @@ export class Stage {
     for (const line of this.lines) line.tick();
   }
 
+  value(device, metric, at) {
+    return this.metrics[metric][1](at, Number(/\d+$/.exec(device)?.[0] ?? 0) % 7);
+  }
+
   /** A device's readings of [from, to), milliseconds, as one batch or the record of their loss. */
   batch(device, from, to) {
     const n = Number(/\d+$/.exec(device)?.[0] ?? 0) % 7;
@@ -155,7 +163,7 @@ export class Stage {
         loss: {
           through: fields.seq,
           readings: BigInt(count * 6),
-          reason: batch.LossReason?.JOURNAL_FULL ?? 1,
+          reason: batch.LossReason.JOURNAL_FULL,
         },
       };
     }
@@ -169,7 +177,7 @@ export class Stage {
         const values = at.map((time) => value(time, n));
         const suspect = [];
         at.forEach((time, i) => {
-          if (metric !== "room.temperature" || Math.floor(time / 1000) % 47 !== 0) return;
+          if (!this.suspect(metric, time)) return;
           values[i] = 85;
           suspect.push(i);
         });
@@ -269,7 +277,7 @@ class Line {
         this.write("reply", {
           id,
           device,
-          status: Status[answer.status],
+          status: STATUSES.indexOf(answer.status),
           output: answer.output,
           repliedUs: BigInt(Date.now() * 1000),
         });
@@ -309,7 +317,9 @@ class Line {
       }
       return;
     }
-    this.feed(subscription, Date.now());
+    subscription.bucketMs = request.intervalMs || 1000;
+    if (mode === live.Mode.SERIES) this.series(subscription, Date.now());
+    else this.feed(subscription, Date.now());
     this.write("caughtUp", { id, cursor: { positions } });
   }
 
@@ -337,8 +347,50 @@ class Line {
     const now = Date.now();
     for (const subscription of this.subscriptions.values()) {
       if (subscription.mode === live.Mode.ALL) this.feed(subscription, now);
+      else if (subscription.mode === live.Mode.SERIES) this.series(subscription, now);
       else if (subscription.mode === live.Mode.PRESENCE) this.presence(subscription, now);
     }
+  }
+
+  /** What has come since, in buckets; what a bucket had before is not told again. */
+  series(subscription, now) {
+    const { stage } = this;
+    const widthMs = subscription.bucketMs * (stage.widened ?? 1);
+    const columns = [];
+    for (const device of subscription.names) {
+      for (const [metric, [unit]] of Object.entries(stage.metrics)) {
+        const buckets = new Map();
+        for (let at = subscription.next; at < now; at += 1000) {
+          if (stage.gap && at >= stage.gap.from && at < stage.gap.to) continue;
+          const value = stage.value(device, metric, at);
+          const start = Math.floor(at / widthMs) * widthMs;
+          const was = buckets.get(start) ?? { min: value, max: value, count: 0 };
+          buckets.set(start, {
+            min: Math.min(was.min, value),
+            max: Math.max(was.max, value),
+            last: value,
+            lastUs: BigInt((at - start) * 1000),
+            count: was.count + 1,
+          });
+        }
+        if (buckets.size === 0) continue;
+        const [first] = buckets.keys();
+        const all = [...buckets.values()];
+        columns.push({
+          device,
+          metric,
+          unit,
+          startUs: BigInt(first * 1000),
+          bucketUs: BigInt(widthMs * 1000),
+          bucket: [...buckets.keys()].map((start) => (start - first) / widthMs),
+          ...Object.fromEntries(
+            ["min", "max", "last", "lastUs", "count"].map((name) => [name, all.map((each) => each[name])]),
+          ),
+        });
+      }
+    }
+    subscription.next = Math.ceil(now / 1000) * 1000;
+    if (columns.length > 0) this.count("series", { id: subscription.id, columns, merged: columns.length });
   }
 
   /** So many devices have something new. */
