@@ -24,11 +24,14 @@ export function Chart({ feed, group, sight, compares, focus, large }: ChartProps
   const home = useRef<HTMLElement>(null);
   const canvas = useRef<HTMLDivElement>(null);
   const shade = theme.value;
+  // Groups are made anew whenever anything joins; a chart begins anew only when its own lines do.
+  const lines = useRef(group.members);
+  if (!same(lines.current, group.members)) lines.current = group.members;
 
   useEffect(() => {
     if (!home.current || !canvas.current) return;
     return draw(feed, group, sight, home.current, canvas.current);
-  }, [feed, group, sight, shade, large]);
+  }, [feed, lines.current, sight, shade, large]);
 
   const single = group.members.length === 1;
   return (
@@ -62,4 +65,8 @@ export function Chart({ feed, group, sight, compares, focus, large }: ChartProps
       <div ref={canvas} class="plot" aria-hidden="true" />
     </section>
   );
+}
+
+function same<T>(one: readonly T[], other: readonly T[]): boolean {
+  return one.length === other.length && one.every((each, i) => each === other[i]);
 }

@@ -38,11 +38,16 @@ export function Dialog({ title, action, act, close, danger = false, name = "ask"
         {children}
         <div class="answers">
           {close && (
-            <button type="button" onClick={close}>
+            // What changes something is not done by an Enter too many.
+            <button type="button" autofocus={danger} onClick={close}>
               Cancel
             </button>
           )}
-          <button type="submit" class={danger ? "primary danger" : "primary"}>
+          <button
+            type="submit"
+            autofocus={!danger && close !== undefined}
+            class={danger ? "primary danger" : "primary"}
+          >
             {action}
           </button>
         </div>

@@ -47,10 +47,11 @@ export function Inspector() {
           name="On the wire"
           value={wire ? bytes(wire.bytes) : "not told"}
           note={wire && wire.decoded > 0 ? `${((wire.bytes / wire.decoded) * 100).toFixed(0)} %` : undefined}
+          bar={
+            wire &&
+            wire.decoded > 0 && <Meter share={wire.bytes / wire.decoded} label="on the wire, of decoded" />
+          }
         />
-        {wire && wire.decoded > 0 && (
-          <Meter share={wire.bytes / wire.decoded} label="on the wire, of decoded" />
-        )}
         <Line name="Compression" value={figures.compressed ? "permessage-deflate" : "none agreed"} />
       </Block>
       <Block title="Ack window">

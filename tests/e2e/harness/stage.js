@@ -271,9 +271,6 @@ class Line {
         const answer = this.stage.answer(frame.value);
         if (!answer) break;
         const { id, device } = frame.value;
-        const { Status } = {
-          Status: { OK: 1, FAILED: 2, EXPIRED: 3, UNKNOWN_DEVICE: 4, UNKNOWN_COMMAND: 5, REFUSED: 6 },
-        };
         this.write("reply", {
           id,
           device,
