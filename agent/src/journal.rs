@@ -39,6 +39,7 @@ mod format;
 mod keeper;
 mod ledger;
 mod memory;
+pub(crate) mod mount;
 #[cfg(test)]
 mod rig;
 mod segment;

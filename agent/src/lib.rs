@@ -30,6 +30,8 @@ mod group;
 pub mod handle;
 mod health;
 mod host;
+#[cfg(any(feature = "prometheus", feature = "source-http"))]
+mod http;
 pub mod journal;
 mod mqtt;
 mod pipeline;

@@ -43,6 +43,10 @@ pub struct Status {
     pub rss_bytes: u64,
     /// Processor time used, microseconds.
     pub cpu_us: u64,
+    /// All this as lines for a person. The status socket alone tells them: so `headwater-agent status` shows what an agent of any version
+    /// says, and does not have to know what it means.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub shown: String,
 }
 
 /// What an agent runs by.
@@ -126,7 +130,19 @@ impl Status {
     /// # Errors
     /// What is wrong with the text.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+        serde_json::from_slice(text.as_bytes())
+    }
+
+    /// What an answer of the status socket shows a person.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn shown(text: &str) -> Result<String, serde_json::Error> {
+        let mut document: serde_json::Value = serde_json::from_slice(text.as_bytes())?;
+        match document.get_mut("shown").map(serde_json::Value::take) {
+            Some(serde_json::Value::String(shown)) => Ok(shown),
+            _ => Err(serde::de::Error::missing_field("shown")),
+        }
     }
 
     /// As lines for a person.
@@ -402,6 +418,15 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
         assert_eq!(json["sources"][0]["state"], "failing");
         assert_eq!(json["stats"]["journal"]["mode"], "memory");
+        assert!(
+            json.get("shown").is_none() && Status::shown(&status.json()).is_err(),
+            "the socket alone tells the lines, not the command's reply, which goes over the link"
+        );
+        status.shown.clone_from(&text);
+        assert_eq!(Status::shown(&status.json()).unwrap(), text);
+        for other in ["[]", "7", "{}", "{\"shown\": 1}", "{"] {
+            assert!(Status::shown(other).is_err(), "{other}");
+        }
     }
 
     #[test]

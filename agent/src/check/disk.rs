@@ -1,18 +1,13 @@
 //! The disk that the journal is to be on.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, minor, statfs, statvfs};
+use rustix::fs::{statfs, statvfs};
 
 use super::Finding;
 use crate::Config;
-
-/// Seconds between ext4's commits, unless its mount says otherwise.
-const COMMIT: u64 = 5;
-/// Where they are no more frequent than this they are a small part of what a day writes.
-const COMMIT_ENOUGH: u64 = 600;
+use crate::journal::mount::Mount;
 
 /// Whether the state directory can be written, and holds what the journal may take.
 pub(super) fn disk(config: &Config) -> Finding {
@@ -52,62 +47,9 @@ pub(super) fn disk(config: &Config) -> Finding {
         return Finding::failed(subject, what, "make room, or set journal.max_bytes lower");
     }
     let finding = Finding::ok(subject, format!("{what}; the journal may take {}", size(bound)));
-    let mount = fs::read_to_string("/proc/self/mountinfo").ok();
-    match mount.and_then(|mounts| Mount::of(&mounts, dir.metadata().ok()?.dev())) {
-        Some(mount) if kept_on_flash(config) => mount.advise(finding),
-        _ => finding,
-    }
-}
-
-fn kept_on_flash(config: &Config) -> bool {
-    config.journal.sync_after.duration().is_some()
-}
-
-/// A mounted ext4, as `/proc/self/mountinfo` tells of it (proc(5)).
-#[derive(Debug, PartialEq)]
-struct Mount {
-    at: String,
-    /// Seconds within which it commits its own journal after a change, were it the time of a file's last change alone.
-    commit: u64,
-}
-
-impl Mount {
-    /// The one on this device, if it is ext4.
-    fn of(mounts: &str, device: u64) -> Option<Self> {
-        let device = format!("{}:{}", major(device), minor(device));
-        let mounts = mounts.lines().filter_map(|line| {
-            let (mount, file_system) = line.split_once(" - ")?;
-            let mut mount = mount.split(' ').skip(2);
-            let (of, root, at) = (mount.next()?, mount.next()?, mount.next()?);
-            let mut file_system = file_system.split(' ');
-            let (kind, options) = (file_system.next()?, file_system.nth(1)?);
-            let commit = options
-                .split(',')
-                .find_map(|option| option.strip_prefix("commit="));
-            let mount = Self {
-                at: at.to_string(),
-                commit: commit.map_or(Some(COMMIT), |seconds| seconds.parse().ok())?,
-            };
-            (of == device && kind == "ext4").then_some((root != "/", mount))
-        });
-        // A part of it may be mounted elsewhere too.
-        mounts.min_by_key(|(is_part, _)| *is_part).map(|(_, mount)| mount)
-    }
-
-    fn advise(&self, finding: Finding) -> Finding {
-        if self.commit >= COMMIT_ENOUGH {
-            return finding;
-        }
-        let todo = format!(
-            "to spare the flash: mount {} with commit=1800 (in /etc/fstab; at once: mount -o remount,commit=1800 {}). As it is, ext4 commits {} s \
-             after each write of the journal, which more than doubles what an offline day writes. Files that other programs there do not sync \
-             may then be half an hour old after a power cut",
-            self.at, self.at, self.commit
-        );
-        Finding {
-            todo: Some(todo),
-            ..finding
-        }
+    Finding {
+        todo: Mount::under(dir).and_then(|mount| mount.advice(config.journal.sync_after)),
+        ..finding
     }
 }
 
@@ -143,31 +85,5 @@ fn file_system(kind: u64) -> &'static str {
         0x6969 => "nfs",
         0x2fc1_2fc1 => "zfs",
         _ => "a file system of another kind",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MOUNTS: &str = "\
-        22 27 0:21 / /proc rw,relatime - proc proc rw\n\
-        26 1 254:0 /srv /mnt rw,relatime - ext4 /dev/vda rw,discard\n\
-        27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard\n\
-        31 27 179:3 / /var/lib/head\\040water rw,noatime shared:7 - ext4 /dev/mmcblk0p3 rw,commit=600\n\
-        33 27 179:4 / /data rw - f2fs /dev/mmcblk0p4 rw\n";
-
-    #[test]
-    fn an_ext4_tells_how_often_it_commits_and_another_file_system_nothing() {
-        let of = |major, minor| Mount::of(MOUNTS, rustix::fs::makedev(major, minor));
-        let finding = || Finding::ok("disk", "writable");
-        let root = of(254, 0).unwrap();
-        assert_eq!((root.at.as_str(), root.commit), ("/", 5));
-        let advised = root.advise(finding());
-        assert!(advised.ok && advised.todo.unwrap().contains("remount,commit=1800 /)"));
-        let own = of(179, 3).unwrap();
-        assert_eq!(own.commit, 600);
-        assert_eq!(own.advise(finding()), finding());
-        assert_eq!((of(179, 4), of(1, 1)), (None, None));
     }
 }

@@ -2,29 +2,27 @@
 //! for each request from the agent's figures, so a scrape costs the pipeline nothing. The format is a dozen lines to write; a
 //! library would keep a second copy of each figure in a registry.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::AgentHandle;
 use crate::stats::{JournalMode, SourceState};
 use crate::status::Status;
-use crate::task;
+use crate::{http, task};
 
 /// Connections at once; further ones wait in the listener's queue.
 const AT_ONCE: usize = 4;
 /// How long a connection may stand.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(5);
 
 /// The port, served until this is dropped.
 pub(crate) struct Port {
@@ -63,12 +61,9 @@ async fn serve(listener: TcpListener, handle: AgentHandle) {
             accepted = listener.accept(), if connections.len() < AT_ONCE => match accepted {
                 Ok((stream, _)) => {
                     let handle = handle.clone();
-                    let service = service_fn(move |request| answer(request, handle.clone()));
-                    let connection = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(Duration::from_secs(5))
-                        .max_buf_size(8 * 1024)
-                        .serve_connection(TokioIo::new(stream), service);
+                    let answering: http::Answering =
+                        Box::new(move |request| task::boxed(answer(request, handle.clone())));
+                    let connection = http::serve(stream, HEAD, answering);
                     // What goes wrong on it is the client's business.
                     connections.spawn(task::boxed(async { drop(tokio::time::timeout(PATIENCE, connection).await) }));
                 }
@@ -82,7 +77,7 @@ async fn serve(listener: TcpListener, handle: AgentHandle) {
     }
 }
 
-async fn answer(request: Request<Incoming>, handle: AgentHandle) -> Result<Response<String>, Infallible> {
+async fn answer(request: Request<Incoming>, handle: AgentHandle) -> Response<String> {
     let mut response = Response::new(String::new());
     if request.method() != Method::GET {
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
@@ -96,7 +91,7 @@ async fn answer(request: Request<Incoming>, handle: AgentHandle) -> Result<Respo
             .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(text));
         *response.body_mut() = exposition(&handle.status().await);
     }
-    Ok(response)
+    response
 }
 
 /// The figures, with names and units as Prometheus wants them.

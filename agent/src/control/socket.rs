@@ -96,7 +96,9 @@ async fn serve(listener: UnixListener, handle: AgentHandle) {
 }
 
 async fn answer(mut stream: UnixStream, handle: AgentHandle) -> io::Result<()> {
-    let mut json = handle.status().await.json();
+    let mut status = handle.status().await;
+    status.shown = status.text();
+    let mut json = status.json();
     json.push('\n');
     stream.write_all(json.as_bytes()).await?;
     stream.shutdown().await

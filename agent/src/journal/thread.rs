@@ -10,10 +10,11 @@ use tokio::sync::Notify;
 use super::disk::real::Directory;
 use super::flash::{Flash, Port, Terms};
 use super::keeper::{Keeper, Medium, Request, Response, serve};
+use super::mount::Mount;
 use super::sent::Sent;
 use super::store::Bounds;
 use crate::Error;
-use crate::config;
+use crate::config::{self, SyncAfter};
 use crate::state::{Lock, NoLock, State};
 
 /// Tells the time in microseconds since the Unix epoch, while it is known for certain.
@@ -44,6 +45,7 @@ impl Flash {
             state: state.clone(),
             lock,
             wall_time,
+            sync_after: Some(settings.sync_after),
         };
         let (request, requests) = channel();
         let (answer, answers) = channel();
@@ -98,6 +100,8 @@ struct Folder {
     state: State,
     lock: Option<Lock>,
     wall_time: WallTime,
+    /// What its mount makes of this is told once.
+    sync_after: Option<SyncAfter>,
 }
 
 impl Medium<Directory> for Folder {
@@ -117,6 +121,11 @@ impl Medium<Directory> for Folder {
                 Err(NoLock::Failed(error)) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
                 Err(NoLock::Failed(error)) => return Err(error),
             }
+        }
+        if let Some(sync_after) = self.sync_after.take()
+            && let Some(advice) = Mount::under(self.state.dir()).and_then(|mount| mount.advice(sync_after))
+        {
+            log::info!("journal: {advice}");
         }
         Ok(Directory::new(self.state.dir().join("journal")))
     }

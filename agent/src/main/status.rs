@@ -33,9 +33,9 @@ pub(crate) fn status(config: Option<&Path>, socket: Option<PathBuf>, json: bool)
                 println!("{}", answer.trim_end());
                 return ExitCode::SUCCESS;
             }
-            Ok(answer) => match Status::from_json(&answer) {
-                Ok(status) => {
-                    print!("{}", status.text());
+            Ok(answer) => match Status::shown(&answer) {
+                Ok(shown) => {
+                    print!("{shown}");
                     return ExitCode::SUCCESS;
                 }
                 Err(error) => format!("its answer cannot be read ({error}); is it of another version?"),

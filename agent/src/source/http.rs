@@ -10,7 +10,6 @@ mod answer;
 mod gzip;
 mod request;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,10 +18,7 @@ use std::time::Duration;
 
 use headwater_foreign::{Format, Mapping, Settings, TimeFormat};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -30,14 +26,11 @@ use super::foreign::{Foreign, Metrics};
 use super::{Cadence, Output, Running, Source, listen};
 use crate::config::HttpSource;
 use crate::error::SourceError;
-use crate::task;
+use crate::{http, task};
 
 use answer::Answer;
 use request::{Asked, Packing};
 
-/// A connection's read buffer, which a request's head has to fit into; bytes.
-const BUFFER: usize = 16 * 1024;
-const HEADERS: usize = 64;
 /// How long the agent may take to take a request's readings.
 const BEHIND: Duration = Duration::from_secs(5);
 /// After an accept that failed: out of descriptors, most likely.
@@ -180,20 +173,17 @@ impl Source for Http {
 }
 
 async fn serve_one(stream: TcpStream, service: Arc<Service>, output: Output) {
-    let (service, output) = (&service, &output);
-    let answer = service_fn(|request| async move {
-        Ok::<_, Infallible>(match service.answer(request, output).await {
-            Ok(response) => response,
-            Err(answer) => answer.response(),
+    let head_timeout = service.timeout;
+    let answering: http::Answering = Box::new(move |request| {
+        let (service, output) = (service.clone(), output.clone());
+        task::boxed(async move {
+            match service.answer(request, &output).await {
+                Ok(response) => response,
+                Err(answer) => answer.response(),
+            }
         })
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(service.timeout)
-        .max_headers(HEADERS)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), answer);
-    if let Err(error) = connection.await {
+    if let Err(error) = http::serve(stream, head_timeout, answering).await {
         log::debug!("a connection has ended: {error}");
     }
 }
