@@ -1,5 +1,5 @@
-//! The journal of the running program on real files: a file system that fills up, that may only be read, whose files are deleted; a second
-//! agent, and a second process that looks.
+//! The journal of the running program on real files: a file system that fills up, that may only be read, whose files are deleted; what is
+//! said of the way it is mounted; a second agent, and a second process that looks.
 //!
 //! Some of these tests mount small file systems of their own, which only root may do.
 #![allow(
@@ -10,4 +10,5 @@
 mod agent;
 mod beside;
 mod mount;
+mod mounted;
 mod trouble;

@@ -42,6 +42,11 @@ impl Mount {
         mount
     }
 
+    /// The loop device.
+    pub(crate) fn device(&self) -> &str {
+        self.device.as_deref().unwrap()
+    }
+
     fn text(&self) -> String {
         self.path().to_str().unwrap().to_string()
     }
@@ -61,7 +66,7 @@ impl Mount {
 
     /// The file system finds an error in itself, as it does on a card that fails.
     pub(crate) fn fails(&self) {
-        let device = self.device.as_deref().unwrap().trim_start_matches("/dev/");
+        let device = self.device().trim_start_matches("/dev/");
         fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
     }
 
