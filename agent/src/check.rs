@@ -16,6 +16,7 @@ use headwater_proto::{Value, name};
 
 use crate::broker::Broker;
 use crate::clock::Clock;
+use crate::config::SourceKind;
 use crate::control::FileSettings;
 use crate::mqtt::socket::Ways;
 use crate::mqtt::{Connection, Event, Options, Version};
@@ -106,6 +107,11 @@ pub async fn check(path: &Path) -> Vec<Finding> {
     findings
 }
 
+/// The client id to check under: under the agent's own a broker would end the agent's connection.
+fn own_id(client_id: &str) -> String {
+    format!("{client_id}-check-{}", std::process::id())
+}
+
 /// Opens each source and waits for its first readings, all side by side.
 async fn sources(config: &Config, device: &str) -> Vec<Finding> {
     let names = config::Source::names(&config.sources);
@@ -127,8 +133,11 @@ async fn sources(config: &Config, device: &str) -> Vec<Finding> {
     findings
 }
 
-async fn try_source(settings: config::Source, name: String, device: String) -> Finding {
+async fn try_source(mut settings: config::Source, name: String, device: String) -> Finding {
     let subject = format!("source {name}");
+    if let SourceKind::Mqtt(mqtt) = &mut settings.kind {
+        mqtt.client_id = mqtt.client_id.as_deref().map(own_id);
+    }
     let wanted = vec![settings];
     let open = task::blocking(move || crate::source::open_all(&wanted, &device));
     let opened = match tokio::time::timeout(OPENING, open).await {
@@ -243,8 +252,7 @@ async fn reach(broker: &Broker, address: &Address, clock: &Clock) -> Finding {
     loop {
         let options = Options {
             version,
-            // Under the agent's own a broker would end the agent's connection.
-            client_id: format!("{}-check-{}", address.client_id, std::process::id()),
+            client_id: own_id(&address.client_id),
             credentials: address.credentials.clone(),
             keep_alive: address.keep_alive,
             connect_timeout: address.connect_timeout,

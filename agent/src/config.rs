@@ -17,10 +17,11 @@ use serde::Deserialize;
 
 use crate::Error;
 
-pub use broker::{Brokers, Protocol, Tls};
+pub use broker::{Protocol, Tls};
 pub use clock::{Clock, Trust};
 pub use control::{CommandName, Control};
 pub use flow::{DataBudget, Drain};
+pub use headwater_config::Brokers;
 pub use health::Health;
 pub use journal::{Journal, SyncAfter};
 pub use metric::{Aggregate, Deadband, Implausible, Metric};

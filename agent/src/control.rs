@@ -32,6 +32,7 @@ use crate::{AgentHandle, Config, Error, health, status};
 use command::{Commands, Outcome};
 use file::Trying;
 use ledger::Ledger;
+use settings::Loaded;
 use socket::Socket;
 
 pub(crate) use file::FileSettings;
@@ -153,7 +154,7 @@ impl Controller {
     async fn answer(&mut self, request: Request) {
         let (answer, result) = match request {
             Request::Command(payload) => return self.command(&payload).await,
-            Request::Reload(config, answer) => (answer, self.reload(*config).await),
+            Request::Reload(config, answer) => (answer, self.reload(*config, None).await),
             Request::ReloadFile(answer) => (answer, self.reload_file().await),
         };
         match &result {
@@ -164,11 +165,11 @@ impl Controller {
         let _ = answer.send(result);
     }
 
-    /// Goes on by other settings.
+    /// Goes on by other settings; `loaded` where they came from a file. What is shown of them changes at once.
     ///
     /// # Errors
     /// Why they are refused; then the old ones are in force.
-    async fn reload(&mut self, config: Config) -> Result<(), Error> {
+    async fn reload(&mut self, config: Config, loaded: Option<Loaded>) -> Result<(), Error> {
         let next = beside(|| Setup::new(config)).await?;
         self.setup.can_become(&next)?;
         self.sources.change(&next.config.sources).await?;
@@ -180,6 +181,9 @@ impl Controller {
             log::warn!("{postponed}");
         }
         self.setup = next;
+        if let (Some(file), Some(loaded)) = (&mut self.file, loaded) {
+            file.loaded = loaded;
+        }
         self.in_force();
         let (done, reloaded) = tokio::sync::oneshot::channel();
         self.handle

@@ -50,6 +50,8 @@ mod rotation;
 mod row;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod starts;
 mod stream;
 
 use std::collections::{HashMap, VecDeque};

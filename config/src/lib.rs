@@ -7,12 +7,14 @@
 //! A program's settings are a plain `serde` struct with `#[serde(deny_unknown_fields, default)]`; times are
 //! [`Duration`] fields marked `#[serde(with = "headwater_config::duration")]`, sizes are [`ByteSize`].
 
+mod brokers;
 mod tree;
 
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use brokers::Brokers;
 pub use bytesize::ByteSize;
 pub use std::time::Duration;
 pub use tree::{Mistake, from_table};

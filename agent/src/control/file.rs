@@ -120,9 +120,7 @@ impl Controller {
     pub(super) async fn reload_file(&mut self) -> Result<(), Error> {
         let settings = self.file.as_ref().ok_or(Error::NoFile)?.settings.clone();
         let loaded = beside(move || settings.load()).await?;
-        self.reload(loaded.config.clone()).await?;
-        self.loaded(loaded);
-        Ok(())
+        self.reload(loaded.config.clone(), Some(loaded)).await
     }
 
     /// Keeps what has to outlive the process of the commands carried out.
@@ -180,10 +178,9 @@ impl Controller {
             Ok(loaded) => Loaded { origin, ..loaded },
             Err(error) => return Outcome::refused(format!("{}: {error}", arguments.join(" "))),
         };
-        if let Err(error) = self.reload(loaded.config.clone()).await {
+        if let Err(error) = self.reload(loaded.config.clone(), Some(loaded)).await {
             return Outcome::refused(format!("{}: {error}", arguments.join(" ")));
         }
-        self.loaded(loaded);
         let text = next.text();
         let kept = beside(move || {
             if next == Overrides::default() {
@@ -249,9 +246,14 @@ impl Controller {
         };
         let before = Box::new(self.setup.config.clone());
         let confirm = before.control.confirm;
-        if let Err(error) = self.reload(loaded.config.clone()).await {
-            let rolled_back = beside(move || trial.roll_back(&state)).await;
-            let kept = rolled_back
+        let until = Instant::now() + confirm;
+        self.trying = Some(Trying { trial, until, before });
+        if let Err(error) = self.reload(loaded.config.clone(), Some(loaded)).await {
+            let trying = self.trying.take();
+            self.show();
+            let roll_back = move || trying.map_or(Ok(()), |trying| trying.trial.roll_back(&state));
+            let kept = beside(roll_back)
+                .await
                 .err()
                 .map_or(String::new(), |error| format!(" ({error})"));
             return Some(Outcome::refused(format!(
@@ -261,9 +263,6 @@ impl Controller {
         log::warn!(
             "settings of command {id} are on trial: they are rolled back unless the relay answers within {confirm:?}"
         );
-        let until = Instant::now() + confirm;
-        self.trying = Some(Trying { trial, until, before });
-        self.loaded(loaded);
         None
     }
 
@@ -294,27 +293,16 @@ impl Controller {
             if let Err(error) = kept {
                 output = format!("{output} ({error})");
             }
-            if let Err(error) = self.reload(*trying.before).await {
+            let settings = self.file.as_ref().map(|file| file.settings.clone());
+            let loaded = beside(move || settings.and_then(|settings| settings.load().ok())).await;
+            if let Err(error) = self.reload(*trying.before, loaded).await {
                 output = format!("{output} after a restart ({error})");
                 self.restart = true;
-            }
-            let settings = self.file.as_ref().map(|file| file.settings.clone());
-            if let Some(settings) = settings
-                && let Ok(loaded) = beside(move || settings.load()).await
-            {
-                self.loaded(loaded);
             }
             Outcome::failed(output)
         };
         log::warn!("settings of command {id}: {}", outcome.output);
         self.finish(&id, &outcome, true).await;
-        self.show();
-    }
-
-    fn loaded(&mut self, loaded: Loaded) {
-        if let Some(file) = &mut self.file {
-            file.loaded = loaded;
-        }
         self.show();
     }
 

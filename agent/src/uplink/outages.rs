@@ -9,7 +9,7 @@ use super::model::{STREAM, World, settings};
 use super::outage::SEALED_MAX;
 use super::*;
 
-fn world(drain: config::Drain, rate: Option<u64>) -> World {
+pub(super) fn world(drain: config::Drain, rate: Option<u64>) -> World {
     let settings = config::Uplink {
         drain,
         drain_rate: rate.map(ByteSize::b),
@@ -46,7 +46,7 @@ fn shorts(world: &mut World) -> Vec<u32> {
     .collect()
 }
 
-fn answer(world: &mut World, ack: &pb::Ack) {
+pub(super) fn answer(world: &mut World, ack: &pb::Ack) {
     let ack = frame::seal_control(ack);
     world.uplink.acknowledged(world.now, &ack, &mut world.journal);
 }
@@ -364,141 +364,4 @@ fn a_budget_that_is_short_stops_the_backlog_and_one_that_is_spent_nearly_all() {
     world.uplink.allow(world.now, Allowance::All);
     world.settle();
     world.check();
-}
-
-#[test]
-fn a_crash_loop_leaves_many_streams_and_few_hellos() {
-    for drain in [config::Drain::InOrder, config::Drain::LiveFirst] {
-        let mut world = world(drain, None);
-        world.journal.listed = 32;
-        for _ in 0..500 {
-            world.append(10, 1, 0);
-            world.kill();
-        }
-        world.append(10, 1, 0);
-        world.connect();
-        let mut hellos = 0;
-        while world.journal.waiting().batches > 0 {
-            world.speak(20);
-            while let Some(publication) = world.up.front() {
-                if publication.kind == Kind::Hello {
-                    hellos += 1;
-                    let hello: pb::Hello = frame::open_control("hello", &publication.payload).unwrap();
-                    assert!(hello.streams.len() <= 32 && publication.payload.len() < 2000);
-                }
-                world.deliver_up();
-            }
-            while !world.down.is_empty() {
-                world.deliver_down(0);
-            }
-        }
-        assert!(hellos < 30, "{hellos} hellos");
-        world.check();
-    }
-}
-
-#[test]
-fn what_the_relay_has_of_an_earlier_start_is_not_sent_again_though_it_is_more_than_the_journal_knew() {
-    let mut world = world(config::Drain::InOrder, None);
-    for _ in 0..10 {
-        world.append(10, 1, 0);
-    }
-    world.kill();
-    world.connect();
-    world.speak(20);
-    let session = world.session;
-    let positions = vec![pb::StreamPosition {
-        stream: STREAM,
-        seq: 17,
-    }];
-    answer(
-        &mut world,
-        &pb::Ack {
-            positions,
-            session,
-            ..Default::default()
-        },
-    );
-    assert_eq!(world.journal.waiting().batches, 0);
-    assert_eq!(world.uplink.counters().ignored, 0);
-}
-
-#[test]
-fn beyond_the_end_of_a_stream_that_ended_cleanly_the_relay_can_know_nothing() {
-    let mut world = world(config::Drain::InOrder, None);
-    world.journal.clean = true;
-    for _ in 0..10 {
-        world.append(10, 1, 0);
-    }
-    world.kill();
-    world.connect();
-    world.speak(20);
-    let beyond = |session, boxes| pb::Ack {
-        positions: vec![pb::StreamPosition {
-            stream: STREAM,
-            seq: 17,
-        }],
-        session,
-        boxes,
-        ..Default::default()
-    };
-    let session = world.session;
-    for (ignored, session) in [(1, session), (2, 0)] {
-        answer(&mut world, &beyond(session, Vec::new()));
-        assert_eq!(world.journal.waiting().batches, 10, "it made the journal forget");
-        assert_eq!(world.uplink.counters().ignored, ignored);
-    }
-    // Another box that has a copy of this journal may have gone on with the stream.
-    let twin = pb::Box {
-        process: 7,
-        ..Default::default()
-    };
-    answer(&mut world, &beyond(0, vec![twin]));
-    assert_eq!(world.journal.waiting().batches, 0);
-    assert_eq!(world.uplink.counters().ignored, 2);
-}
-
-#[test]
-fn other_boxes_are_counted_while_the_relay_speaks_of_them() {
-    let mut world = world(config::Drain::InOrder, None);
-    world.connect();
-    let own = world.uplink.agent.process;
-    assert_ne!(own, 0);
-    let named = |process| pb::Box {
-        process,
-        hostname: "twin".into(),
-        ..Default::default()
-    };
-    let boxes = vec![named(own), named(own ^ 1)];
-    answer(
-        &mut world,
-        &pb::Ack {
-            boxes: boxes.clone(),
-            ..Default::default()
-        },
-    );
-    let known = world.uplink.other_boxes(world.now);
-    assert_eq!(known, [named(own ^ 1)]);
-    // What is said to the other box is no mistake now.
-    let positions = vec![pb::StreamPosition { stream: 99, seq: 4 }];
-    answer(
-        &mut world,
-        &pb::Ack {
-            positions,
-            ..Default::default()
-        },
-    );
-    assert_eq!(world.uplink.counters().ignored, 0);
-    assert!(
-        world
-            .uplink
-            .other_boxes(world.now + Duration::from_secs(601))
-            .is_empty()
-    );
-    // A reload keeps the process' number.
-    let settings = world.settings.clone();
-    world
-        .uplink
-        .reload(world.now, &settings, pb::AgentInfo::default());
-    assert_eq!(world.uplink.agent.process, own);
 }

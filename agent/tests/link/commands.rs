@@ -1,123 +1,15 @@
 //! Commands, one by one, to the program itself, over a real broker.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use headwater_agent::Status;
 use headwater_proto::pb::ReplyStatus;
 
-use crate::bridge::{Bridge, Running};
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
-use crate::operator::{DEVICE, Operator};
-use crate::status::read_status;
-
-/// A box in the field: a broker, a relay, and a device's program with a state directory.
-struct Site {
-    broker: Mosquitto,
-    bridge: Bridge,
-    _relay: Running,
-    operator: Operator,
-    folder: tempfile::TempDir,
-    child: Option<Child>,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Site {
-    async fn start(rest: &str) -> Self {
-        let broker = Mosquitto::started();
-        let bridge = Bridge::default();
-        let relay = bridge.run(broker.port());
-        let operator = Operator::start(broker.port()).await;
-        let mut site = Self {
-            broker,
-            bridge,
-            _relay: relay,
-            operator,
-            folder: tempfile::tempdir().unwrap(),
-            child: None,
-        };
-        std::fs::write(site.config(), site.text(rest)).unwrap();
-        site.run().await;
-        site
-    }
-
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("agent.toml")
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("state/agent.sock")
-    }
-
-    /// A whole configuration.
-    fn text(&self, rest: &str) -> String {
-        self.text_to(&self.broker.address(), rest)
-    }
-
-    fn text_to(&self, broker: &str, rest: &str) -> String {
-        format!(
-            "device = '{DEVICE}'\nstate_dir = '{}/state'\n[uplink]\nbroker = '{broker}'\nack_timeout = '1s'\n\
-             [uplink.backoff]\nmin = '50ms'\nmax = '200ms'\n[health]\ninterval = '0s'\n{rest}\n\
-             [[source]]\ntype = 'simulated'\nname = 'sim'\ninterval = '100ms'\n",
-            self.folder.path().display()
-        )
-    }
-
-    /// Starts the program, and waits until the relay has answered it.
-    async fn run(&mut self) {
-        let hellos = self.hellos();
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_headwater-agent"))
-            .args(["run", "--config"])
-            .arg(self.config())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn();
-        self.child = Some(child.unwrap());
-        wait_for("hello", || self.hellos() > hellos).await;
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
-    fn hellos(&self) -> usize {
-        self.bridge.state(|state| state.hellos.len())
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
-    }
-
-    async fn status(&self) -> Status {
-        read_status(self.socket()).await.unwrap()
-    }
-
-    fn in_state(&self, name: &str) -> bool {
-        Path::new(&self.folder.path().join("state").join(name)).exists()
-    }
-
-    /// The reply's status and text.
-    async fn ask(&self, name: &str, arguments: &[&str]) -> (ReplyStatus, String) {
-        let reply = self.operator.ask(name, arguments).await;
-        (reply.status(), reply.output)
-    }
-}
+use crate::operator::DEVICE;
+use crate::site::Site;
 
 #[tokio::test]
 async fn ping_and_status_answer_and_a_repeat_gets_the_same_reply() {
@@ -316,6 +208,14 @@ async fn a_configuration_without_a_relay_is_rolled_back_and_says_so() {
     let apply = site.operator.command("config", &["apply", &text]);
     site.operator.send(&apply);
     wait_for("the trial", || site.in_state("trial")).await;
+    // Whenever one looks, the settings are shown as those before or as those on trial, never as something in between.
+    while site.operator.replies(&apply.id).is_empty() {
+        let shown = site.status().await.settings;
+        let on_trial = shown.trial.as_deref() == Some(&*apply.id)
+            && shown.hash != before.hash
+            && shown.origin != before.origin;
+        assert!(shown == before || on_trial, "{shown:?}");
+    }
     // A repeat while it is on trial is neither carried out nor answered.
     let (status, output) = {
         let reply = site.operator.reply(&apply.id).await;

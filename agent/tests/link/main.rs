@@ -6,6 +6,7 @@
 
 mod authority;
 mod bridge;
+mod brokers;
 mod cable;
 mod commands;
 mod handed_in;
@@ -19,6 +20,7 @@ mod program;
 mod proxy;
 mod reload;
 mod service;
+mod site;
 mod state;
 mod status;
 #[cfg(feature = "tls")]

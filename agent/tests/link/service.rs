@@ -6,9 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use headwater_agent::SourceState;
+
 use crate::bridge::Bridge;
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
+use crate::status::read_status;
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headwater-agent"));
@@ -193,6 +196,8 @@ async fn check_reads_each_source_and_reaches_the_broker_beside_a_running_agent()
         "device = 'gw-01'\nstate_dir = '{}/state'\n[uplink]\nbroker = ['{}', 'mqtt://{dead}']\n\
          [clock]\ntrust = 'always'\n[journal]\nmax_bytes = '1 MiB'\nsegment = '256 KiB'\n\
          [[source]]\ntype = 'simulated'\nname = 'good'\nsensors = 9\n\
+         [[source]]\ntype = 'mqtt'\nname = 'local'\nbroker = '{1}'\nclient_id = 'collector'\n\
+         [[source.subscription]]\ntopic = 'zigbee2mqtt/+'\n\
          [[source]]\ntype = 'replay'\nname = 'bad'\npath = '/nonexistent/trace.csv'\n",
         folder.path().display(),
         broker.address()
@@ -209,12 +214,22 @@ async fn check_reads_each_source_and_reaches_the_broker_beside_a_running_agent()
         .spawn();
     let agent = Agent(agent.unwrap());
     wait_for("hello", || bridge.state(|state| state.hellos.len() == 1)).await;
+    let socket = folder.path().join("state/agent.sock");
+    let local = async || {
+        let sources = read_status(socket.clone()).await.map(|status| status.sources);
+        let mut sources = sources.into_iter().flatten();
+        sources.find(|source| source.name == "local").unwrap()
+    };
+    while local().await.state != SourceState::Running {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let (code, table) = check(&config).await;
     assert_eq!(code, Some(1), "{table}");
     for (subject, part) in [
         ("configuration", "ok"),
         ("source good", "ok"),
         ("source good", "and 3 more"),
+        ("source local", "ok"),
         ("source bad", "FAILED"),
         ("source bad", "/nonexistent/trace.csv"),
         (&*broker.address(), "ok"),
@@ -227,6 +242,12 @@ async fn check_reads_each_source_and_reaches_the_broker_beside_a_running_agent()
     let (hellos, online) =
         bridge.state(|state| (state.hellos.len(), state.statuses.last().unwrap().1.online));
     assert!(hellos == 1 && online, "the running agent was disturbed");
+    let local = local().await;
+    assert_eq!(
+        (local.failures, local.last_error),
+        (0, None),
+        "its source was thrown off the local broker"
+    );
     drop(agent);
     std::fs::write(&config, text.replace("type = 'simulated'", "type = 'simulatd'")).unwrap();
     let (code, table) = check(&config).await;
