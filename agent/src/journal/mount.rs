@@ -73,7 +73,7 @@ impl Mount {
         Some(format!(
             "to spare the flash: in /etc/fstab, `{of} {at} ext4 defaults{options},commit=1800 0 {pass}`; at once: mount -o remount,commit=1800 {shell}. As \
              {at} is mounted, ext4 commits {commit} s after each write of the journal. By our measurement a day offline (8 sensors, a reading a \
-             second) writes 36.7 MB with sync_after = \"60s\" and 7.6 MB with \"300s\" at commit=5, 14.2 and 3.6 MB at commit=1800. Files that \
+             second) writes 36.7 MB with sync_after = \"60s\" and 7.5 MB with \"300s\" at commit=5, 14.2 and 3.6 MB at commit=1800. Files that \
              other programs there do not sync may then be half an hour old after a power cut",
             at = self.at,
             shell = self.at.replace("\\040", "\\ "),
