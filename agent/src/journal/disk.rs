@@ -10,6 +10,17 @@ pub(crate) mod real;
 
 use std::io;
 
+use rustix::io::Errno;
+
+/// Whether an error may be one file's: what is written of it on the medium cannot be read, or makes no sense to the file system. A medium that is
+/// gone says the same.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    let damage = [Errno::IO, Errno::BADMSG, Errno::UCLEAN];
+    damage
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// A directory of files.
 pub(crate) trait Disk {
     /// An open file.

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use super::disk::Disk;
+use super::disk::{Disk, is_damage};
 use super::format::{self, BLOCK, Batch, Found, Item, Ledger, LossItem};
 use super::ledger::Stream;
 use super::segment::Segment;
@@ -63,6 +63,9 @@ pub(crate) struct Held {
     pub(crate) waiting: Waiting,
 }
 
+/// What is written, and removed at once, to see whether anything can be.
+const PROBE: &str = "probe";
+
 /// What was durable when it was last asked.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Confirmed {
@@ -104,6 +107,8 @@ pub(crate) struct Store<D: Disk> {
     sent: Sent,
     /// Segments with pieces that cannot be read, and how many.
     suspect: BTreeMap<u64, u64>,
+    /// The newest segment that was left where it is, or set aside.
+    left: u64,
     quarantined: u64,
 }
 
@@ -128,6 +133,7 @@ impl<D: Disk> Store<D> {
             acking: BTreeMap::new(),
             sent: Sent::default(),
             suspect: BTreeMap::new(),
+            left: 0,
             quarantined: 0,
         };
         let files = store.disk.files()?;
@@ -208,7 +214,11 @@ impl<D: Disk> Store<D> {
     }
 
     fn size(&mut self, id: u64) -> io::Result<u64> {
-        self.disk.size(&format::name(id))
+        match self.disk.size(&format::name(id)) {
+            // It is left out when it is read.
+            Err(error) if is_damage(&error) => Ok(0),
+            size => size,
+        }
     }
 
     /// Adds segments whose first and last have these sizes. The size changes with a setting, so that ends which are equal stand for what is
@@ -245,12 +255,25 @@ impl<D: Disk> Store<D> {
 
     fn put_aside(&mut self, id: u64) -> io::Result<()> {
         self.disk.set_aside(&format::name(id))?;
+        self.leave(id);
+        Ok(())
+    }
+
+    /// A segment is not used any more; its number is not used again.
+    fn leave(&mut self, id: u64) {
         if self.tail.as_ref().is_some_and(|tail| tail.id == id) {
             self.tail = None;
         }
         self.strike(id);
         self.suspect.remove(&id);
-        Ok(())
+        self.left = self.left.max(id);
+    }
+
+    /// Whether something can be written, durably.
+    fn probe(&mut self) -> io::Result<()> {
+        self.disk.create(PROBE, BLOCK as u64)?;
+        self.disk.remove(PROBE)?;
+        self.disk.sync_names()
     }
 
     /// The segments, in order.

@@ -141,6 +141,57 @@ fn a_file_of_which_nothing_can_be_read_is_set_aside_and_its_readings_are_lost_by
     }
 }
 
+/// As with a broken inode: the file can be neither opened nor moved nor removed.
+#[test]
+fn a_file_that_cannot_even_be_moved_costs_its_own_readings_and_nothing_else() {
+    for newest in [false, true] {
+        let model = Model::default();
+        let mut subject = Subject::flash(&model, 1 << 20, 20, Duration::from_secs(60));
+        for _ in 0..5 {
+            fill(&mut subject, 40);
+        }
+        drop(subject);
+        let names: Vec<String> = model.content().into_keys().collect();
+        let name = if newest { names.last().unwrap() } else { &names[1] };
+        model.damage(name);
+        let (mut before, mut start) = (None, 2);
+        while start < 5 {
+            let mut subject =
+                Subject::start(start, &model, 20, terms(1 << 20, Some(Duration::from_secs(60))));
+            let (came, lost) = drained(&mut subject);
+            assert!(
+                came > 100 && (newest || came * 5 + lost == 1000 + (start - 2) * 200),
+                "{came} {lost}"
+            );
+            assert_eq!(
+                *before.get_or_insert((came, lost)),
+                (came, lost),
+                "each start comes to the same"
+            );
+            let figures = subject.journal.figures();
+            assert_eq!((figures.fault, model.aside()), (None, 0));
+            assert!(
+                figures.quarantined > 0 || (newest && start > 2),
+                "nobody needs it then"
+            );
+            fill(&mut subject, 40);
+            assert_eq!(subject.journal.figures().unwritten.batches, 0, "life goes on");
+            before = Some(drained(&mut subject));
+            assert_eq!(before, Some((came + 40, lost)));
+            start += 1;
+        }
+        // What waits is acknowledged, and the files it was in are removed, but for the one.
+        let mut subject = Subject::start(9, &model, 20, terms(1 << 20, Some(Duration::from_secs(60))));
+        for extent in subject.journal.streams() {
+            subject.forget(extent.stream, extent.last);
+        }
+        subject.settle();
+        let figures = subject.journal.figures();
+        assert_eq!((figures.fault, subject.journal.waiting().readings), (None, 0));
+        assert!(model.content().len() <= 2, "{:?}", model.content().into_keys());
+    }
+}
+
 #[test]
 fn the_bound_holds_when_the_size_of_a_segment_is_another_than_at_the_last_start() {
     let model = Model::default();

@@ -5,7 +5,7 @@ use headwater_proto::frame::{self, Frame};
 use headwater_proto::topic::Kind;
 use headwater_proto::{Limits, pb};
 
-use super::model::{STREAM, World, settings};
+use super::model::{World, settings};
 use super::outage::SEALED_MAX;
 use super::*;
 

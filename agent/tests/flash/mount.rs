@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,6 +40,23 @@ impl Mount {
         run("mount", &["-o", "errors=remount-ro", &device, &mount.text()]);
         mount.device = Some(device);
         mount
+    }
+
+    /// What stands on the device of this file's inode is garbage from now on, and the file system goes on when it finds that.
+    pub(crate) fn break_inode(&self, file: &Path) {
+        let inode = fs::metadata(file).unwrap().ino();
+        let block_size = rustix::fs::statvfs(file).unwrap().f_bsize;
+        run("umount", &[&self.text()]);
+        let place = run("debugfs", &["-R", &format!("imap <{inode}>"), self.device()]);
+        let (_, place) = place.split_once("located at block ").unwrap();
+        let (block, offset) = place.trim().split_once(", offset 0x").unwrap();
+        let offset = u64::from_str_radix(offset, 16).unwrap();
+        // The time of its last access: its checksum is wrong then.
+        let at = block.parse::<u64>().unwrap() * block_size + offset + 8;
+        let device = fs::File::options().write(true).open(self.device()).unwrap();
+        device.write_all_at(&[0xa5; 4], at).unwrap();
+        device.sync_all().unwrap();
+        run("mount", &["-o", "errors=continue", self.device(), &self.text()]);
     }
 
     /// The loop device.

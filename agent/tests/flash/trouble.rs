@@ -197,3 +197,41 @@ fn a_directory_that_is_deleted_under_it_is_made_anew_and_what_was_in_it_is_told(
         fs::remove_dir_all(&state).unwrap();
     }
 }
+
+#[test]
+fn a_segment_whose_inode_is_broken_costs_what_it_held_and_the_journal_goes_on() {
+    let mount = Mount::ext4();
+    let state = mount.state();
+    let mut agent = Agent::start(&state, MANY);
+    agent.until("three segments", |_| segments(&state).len() >= 3);
+    agent.stop();
+    let all = segments(&state);
+    let broken = all.last().unwrap();
+    mount.break_inode(broken);
+    let refused = fs::read(broken).unwrap_err();
+    assert_eq!(
+        refused.raw_os_error(),
+        Some(rustix::io::Errno::BADMSG.raw_os_error())
+    );
+
+    let mut agent = Agent::start(&state, FEW);
+    agent.until("flash is written", |stats| {
+        stats.journal.mode == JournalMode::Flash && stats.journal.flash_written_bytes > 0
+    });
+    assert!(
+        agent.log().contains("stays where it is until fsck"),
+        "{}",
+        agent.log()
+    );
+    agent.stop();
+    let newest = segments(&state).pop().unwrap();
+    assert!(newest > *broken, "its number is not used again");
+    let (readings, _) = exported(&state);
+    assert!(readings > 0);
+    // Another start finds it broken still.
+    let mut agent = Agent::start(&state, FEW);
+    agent.until("flash is written", |stats| {
+        stats.journal.mode == JournalMode::Flash && stats.journal.flash_written_bytes > 0
+    });
+    agent.stop();
+}

@@ -1,7 +1,6 @@
 //! The agent against a real broker (Mosquitto) and a small scripted relay.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use headwater_agent::config::{

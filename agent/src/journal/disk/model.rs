@@ -52,6 +52,8 @@ struct Inner {
     trouble: Option<Trouble>,
     /// Files of which nothing can be read.
     spoiled: BTreeSet<Inode>,
+    /// Names with which nothing can be done: what they stand for makes no sense to the file system.
+    damaged: BTreeSet<String>,
 }
 
 /// A directory of the model; clones are the same one.
@@ -78,6 +80,11 @@ impl Model {
         let mut inner = self.inner.lock().unwrap();
         let inode = inner.names[name];
         inner.spoiled.insert(inode);
+    }
+
+    /// Nothing can be done with this file any more, it cannot even be moved or removed.
+    pub(in crate::journal) fn damage(&self, name: &str) {
+        self.inner.lock().unwrap().damaged.insert(name.into());
     }
 
     /// Everything in it is gone.
@@ -216,6 +223,14 @@ impl Model {
             _ => Ok(()),
         }
     }
+
+    fn check_name(&self, name: &str, making: bool) -> io::Result<()> {
+        self.check(making)?;
+        match self.inner.lock().unwrap().damaged.contains(name) {
+            true => Err(rustix::io::Errno::BADMSG.into()),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Inner {
@@ -261,14 +276,14 @@ impl Disk for Model {
     }
 
     fn size(&mut self, name: &str) -> io::Result<u64> {
-        self.check(false)?;
+        self.check_name(name, false)?;
         let inner = self.inner.lock().unwrap();
         let inode = *inner.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(inner.files[inode].len() as u64)
     }
 
     fn create(&mut self, name: &str, size: u64) -> io::Result<Inode> {
-        self.check(true)?;
+        self.check_name(name, true)?;
         let mut inner = self.inner.lock().unwrap();
         if inner.trouble == Some(Trouble::Full) {
             return Err(io::ErrorKind::StorageFull.into());
@@ -282,7 +297,7 @@ impl Disk for Model {
     }
 
     fn open(&mut self, name: &str, write: bool) -> io::Result<(Inode, u64)> {
-        self.check(write)?;
+        self.check_name(name, write)?;
         let inner = self.inner.lock().unwrap();
         let inode = *inner.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok((inode, inner.files[inode].len() as u64))
@@ -335,13 +350,13 @@ impl Disk for Model {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.check(true)?;
+        self.check_name(name, true)?;
         self.inner.lock().unwrap().log(Operation::Remove(name.into()));
         Ok(())
     }
 
     fn set_aside(&mut self, name: &str) -> io::Result<()> {
-        self.check(true)?;
+        self.check_name(name, true)?;
         self.inner.lock().unwrap().log(Operation::SetAside(name.into()));
         Ok(())
     }

@@ -193,7 +193,7 @@ impl<D: Disk> Store<D> {
             && self.drop_oldest(LossReason::JournalFull)?
         {}
         self.prune();
-        let id = self.segments.back().map_or(1, |newest| newest + 1);
+        let id = self.left.max(self.segments.back().copied().unwrap_or(0)) + 1;
         let size = self.bounds.segment;
         let file = self.disk.create(&format::name(id), size)?;
         self.add(id, size);

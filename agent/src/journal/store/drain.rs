@@ -5,7 +5,7 @@ use std::io;
 use headwater_proto::{Loss, LossReason};
 
 use super::walk::{Place, Step, What, reason};
-use super::{Content, Disk, Found, Item, Record, Store, Stream, format};
+use super::{Content, Disk, Found, Item, Record, Store, Stream, format, is_damage};
 use crate::journal::Forgotten;
 use crate::journal::ledger::Gone;
 use crate::journal::segment::Segment;
@@ -314,10 +314,13 @@ impl<D: Disk> Store<D> {
         for id in dead {
             match self.suspect.contains_key(&id) {
                 true => self.put_aside(id)?,
-                false => {
-                    self.disk.remove(&format::name(id))?;
-                    self.strike(id);
-                }
+                false => match self.disk.remove(&format::name(id)) {
+                    Err(error) if is_damage(&error) => self.leave(id),
+                    removed => {
+                        removed?;
+                        self.strike(id);
+                    }
+                },
             }
         }
         self.disk.sync_names()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headwater_proto::LossReason;
 
-use super::{BLOCK, Disk, Found, Segment, Store, Stream, format};
+use super::{BLOCK, Disk, Found, Segment, Store, Stream, format, is_damage};
 use crate::journal::format::Item;
 use crate::journal::ledger::Gone;
 use crate::journal::segment::Entry;
@@ -160,7 +160,10 @@ impl<D: Disk> Store<D> {
 
     /// What a segment holds, what was never confirmed among it.
     pub(super) fn raw(&mut self, id: u64) -> io::Result<Arc<Segment>> {
-        let (file, size) = self.disk.open(&format::name(id), false)?;
+        let (file, size) = match self.disk.open(&format::name(id), false) {
+            Err(error) if is_damage(&error) => return self.unreadable(id, &error),
+            opened => opened?,
+        };
         let mut bytes = vec![0; size as usize];
         if self.disk.read_at(&file, 0, &mut bytes).is_err()
             && let Err(error) = self.read_blocks(&file, &mut bytes)
@@ -197,12 +200,19 @@ impl<D: Disk> Store<D> {
         if some { Ok(()) } else { failed }
     }
 
-    /// Nothing of a segment can be read. If it can be moved aside, durably, the medium works, and it is this file that is bad. If not, it
-    /// may be the medium, which may come back.
+    /// Nothing of a segment can be read. If it can be moved aside, durably, or another file can be written, the medium works, and it is this
+    /// file that is bad. If not, it may be the medium, which may come back.
     fn unreadable(&mut self, id: u64, error: &io::Error) -> io::Result<Arc<Segment>> {
-        self.put_aside(id)?;
+        let place = match self.put_aside(id) {
+            Err(moving) if is_damage(&moving) => {
+                self.probe()?;
+                self.leave(id);
+                "It cannot be moved either, and stays where it is until fsck repairs the file system"
+            }
+            moved => moved.map(|()| "It is set aside in the folder `quarantine`")?,
+        };
         log::error!(
-            "journal segment {} cannot be read: {error}. It is set aside in the folder `quarantine`; what it held is reported as lost",
+            "journal segment {} cannot be read: {error}. {place}; what it held is reported as lost",
             format::name(id)
         );
         self.quarantined += 1;
@@ -216,7 +226,10 @@ impl<D: Disk> Store<D> {
 
     /// The ledger that a segment begins with, if it can be read.
     fn first_ledger(&mut self, id: u64) -> io::Result<Option<format::Ledger>> {
-        let (file, size) = self.disk.open(&format::name(id), false)?;
+        let (file, size) = match self.disk.open(&format::name(id), false) {
+            Err(error) if is_damage(&error) => return Ok(None),
+            opened => opened?,
+        };
         let mut length = BLOCK.min(size as usize);
         loop {
             let mut bytes = vec![0; length];
