@@ -122,7 +122,7 @@ export class Delivery {
       this.hooks.emit("error", { subscription: null, error: error as Error });
       // Which device it was is not known: it is missing to all that have this filter.
       const gap: Gap = { partition, fromOffset: offset, toOffset: offset + 1, reason: "unreadable" };
-      const missing = [...this.hooks.subscriptions.values()].filter(({ filter }) => filter === frame.filter);
+      const missing = [...this.hooks.subscriptions.values()].filter((each) => each.reads(frame.filter));
       const each = shared(missing.length, done);
       for (const subscription of missing) this.gap(subscription, gap, each);
       return;

@@ -84,7 +84,7 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
   /** Its number in the connection. */
   readonly id: number;
   /** The filter number that the server gave it in the present connection; null: none yet. */
-  filter: number | null = null;
+  private filter: number | null = null;
   private readonly options: SubscribeOptions;
   private readonly matches: (device: string) => boolean;
   private readonly leave: () => void;
@@ -201,10 +201,15 @@ export class Subscription implements AsyncIterable<SubscriptionEvent> {
     }
   }
 
+  /** Whether data frames with this filter are its own, if their device is. Other modes have none, though they are told a filter too. */
+  reads(filter: number): boolean {
+    return (this.options.mode ?? "all") === "all" && this.filter === filter;
+  }
+
   /** Whether this frame is its own and new; if so its position moves. */
   takes(frame: DataFrame, device: string): boolean {
-    if (this.ended || this.filter !== frame.filter || this.received === null) return false;
-    if ((this.options.mode ?? "all") !== "all" || !this.matches(device)) return false;
+    if (this.ended || !this.reads(frame.filter) || this.received === null) return false;
+    if (!this.matches(device)) return false;
     if (frame.offset < (this.received[frame.partition] ?? 0)) return false;
     this.received[frame.partition] = frame.offset + 1;
     this.begun = true;

@@ -114,10 +114,21 @@ describe("a subscription", () => {
     const gaps: number[] = [];
     const events: SubscriptionEvent[] = [];
     connection.on("gap", ({ gap }) => gaps.push(gap.fromOffset));
+    // A series is told a filter, and has no data frames.
+    const series = connection.subscribe({ mode: "series", start: "now" }, () => {});
     connection.subscribe({ start: { timeUs: 0 } }, (event) => void events.push(event));
     await until(() => seqs(events).length === 2);
     expect(gaps).toEqual([1]);
     await until(() => relay.acks.at(-1)?.frames === 3);
+    expect(series.cursor).toEqual({ 0: 3, 1: 0 });
+    relay.break();
+    await until(() => relay.requests.length === 4);
+    expect(relay.requests[2].start?.at.value).toMatchObject({
+      positions: [
+        { partition: 0, offset: 3n },
+        { partition: 1, offset: 0n },
+      ],
+    });
   });
 
   it("starts again where the log was made anew", async () => {

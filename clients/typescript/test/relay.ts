@@ -193,7 +193,8 @@ export class Relay {
   private subscribe(line: Line, request: Subscribe): void {
     this.requests.push(request);
     const next = this.log.map((log, partition) => startAt(request.start, partition, log.length));
-    const filter = request.metrics.length + line.subscriptions.size * 1000;
+    const others = [...line.subscriptions.values()].filter(({ request }) => request.mode === Mode.ALL);
+    const filter = request.mode === Mode.ALL ? request.metrics.length + others.length * 1000 : 0;
     line.subscriptions.set(request.id, { request, filter, next, caughtUp: false });
     const positions = next.map((offset, partition) => ({ partition, offset: BigInt(offset) }));
     this.write(line, { case: "subscribed", value: { id: request.id, filter, cursor: { positions } } });
