@@ -91,6 +91,7 @@ impl Health {
             oldest_us => now_us.saturating_sub(oldest_us).max(0),
         };
         add("agent.waiting.age", "s", Value::I64(age_us / 1_000_000));
+        add("agent.sent", "", count(stats.sent_batches));
         add("agent.resent", "", count(stats.resent_batches));
         add("agent.reconnects", "", count(stats.reconnects));
         add("agent.link.sent", "By", count(stats.link_sent_bytes));
@@ -188,6 +189,7 @@ mod tests {
         let stats = AgentStats {
             sampled_readings: 10,
             acked_readings: 7,
+            sent_batches: 4,
             waiting_readings: 3,
             oldest_us: 1_000_000_000,
             ..AgentStats::default()
@@ -207,6 +209,7 @@ mod tests {
         let sources = [failing, SourceStats::default()];
         let first = health.readings(now, 1_042_900_000, &stats, &sources, &machine(1_000_000));
         assert_eq!(value(&first, "agent.waiting.age"), Some(Value::I64(42)));
+        assert_eq!(value(&first, "agent.sent"), Some(Value::I64(4)));
         assert_eq!(value(&first, "agent.sources.failing"), Some(Value::I64(1)));
         assert_eq!(value(&first, "agent.cpu"), None, "it takes two samples");
         assert_eq!(

@@ -348,6 +348,7 @@ impl Pipeline {
             payload_bytes: link.payload_sent,
             link_sent_bytes: link.sent,
             link_received_bytes: link.received,
+            sent_batches: counters.sent,
             resent_batches: counters.resent,
             ignored_acks: counters.ignored,
             thinning: self.thinning.factor(),

@@ -36,6 +36,8 @@ pub struct AgentStats {
     pub link_sent_bytes: u64,
     /// Bytes through the TCP socket from the broker, likewise.
     pub link_received_bytes: u64,
+    /// Batches and loss records that were sent; each time counts.
+    pub sent_batches: u64,
     /// Batches sent again because an acknowledgement did not come, or the relay asked.
     pub resent_batches: u64,
     /// Acknowledgements that were ignored: of a stream that is not ours, or beyond what was sent.

@@ -84,6 +84,8 @@ const SPENT_EVERY: Duration = Duration::from_secs(3600);
 pub(crate) struct Counters {
     pub(crate) delivered: u64,
     pub(crate) lost: u64,
+    /// Batches and loss records; those that were sent again count each time.
+    pub(crate) sent: u64,
     pub(crate) resent: u64,
     pub(crate) ignored: u64,
     /// Streams that were sealed.

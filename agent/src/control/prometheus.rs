@@ -165,6 +165,11 @@ fn exposition(status: &Status) -> String {
             age,
         ),
         (
+            "batches_sent_total",
+            "Batches and loss records sent, each time.",
+            count(stats.sent_batches),
+        ),
+        (
             "batches_resent_total",
             "Batches sent again.",
             count(stats.resent_batches),

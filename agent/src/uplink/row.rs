@@ -133,6 +133,7 @@ impl Uplink {
             if self.allowance == Allowance::Spent {
                 self.spent_until = now + SPENT_EVERY;
             }
+            self.counters.sent += 1;
             let stream = &mut self.streams[at];
             if stream.sending(now, &record, payload.len() as u64) {
                 self.counters.resent += 1;
