@@ -150,10 +150,11 @@ export function draw(
       ctx.restore();
     };
     for (const [from, to] of gaps) stripe(from, to, color("--muted"), false);
-    for (const loss of feed.store.peek().losses) {
-      if (!names.has(loss.device) || Number.isNaN(loss.from)) continue;
-      stripe(loss.from, Number.isNaN(loss.to) ? now() : loss.to, color("--bad"), true);
-    }
+    const losses = feed.store
+      .peek()
+      .losses.filter(({ device, from }) => names.has(device) && !Number.isNaN(from));
+    const stretches = losses.map(({ from, to }): [number, number] => [from, Number.isNaN(to) ? now() : to]);
+    for (const [from, to] of joined(stretches)) stripe(from, to, color("--bad"), true);
   }
 
   /** Over the lines: a ring for each suspect reading, at the edge with a tip where it lies outside. */
@@ -253,6 +254,17 @@ export function draw(
 /** Which colour a line has: of several devices each keeps its own in every chart. */
 export function ink(feed: Feed, line: Line, at: number): number {
   return feed.devices.length > 1 ? feed.devices.indexOf(line.device) : at;
+}
+
+/** Stretches that overlap or touch as one: several devices' losses are not drawn over each other. */
+export function joined(stretches: [number, number][]): [number, number][] {
+  const out: [number, number][] = [];
+  for (const [from, to] of stretches.sort((a, b) => a[0] - b[0])) {
+    const last = out.at(-1);
+    if (last && from <= last[1]) last[1] = Math.max(last[1], to);
+    else out.push([from, to]);
+  }
+  return out;
 }
 
 function near(values: (number | null | undefined)[], index: number): number | null {
