@@ -74,6 +74,8 @@ export function label(metric: string, title: string): string {
 
 const collator = new Intl.Collator("en", { numeric: true });
 
+/** As people count; what an agent tells of itself comes last. */
 export function compare(a: string, b: string): number {
-  return collator.compare(a, b);
+  const own = Number(a.startsWith("agent.")) - Number(b.startsWith("agent."));
+  return own || collator.compare(a, b);
 }

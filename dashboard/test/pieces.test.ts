@@ -104,6 +104,11 @@ describe("groups", () => {
     expect(label("cpu.user", "cpu")).toBe("user");
   });
 
+  it("begin with what is measured, and end with what an agent tells of itself", () => {
+    const made = group(["agent.lost", "zone", "cpu"].map((metric) => ({ metric, unit: "" })));
+    expect(made.map(({ title }) => title)).toEqual(["cpu", "zone", "agent.lost"]);
+  });
+
   it("put devices beside each other, each in its place", () => {
     const line = (device: string, metric: string) => ({ device, metric, unit: "" });
     const made = byMetric([line("b", "x"), line("a", "y"), line("a", "x"), line("b", "y")], ["b", "a"]);

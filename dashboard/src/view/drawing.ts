@@ -87,7 +87,12 @@ export function draw(
           label: line.metric,
           stroke: color(`--ink-${ink(feed, line, i)}`),
           width: 1.75 * em,
-          points: { show: false },
+          // A few readings make no line to be seen.
+          points: {
+            show: (u: uPlot, at: number) => sparse(u.data[at]),
+            size: 6 * em,
+            fill: color(`--ink-${ink(feed, line, i)}`),
+          },
           spanGaps: false,
           ...(alone && !isBool ? { fill: wash(color(`--ink-${ink(feed, line, i)}`)) } : {}),
           ...(isBool ? { paths: uPlot.paths.stepped!({ align: 1 }) } : {}),
@@ -233,7 +238,8 @@ export function draw(
     const last = Math.max(...all.map((series) => (series.length > 0 ? series.lastTime : Number.NaN)));
     const limits = all.map(gapAfter).filter(Number.isFinite);
     const end = Math.min(to, now());
-    if (end - last > Math.max(OVERDUE_MS, ...limits)) gaps.push([last, end]);
+    // Not where it is not known how often readings come.
+    if (limits.length > 0 && end - last > Math.max(OVERDUE_MS, ...limits)) gaps.push([last, end]);
     chart.setData([data.times.map((ms) => ms / 1000), ...data.values] as uPlot.AlignedData);
     legend();
   };
@@ -254,6 +260,14 @@ export function draw(
 /** Which colour a line has: of several devices each keeps its own in every chart. */
 export function ink(feed: Feed, line: Line, at: number): number {
   return feed.devices.length > 1 ? feed.devices.indexOf(line.device) : at;
+}
+
+const FEW = 6;
+
+function sparse(values: ArrayLike<number | null | undefined>): boolean {
+  let found = 0;
+  for (let i = 0; i < values.length && found <= FEW; i++) if (typeof values[i] === "number") found += 1;
+  return found <= FEW;
 }
 
 /** Stretches that overlap or touch as one: several devices' losses are not drawn over each other. */
