@@ -206,7 +206,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
     .await?;
 
     let (of_gateway, of_kafka, stop) = (monitor.clone(), kafka.clone(), relay_stop.clone());
-    let (settings, routes) = (GatewaySettings::default(), controls::routes(members.clone()));
+    // Who stops it waits for it.
+    let settings = GatewaySettings {
+        drain: Duration::ZERO,
+        ..GatewaySettings::default()
+    };
+    let routes = controls::routes(members.clone());
     relay.spawn(async move {
         gateway::run(settings, of_kafka, of_gateway, routes, dashboard, stop)
             .await

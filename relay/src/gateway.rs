@@ -11,9 +11,10 @@
 //! A connection keeps no queue: a subscription is a cursor, or how far it has been told, and asks the hub for its next
 //! frame when its window is open. Frames are made and compressed once and shared.
 //!
-//! Pure: [`window`], [`filter`], [`record`], [`log`], [`cache`], [`fleet`], [`token`], [`deflate`], [`subscription`],
-//! [`session`]. Drivers: [`reader`] and [`catchup`] (Kafka), [`live`] and [`socket`] (WebSocket), [`page`] (HTTP).
+//! Pure: [`window`], [`filter`], [`record`], [`log`], [`cache`], [`fleet`], [`buckets`], [`token`], [`deflate`], [`subscription`],
+//! [`session`], [`seats`], [`rate`]. Drivers: [`reader`] and [`catchup`] (Kafka), [`live`] and [`socket`] (WebSocket), [`page`] (HTTP).
 
+pub mod buckets;
 pub mod cache;
 pub mod caller;
 pub mod catchup;
@@ -27,8 +28,10 @@ pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod page;
+pub mod rate;
 pub mod reader;
 pub mod record;
+pub mod seats;
 pub mod session;
 pub mod settings;
 pub mod socket;
@@ -42,6 +45,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -58,12 +62,11 @@ use commands::order::Taken;
 use hub::Hub;
 use live::Live;
 use metrics::Metrics;
+use seats::Seats;
 use settings::GatewaySettings;
 use token::Keys;
 
-/// How long an HTTP request's head may take.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long connections may take to say goodbye.
+/// How long connections may take to say goodbye, when it is their time.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// TCP connections beside the WebSockets: page loads, refusals.
 const OTHERS: usize = 256;
@@ -136,6 +139,7 @@ pub async fn run(
     let shutdown = shutdown.child_token();
     let live = Arc::new(Live {
         permits: Arc::new(Semaphore::new(settings.limits.connections)),
+        addresses: Seats::new(settings.limits.per_address),
         settings,
         hub: OnceLock::new(),
         shutdown: shutdown.clone(),
@@ -148,13 +152,24 @@ pub async fn run(
         .fallback(page::page);
     let metrics = monitor.register(Metrics::new);
     let of_commands = monitor.register(commands::Metrics::new);
+    // Read on until the last connection has gone.
+    let done = CancellationToken::new();
+    let metrics = (metrics, of_commands);
+    let mut reading = std::pin::pin!(read(&live, &kafka, keys, metrics, &check, &done).fuse());
     let result = tokio::select! {
-        result = read(&live, &kafka, keys, (metrics, of_commands), &check) => result,
-        result = serve(&listener, &router, &live) => result.map_err(Error::Listen),
+        result = &mut reading => result,
+        result = serve(listener, &router, &live) => result.map_err(Error::Listen),
     };
+    check.failing("the gateway is stopping");
     shutdown.cancel();
     let all = u32::try_from(live.settings.limits.connections).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(GOODBYE, live.permits.acquire_many(all)).await;
+    let drain = live.settings.drain + GOODBYE;
+    tokio::select! {
+        // Whoever has not gone by then is left.
+        _ = tokio::time::timeout(drain, live.permits.acquire_many(all)) => {}
+        _ = &mut reading, if !reading.is_terminated() => {}
+    }
+    done.cancel();
     if let Some(commands) = live.hub.get().and_then(|hub| hub.commands.get()).cloned() {
         // What was audited last.
         let _ = tokio::task::spawn_blocking(move || commands.flush(GOODBYE)).await;
@@ -169,8 +184,8 @@ async fn read(
     keys: Keys,
     (metrics, of_commands): (Metrics, commands::Metrics),
     check: &Check,
+    shutdown: &CancellationToken,
 ) -> Result<(), Error> {
-    let shutdown = &live.shutdown;
     let Some(partitions) = kafka::await_topics(settings, check, shutdown).await? else {
         return Ok(());
     };
@@ -211,12 +226,12 @@ async fn read(
     Ok(())
 }
 
-/// Accepts connections until it is shut down.
-async fn serve(listener: &TcpListener, router: &Router, live: &Live) -> std::io::Result<()> {
+/// Accepts connections until it is shut down; then the listener is closed.
+async fn serve(listener: TcpListener, router: &Router, live: &Live) -> std::io::Result<()> {
     let sockets = Arc::new(Semaphore::new(live.settings.limits.connections + OTHERS));
     loop {
         let (stream, peer, permit) = tokio::select! {
-            accepted = accept(listener, &sockets) => accepted?,
+            accepted = accept(&listener, &sockets) => accepted?,
             () = live.shutdown.cancelled() => return Ok(()),
         };
         // Frames are whole messages; waiting for more to send with them only makes them late.
@@ -228,7 +243,7 @@ async fn serve(listener: &TcpListener, router: &Router, live: &Live) -> std::io:
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
+            .header_read_timeout(live.settings.hello_timeout)
             .max_buf_size(16 << 10)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();

@@ -99,8 +99,11 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
 
     let listener = bind("admin.listen", settings.admin.listen).await?;
     tracing::info!("health and metrics on http://{}", listener.local_addr()?);
-    let (of_admin, stop) = (monitor.clone(), shutdown.clone());
-    tasks.spawn(async move { Ok(admin::serve(listener, of_admin, stop).await?) });
+    // It goes last: while the others stop, it says so.
+    let admin_stop = CancellationToken::new();
+    let (of_admin, stop) = (monitor.clone(), admin_stop.clone());
+    let mut admin = tokio::spawn(async move { Ok(admin::serve(listener, of_admin, stop).await?) });
+    let mut admin_ended = false;
 
     if parts.contains(&Part::Gateway) {
         let listener = bind("gateway.listen", settings.gateway.listen).await?;
@@ -139,11 +142,20 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
         signal = stop_signal() => signal.map_err(Error::System).map(|name| tracing::info!("{name}: stopping")),
         // A part that ends by itself takes the process with it: better restarted whole than running in half.
         Some(ended) = tasks.join_next() => flatten(ended),
+        ended = &mut admin => {
+            admin_ended = true;
+            flatten(ended)
+        }
     };
+    monitor.check("process", "stopping");
     shutdown.cancel();
     let mut result = result;
     while let Some(ended) = tasks.join_next().await {
         result = result.and(flatten(ended));
+    }
+    admin_stop.cancel();
+    if !admin_ended {
+        result = result.and(flatten(admin.await));
     }
     result
 }

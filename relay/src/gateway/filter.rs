@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use headwater_proto::shard;
 
 /// Most globs in a list.
 pub const MOST: usize = 64;
@@ -126,6 +127,26 @@ impl Globs {
     pub fn is_all(&self) -> bool {
         matches!(self, Self::All)
     }
+}
+
+/// Whether a glob is a plain name.
+pub fn is_plain(glob: &str) -> bool {
+    !glob.contains(['*', '?', '[', '{', '\\'])
+}
+
+/// The partitions in which the records of devices can be that match these globs, ascending; `None`: any. A device's older
+/// records stay where they are when the number of partitions is doubled: so every lower power of two has its say.
+pub fn partitions(globs: &[String], partitions: u32) -> Option<Vec<u32>> {
+    if globs.is_empty() || !globs.iter().all(|glob| is_plain(glob)) {
+        return None;
+    }
+    let counts = (0..=partitions.ilog2()).map(|power| 1 << power);
+    let mut found: Vec<u32> = counts
+        .flat_map(|count| globs.iter().map(move |name| shard::partition(name, count)))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    Some(found)
 }
 
 /// Which columns of a batch a data frame carries, under a number.

@@ -12,6 +12,7 @@ use super::filter::Filters;
 use super::fleet::Fleet;
 use super::log::Log;
 use super::metrics::Metrics;
+use super::seats::Seats;
 use super::settings::GatewaySettings;
 use super::token::Keys;
 
@@ -32,6 +33,8 @@ pub struct Hub {
     pub catch_up: CatchUp,
     /// Commands of dashboards, where they are carried.
     pub commands: OnceLock<Arc<Commands>>,
+    /// Connections of each token subject.
+    pub subjects: Seats<String>,
     log: RwLock<Log>,
     cache: RwLock<Cache>,
     fleet: RwLock<Fleet>,
@@ -54,6 +57,7 @@ impl Hub {
             fleet: RwLock::default(),
             changed: watch::Sender::new(()),
             limits: Limits::default(),
+            subjects: Seats::new(settings.limits.per_subject),
             filters: Filters::default(),
             settings,
             keys,

@@ -1,6 +1,6 @@
 //! `/v1/live`: the WebSocket handshake (RFC 6455 §4.2).
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use super::close::Close;
 use super::deflate::negotiation::negotiate;
 use super::hub::Hub;
 use super::metrics::{Code, Metrics};
+use super::seats::{Seat, Seats};
 use super::settings::GatewaySettings;
 use super::socket::Socket;
 
@@ -37,6 +38,8 @@ pub struct Live {
     pub hub: OnceLock<Arc<Hub>>,
     /// One permit a connection.
     pub permits: Arc<Semaphore>,
+    /// Connections of each address.
+    pub addresses: Seats<IpAddr>,
     /// Ends all connections.
     pub shutdown: CancellationToken,
     /// No keys are configured, and the gateway listens on loopback: then only a page of this machine may ask.
@@ -74,22 +77,18 @@ pub async fn live(State(live): State<Arc<Live>>, mut request: Request) -> Respon
         let mut socket = Socket::new(transport, handshake.extensions.is_some(), inbound).await;
         let Some(hub) = live.hub.get() else {
             let close = socket
-                .goodbye("the gateway has not read Kafka up to its end yet")
+                .goodbye("the gateway has not read Kafka up to its end yet", Vec::new())
                 .await;
             return socket.close(close).await;
         };
-        let Ok(permit) = Arc::clone(&live.permits).try_acquire_owned() else {
-            hub.metrics.refused("connections");
-            hub.metrics
-                .closes
-                .get_or_create(&Code {
-                    code: Close::LIMIT.into(),
-                })
-                .inc();
-            let limit = live.settings.limits.connections;
-            return socket
-                .close(Close::new(Close::LIMIT, format!("{limit} connections are open")))
-                .await;
+        let permit = match admit(&live, handshake.caller.peer.ip()) {
+            Ok(permit) => permit,
+            Err((reason, text)) => {
+                let code = Close::LIMIT.into();
+                hub.metrics.refused(reason);
+                hub.metrics.closes.get_or_create(&Code { code }).inc();
+                return socket.close(Close::new(Close::LIMIT, text)).await;
+            }
         };
         let open = Open::new(&hub.metrics);
         socket
@@ -98,6 +97,26 @@ pub async fn live(State(live): State<Arc<Live>>, mut request: Request) -> Respon
         drop((open, permit));
     });
     response
+}
+
+/// Room for another connection of this address; otherwise the limit that was reached, and in words.
+fn admit(
+    live: &Live,
+    address: IpAddr,
+) -> Result<(OwnedSemaphorePermit, Seat<IpAddr>), (&'static str, String)> {
+    let limits = &live.settings.limits;
+    let permit = Arc::clone(&live.permits).try_acquire_owned();
+    let permit = permit.map_err(|_| {
+        (
+            "connections",
+            format!("{} connections are open", limits.connections),
+        )
+    })?;
+    let seat = live.addresses.take(&address).ok_or_else(|| {
+        let text = format!("{} connections of your address are open", limits.per_address);
+        ("address", text)
+    })?;
+    Ok((permit, seat))
 }
 
 /// Counts a connection while it lives.
@@ -249,7 +268,7 @@ fn is_loopback(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    let address = name.parse::<std::net::IpAddr>();
+    let address = name.parse::<IpAddr>();
     name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 

@@ -23,6 +23,8 @@ use super::commands::{Commands, Place};
 use super::deflate::prepared::Prepared;
 use super::hub::Hub;
 use super::metrics::Mode;
+use super::rate::Rate;
+use super::seats::Seat;
 use super::subscription::{Counted, Kind, Subscription, Turn, encode};
 use super::token::{Grant, Refusal};
 use super::window::Window;
@@ -32,6 +34,8 @@ use commands::Orders;
 const LET_GO: Duration = Duration::from_secs(1);
 /// Answers that may wait to be sent; while there are more, nothing is read from the client.
 const ANSWERS: usize = 32;
+/// What a subscription costs of the rate of messages: its globs are compiled.
+const SUBSCRIBE_COST: u32 = 10;
 
 /// What is to be done next.
 #[derive(Debug)]
@@ -66,6 +70,9 @@ pub struct Session {
     token: Option<String>,
     state: State,
     began: Instant,
+    rate: Rate,
+    /// Its subject's.
+    seat: Option<Seat<String>>,
     answers: VecDeque<Frame>,
     orders: Orders,
     subscriptions: BTreeMap<u32, Entry>,
@@ -88,6 +95,7 @@ enum State {
 #[derive(Debug)]
 struct Entry {
     number: u64,
+    globs: usize,
     subscription: Waiting,
 }
 
@@ -99,6 +107,15 @@ enum Waiting {
     Open(Subscription),
 }
 
+impl Entry {
+    fn open(&mut self) -> Option<&mut Subscription> {
+        match &mut self.subscription {
+            Waiting::Open(open) => Some(open),
+            Waiting::Resolving(_) => None,
+        }
+    }
+}
+
 impl Session {
     /// A connection that begins, with the token of its handshake.
     ///
@@ -108,12 +125,15 @@ impl Session {
         if let Some(token) = &token {
             hub.keys.check(Some(token)).map_err(|refusal| refused(&refusal))?;
         }
+        let hub_messages = hub.settings.limits.messages;
         Ok(Self {
             hub,
             caller,
             token,
             state: State::AwaitHello,
             began: now,
+            rate: Rate::new(hub_messages, now),
+            seat: None,
             answers: VecDeque::new(),
             orders: Orders::default(),
             subscriptions: BTreeMap::new(),
@@ -145,6 +165,14 @@ impl Session {
         let frame = frame
             .frame
             .ok_or_else(|| bad("an empty frame, or one of a kind unknown here".into()))?;
+        let cost = match frame {
+            ClientFrame::Subscribe(_) => SUBSCRIBE_COST,
+            _ => 1,
+        };
+        if !self.rate.take(cost, now) {
+            let most = self.hub.settings.limits.messages;
+            return Err(Close::new(Close::LIMIT, format!("over {most} messages a second")));
+        }
         if let (State::AwaitHello, ClientFrame::Hello(hello)) = (&self.state, &frame) {
             return self.hello(hello, now_us);
         }
@@ -203,6 +231,17 @@ impl Session {
             .keys
             .check(token.as_deref())
             .map_err(|refusal| refused(&refusal))?;
+        if !grant.subject.is_empty() {
+            let seat = self.hub.subjects.take(&grant.subject);
+            self.seat = Some(seat.ok_or_else(|| {
+                self.hub.metrics.refused("subject");
+                let most = self.hub.settings.limits.per_subject;
+                Close::new(
+                    Close::LIMIT,
+                    format!("{most} connections with this token's subject are open"),
+                )
+            })?);
+        }
         let window = Window::new(hello.window, self.hub.settings.window());
         let size = window.size();
         let client: String = hello.client.chars().take(64).collect();
@@ -242,6 +281,7 @@ impl Session {
             id,
             Entry {
                 number: self.number,
+                globs: 0,
                 subscription,
             },
         );
@@ -306,6 +346,7 @@ impl Session {
             let Some(Entry {
                 number,
                 subscription: Waiting::Open(open),
+                ..
             }) = self.subscriptions.get_mut(&id)
             else {
                 continue;
@@ -367,19 +408,34 @@ impl Session {
 
     /// Nothing can be sent for now.
     fn closed(&mut self, now: Instant, wake: Option<Instant>) -> Step {
-        if !matches!(self.state, State::Open { .. }) {
+        let State::Open { grant, .. } = &self.state else {
             return Step::Wait(wake);
+        };
+        let mut again = false;
+        for open in self.subscriptions.values_mut().filter_map(Entry::open) {
+            again |= open.closed(&self.hub, grant);
         }
+        let wake = if again { Some(now) } else { wake };
         let since = *self.closed_since.get_or_insert(now);
         if now < since + LET_GO {
             return Step::Wait(earliest(wake, Some(since + LET_GO)));
         }
-        for entry in self.subscriptions.values_mut() {
-            if let Waiting::Open(Subscription::All(all)) = &mut entry.subscription {
-                all.let_go();
-            }
+        for open in self.subscriptions.values_mut().filter_map(Entry::open) {
+            open.let_go();
         }
         Step::Wait(wake)
+    }
+
+    /// Where another gateway can go on from, for each subscription that has a cursor.
+    pub fn cursors(&self) -> Vec<pb::SubscriptionCursor> {
+        let cursor = |(&id, entry): (&u32, &Entry)| match &entry.subscription {
+            Waiting::Open(open) => Some(pb::SubscriptionCursor {
+                id,
+                cursor: Some(open.cursor()?),
+            }),
+            Waiting::Resolving(_) => None,
+        };
+        self.subscriptions.iter().filter_map(cursor).collect()
     }
 
     /// What a read gave.
@@ -395,14 +451,10 @@ impl Session {
             .subscriptions
             .get_mut(&ticket.id)
             .filter(|entry| entry.number == ticket.number);
-        let Some(Entry {
-            subscription: Waiting::Open(Subscription::All(all)),
-            ..
-        }) = entry
-        else {
+        let Some(open) = entry.and_then(Entry::open) else {
             return;
         };
-        let told = all.fetched(now, range, result);
+        let told = open.fetched(now, range, result);
         self.answers.extend(told);
     }
 }

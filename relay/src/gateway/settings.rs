@@ -39,7 +39,7 @@ pub struct GatewaySettings {
     /// A client is pinged when nothing came of it for this long, and let go after twice that.
     #[serde(with = "headwater_config::duration")]
     pub keep_alive: Duration,
-    /// How long a connection may take to say hello.
+    /// How long a connection may take to say hello, and before that to send its request.
     #[serde(with = "headwater_config::duration")]
     pub hello_timeout: Duration,
     /// How long frames may stay unacknowledged altogether.
@@ -47,6 +47,10 @@ pub struct GatewaySettings {
     pub ack_timeout: Duration,
     /// Commands from dashboards.
     pub commands: CommandSettings,
+    /// When the gateway is told to stop, its connections are told to go one by one over this time, so that not all come to
+    /// another at once.
+    #[serde(with = "headwater_config::duration")]
+    pub drain: Duration,
     /// What a client may ask of the gateway.
     pub limits: LimitSettings,
 }
@@ -69,6 +73,7 @@ impl Default for GatewaySettings {
             hello_timeout: Duration::from_secs(10),
             ack_timeout: Duration::from_secs(600),
             commands: CommandSettings::default(),
+            drain: Duration::from_secs(5),
             limits: LimitSettings::default(),
         }
     }
@@ -137,8 +142,16 @@ impl Default for TokenSettings {
 pub struct LimitSettings {
     /// WebSocket connections.
     pub connections: usize,
+    /// Those of one address; 0: no limit of its own. Behind a proxy all come from the proxy's.
+    pub per_address: usize,
+    /// Those of one token subject; 0: no limit of its own.
+    pub per_subject: usize,
     /// Subscriptions of one connection.
     pub subscriptions: usize,
+    /// Globs of all subscriptions of one connection together.
+    pub globs: usize,
+    /// Messages a second of one connection, four seconds' worth at once; a subscription counts for ten.
+    pub messages: u32,
     /// Bytes of a message of a client, as it comes and inflated.
     pub message: ByteSize,
 }
@@ -147,7 +160,11 @@ impl Default for LimitSettings {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            per_address: 0,
+            per_subject: 1000,
             subscriptions: 64,
+            globs: 1024,
+            messages: 5000,
             message: ByteSize::kib(64),
         }
     }

@@ -32,6 +32,7 @@ use super::hub::{Hub, now_us};
 use super::metrics::{Code, Form};
 use super::session::{Session, Step, Ticket};
 use super::subscription::encode;
+use crate::mqtt::random;
 
 /// Bytes that may wait in tungstenite's buffer before another frame is made.
 const BUFFER: usize = 32 << 10;
@@ -41,6 +42,8 @@ const READ_BUFFER: usize = 4 << 10;
 const FRAMES: usize = 32;
 /// How long a client may take to take the close frame, and to close in turn.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a client is told to wait before it comes back, and by how much more at most, milliseconds.
+const RETRY_MS: u32 = 1000;
 
 /// What a read from Kafka gave, or a command.
 enum Read {
@@ -131,7 +134,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let mut changed = hub.listen();
         let mut reads: FuturesUnordered<BoxFuture<'static, Read>> = FuturesUnordered::new();
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        // When to go, once the gateway stops.
+        let mut leave: Option<Instant> = None;
         loop {
+            if leave.is_some_and(|leave| leave <= Instant::now()) {
+                return Some(self.goodbye("the gateway is stopping", session.cursors()).await);
+            }
             // Marked before looking, so that what comes while looking wakes again.
             changed.mark_unchanged();
             let mut wake = match self.fill(hub, &mut session, &mut reads) {
@@ -142,7 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Ok(alive) => alive,
                 Err(close) => return Some(close),
             };
-            wake = Some(wake.map_or(alive, |wake| wake.min(alive)));
+            wake = wake.into_iter().chain(leave).chain([alive]).min();
             if let Some(wake) = wake {
                 if wake <= Instant::now() {
                     // There is more to send, and others have their turn first.
@@ -176,12 +184,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 },
                 Some(read) = reads.next(), if !reads.is_empty() => match read {
                     Read::Chunk(ticket, range, result) => session.fetched(ticket, range, result, Instant::now()),
-                    Read::Times(ticket, result) => session.resolved(ticket, result),
                     Read::Answer(id, answer) => session.answered(id, answer),
+                    Read::Times(ticket, result) => session.resolved(ticket, result, Instant::now()),
                 },
                 changed = changed.changed() => if changed.is_err() { return None },
                 () = timer.as_mut() => {}
-                () = shutdown.cancelled() => return Some(self.goodbye("the gateway is stopping").await),
+                () = shutdown.cancelled(), if leave.is_none() => {
+                    let share = f64::from(random() % 1000) / 1000.0;
+                    leave = Some(Instant::now() + hub.settings.drain.mul_f64(share));
+                }
             }
         }
     }
@@ -313,11 +324,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// The last frame before the gateway closes.
-    pub async fn goodbye(&mut self, reason: &str) -> Close {
+    pub async fn goodbye(&mut self, reason: &str, cursors: Vec<pb::SubscriptionCursor>) -> Close {
         let goodbye = pb::Goodbye {
             reason: reason.to_string(),
-            retry_after_ms: 1000,
-            cursors: Vec::new(),
+            retry_after_ms: RETRY_MS + random() % RETRY_MS,
+            cursors,
         };
         let frame = Prepared::new(encode(pb::server_frame::Frame::Goodbye(goodbye))).frame(self.deflated);
         // Whether it arrives is told by nobody; the close frame follows in any case.

@@ -1,11 +1,14 @@
 //! A subscription: what goes out next, and nothing more than a position behind it.
 //!
 //! Each kind is asked for its next frame only while the connection's window is open, and answers from what the hub has by
-//! then. So a slow client costs what stands here: a cursor (ALL), or how far it has been told (LATEST, PRESENCE).
+//! then. So a slow client costs what stands here: a cursor (ALL), how far it has been told (LATEST, PRESENCE), or a bounded number
+//! of buckets (SERIES).
 
 mod all;
+pub(super) mod cursor;
 mod latest;
 mod presence;
+mod series;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,16 +16,18 @@ use std::time::Instant;
 use headwater_proto::{Message as _, pb};
 use pb::server_frame::Frame;
 
-use super::catchup::Range;
+use super::catchup::{self, Chunk, Range};
 use super::deflate::prepared::Prepared;
 use super::hub::Hub;
 use super::token::Grant;
 
-pub use all::{All, Beginning};
+pub use all::All;
+pub use cursor::Beginning;
 pub use latest::Latest;
 pub use presence::Presence;
+pub use series::Series;
 
-/// A LATEST or PRESENCE frame is closed when it has grown to this many bytes.
+/// A LATEST, PRESENCE or SERIES frame is closed when it has grown to this many bytes.
 pub const FRAME_BYTES: usize = 64 << 10;
 
 /// How often a subscription that has caught up says so again, as its cursor moves on.
@@ -35,7 +40,7 @@ pub enum Turn {
     Frame(Counted),
     /// This frame, which does not count.
     Tell(Frame),
-    /// This is to be read from Kafka, and handed to [`All::fetched`].
+    /// This is to be read from Kafka, and handed to [`Subscription::fetched`].
     Read(Range),
     /// Nothing came of this turn, but the next may.
     Again,
@@ -64,7 +69,7 @@ pub enum Kind {
     },
     /// A gap.
     Gap,
-    /// Newest values, or presence.
+    /// Newest values, presence, or buckets.
     Merged,
 }
 
@@ -91,6 +96,8 @@ pub enum Subscription {
     Latest(Latest),
     /// The fleet.
     Presence(Presence),
+    /// Buckets of time.
+    Series(Box<Series>),
 }
 
 impl Subscription {
@@ -100,6 +107,47 @@ impl Subscription {
             Self::All(all) => all.poll(now, hub, grant),
             Self::Latest(latest) => latest.poll(now, hub, grant),
             Self::Presence(presence) => presence.poll(now, hub, grant),
+            Self::Series(series) => series.poll(now, hub, grant),
+        }
+    }
+
+    /// The window is closed. Returns whether this is to be called again at once.
+    pub fn closed(&mut self, hub: &Hub, grant: &Grant) -> bool {
+        match self {
+            Self::Series(series) => series.closed(hub, grant),
+            Self::All(_) | Self::Latest(_) | Self::Presence(_) => false,
+        }
+    }
+
+    /// The window has been closed for a while: what was read ahead is let go.
+    pub fn let_go(&mut self) {
+        match self {
+            Self::All(all) => all.let_go(),
+            Self::Series(series) => series.let_go(),
+            Self::Latest(_) | Self::Presence(_) => {}
+        }
+    }
+
+    /// What came of a read. Returns what the client is to be told.
+    pub fn fetched(
+        &mut self,
+        now: Instant,
+        range: Range,
+        result: Result<Chunk, catchup::Error>,
+    ) -> Option<Frame> {
+        match self {
+            Self::All(all) => all.fetched(now, range, result),
+            Self::Series(series) => series.fetched(now, range, result),
+            Self::Latest(_) | Self::Presence(_) => None,
+        }
+    }
+
+    /// Where another gateway can go on from; `None`: it has to begin anew.
+    pub fn cursor(&self) -> Option<pb::Cursor> {
+        match self {
+            Self::All(all) => all.cursor(),
+            Self::Series(series) => Some(series.cursor()),
+            Self::Latest(_) | Self::Presence(_) => None,
         }
     }
 
@@ -109,6 +157,27 @@ impl Subscription {
             Self::All(_) => "all",
             Self::Latest(_) => "latest",
             Self::Presence(_) => "presence",
+            Self::Series(_) => "series",
         }
+    }
+}
+
+/// What a client was told last of how far it has come.
+#[derive(Debug, Default)]
+struct CaughtUp {
+    told: Option<(Instant, Vec<i64>)>,
+}
+
+impl CaughtUp {
+    /// All that there is has gone out, up to these positions: tells so, now and then.
+    fn poll(&mut self, now: Instant, id: u32, positions: Vec<i64>) -> Turn {
+        match &self.told {
+            Some((_, told)) if *told == positions => return Turn::Idle(None),
+            Some((at, _)) if now < *at + CAUGHT_UP_EVERY => return Turn::Idle(Some(*at + CAUGHT_UP_EVERY)),
+            _ => {}
+        }
+        let cursor = Some(cursor::whole(&positions));
+        self.told = Some((now, positions));
+        Turn::Tell(Frame::CaughtUp(pb::CaughtUp { id, cursor }))
     }
 }

@@ -116,6 +116,7 @@ impl Settings {
                 gateway.commands.longest_wait,
                 SECOND..=30 * DAY,
             ),
+            ("gateway.drain", gateway.drain, Duration::ZERO..=HOUR),
             (
                 "gateway.tokens.leeway",
                 gateway.tokens.leeway,
@@ -199,6 +200,23 @@ impl Settings {
                 "gateway.limits.subscriptions",
                 gateway.limits.subscriptions,
                 1..=65_536,
+            ),
+            (
+                "gateway.limits.per_address",
+                gateway.limits.per_address,
+                0..=1_000_000,
+            ),
+            (
+                "gateway.limits.per_subject",
+                gateway.limits.per_subject,
+                0..=1_000_000,
+            ),
+            ("gateway.limits.globs", gateway.limits.globs, 1..=1_000_000),
+            // Fewer would not let a client subscribe.
+            (
+                "gateway.limits.messages",
+                gateway.limits.messages as usize,
+                10..=1_000_000,
             ),
         ] {
             within(key, value, &allowed, |count| count.to_string())?;
@@ -291,6 +309,11 @@ mod tests {
             ("gateway.tokens", "leeway", "'2h'", "0s to 1h"),
             ("gateway.limits", "connections", "0", "1 to"),
             ("gateway.limits", "subscriptions", "0", "1 to"),
+            ("gateway.limits", "per_address", "1000001", "0 to 1000000"),
+            ("gateway.limits", "per_subject", "1000001", "0 to 1000000"),
+            ("gateway.limits", "globs", "0", "1 to"),
+            ("gateway.limits", "messages", "9", "10 to"),
+            ("gateway", "drain", "'2h'", "0s to 1h"),
             ("gateway.limits", "message", "'0 B'", "1.0 KiB to 16.0 MiB"),
         ] {
             let error = check(&format!("[{section}]\n{key} = {value}")).unwrap_err();

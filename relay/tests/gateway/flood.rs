@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use headwater_proto::{Message, pb};
-use headwater_relay::gateway::settings::GatewaySettings;
+use headwater_relay::gateway::settings::{GatewaySettings, LimitSettings};
 use pb::client_frame::Frame as ClientFrame;
 use pb::start::At;
 use tokio::io::AsyncWriteExt;
@@ -25,6 +25,10 @@ async fn a_flood_of_replaced_subscriptions_is_held_back() {
     let settings = GatewaySettings {
         log_backfill: 1,
         catch_up_readers: 1,
+        limits: LimitSettings {
+            messages: 1_000_000,
+            ..LimitSettings::default()
+        },
         ..settings()
     };
     let gateway = Gateway::start(&kafka, settings).await;

@@ -253,7 +253,13 @@ async fn wrong_subscriptions_are_answered_and_the_connection_goes_on() {
             },
             ErrorCode::BadRequest,
         ),
-        (subscribe(7, Mode::Series), ErrorCode::Unsupported),
+        (
+            pb::Subscribe {
+                start: start(pb::start::At::Snapshot(true)),
+                ..subscribe(7, Mode::Series)
+            },
+            ErrorCode::BadRequest,
+        ),
         (
             pb::Subscribe {
                 devices: devices(&["a[b"]),

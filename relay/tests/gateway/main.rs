@@ -9,8 +9,10 @@ mod commands;
 mod flood;
 mod hostile;
 mod kafka;
+mod limits;
 mod load;
 mod merged;
+mod series;
 mod tokens;
 
 use std::net::SocketAddr;
@@ -84,5 +86,8 @@ impl Gateway {
 
 /// Small where tests want to see an edge.
 fn settings() -> GatewaySettings {
-    GatewaySettings::default()
+    GatewaySettings {
+        drain: Duration::ZERO,
+        ..GatewaySettings::default()
+    }
 }

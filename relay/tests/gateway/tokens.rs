@@ -4,7 +4,9 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater_proto::pb;
-use headwater_relay::gateway::settings::{Algorithm, GatewaySettings, KeySettings, TokenSettings};
+use headwater_relay::gateway::settings::{
+    Algorithm, GatewaySettings, KeySettings, LimitSettings, TokenSettings,
+};
 use headwater_relay::gateway::{self, token::Keys};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use pb::client_frame::Frame as ClientFrame;
@@ -302,4 +304,28 @@ fn public_keys_of_both_kinds() {
     )
     .unwrap();
     assert!(rsa_keys.check(Some(&forged)).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_has_so_many_connections() {
+    let (kafka, file) = (Kafka::start(), key_file());
+    let settings = GatewaySettings {
+        limits: LimitSettings {
+            per_subject: 1,
+            ..LimitSettings::default()
+        },
+        ..keyed(&file)
+    };
+    let gateway = Gateway::start(&kafka, settings).await;
+    let welcomed = async |subject: &str| {
+        let mut client = connect(&gateway, &token(subject, 60, &["*"])).await;
+        client.send(hello(String::new())).await;
+        client
+    };
+    let mut ann = welcomed("ann").await;
+    assert!(matches!(ann.frame().await, Frame::Welcome(_)));
+    let (code, reason) = welcomed("ann").await.close().await;
+    assert_eq!((code, reason.contains("subject")), (4429, true), "{reason}");
+    assert!(matches!(welcomed("bob").await.frame().await, Frame::Welcome(_)));
+    gateway.stop().await;
 }

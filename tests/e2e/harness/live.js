@@ -9,6 +9,8 @@ const COUNTED = new Set(["data", "latest", "series", "presence", "gap"]);
 /** A client of the live channel on `ws`, as plain as can be: it keeps all it receives in `frames`. */
 export class Live {
   frames = [];
+  /** Called with each frame as it comes, if set. */
+  onFrame;
   framesTotal = 0;
   bytesTotal = 0;
 
@@ -90,6 +92,7 @@ export class Live {
       frame.value.decoded = decoded(fromBinary(batch.BatchSchema, frame.value.batch));
     if (frame.case === "latest") frame.value.decoded = frame.value.batches.map(decoded);
     this.frames.push(frame);
+    this.onFrame?.(frame);
     if (!COUNTED.has(frame.case)) return;
     this.framesTotal += 1;
     this.bytesTotal += bytes.length;

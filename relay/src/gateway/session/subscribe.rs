@@ -10,18 +10,34 @@ use pb::start::At;
 use super::{Session, State, Step, Ticket, Waiting};
 use crate::gateway::catchup;
 use crate::gateway::filter::{self, Filter, Globs};
-use crate::gateway::subscription::{All, Beginning, Latest, Presence, Subscription};
+use crate::gateway::subscription::{All, Beginning, Latest, Presence, Series, Subscription, cursor};
 
 /// The interval of LATEST and PRESENCE where none is said.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// The bucket of SERIES where none is said.
+const BUCKET: Duration = Duration::from_secs(1);
 
 /// A subscription that waits for the offsets of its time.
 #[derive(Debug)]
 pub(super) struct Pending {
-    devices: Globs,
-    filter: Arc<Filter>,
+    wanted: Wanted,
     time_us: i64,
     asked: bool,
+}
+
+/// What is to be read from a cursor.
+#[derive(Debug)]
+struct Wanted {
+    devices: Globs,
+    /// The partitions in which they can be.
+    watched: Option<Vec<u32>>,
+    mode: Mode,
+}
+
+#[derive(Debug)]
+enum Mode {
+    All(Arc<Filter>),
+    Series(Globs, Duration),
 }
 
 type Refusal = (pb::ErrorCode, String);
@@ -29,8 +45,16 @@ type Refusal = (pb::ErrorCode, String);
 impl Session {
     pub(super) fn subscribe(&mut self, subscribe: pb::Subscribe, now: Instant) {
         let id = subscribe.id;
-        if let Err((code, message)) = self.open(subscribe, now) {
-            self.error(id, code, message);
+        let globs = subscribe.devices.len() + subscribe.metrics.len();
+        match self.open(subscribe, now) {
+            Ok(()) => self.holds(id, globs),
+            Err((code, message)) => self.error(id, code, message),
+        }
+    }
+
+    fn holds(&mut self, id: u32, globs: usize) {
+        if let Some(entry) = self.subscriptions.get_mut(&id) {
+            entry.globs = globs;
         }
     }
 
@@ -47,10 +71,20 @@ impl Session {
                 format!("a connection may have {limit} subscriptions"),
             ));
         }
+        let limit = self.hub.settings.limits.globs;
+        let others = self.subscriptions.iter().filter(|&(&other, _)| other != id);
+        let globs = others.map(|(_, entry)| entry.globs).sum::<usize>()
+            + subscribe.devices.len()
+            + subscribe.metrics.len();
+        if globs > limit {
+            let why =
+                format!("the subscriptions of a connection may have {limit} globs together, not {globs}");
+            return Err((pb::ErrorCode::Limit, why));
+        }
         let devices = Globs::or_all(&subscribe.devices).map_err(|error| refused(&error))?;
         self.allowed(&subscribe.devices)?;
-        let interval = match subscribe.interval_ms {
-            0 => INTERVAL,
+        let interval = |default| match subscribe.interval_ms {
+            0 => default,
             given => Duration::from_millis(given.into()),
         };
         let mode = subscribe.mode();
@@ -59,12 +93,25 @@ impl Session {
             .and_then(|start| start.at)
             .unwrap_or(At::Now(true));
         match mode {
-            pb::Mode::Unspecified => return bad("mode is missing: ALL, LATEST or PRESENCE"),
-            pb::Mode::Series => {
-                let why = "mode SERIES is not served by this version of the gateway; use ALL".to_string();
-                return Err((pb::ErrorCode::Unsupported, why));
+            pb::Mode::Unspecified => return bad("mode is missing: ALL, LATEST, SERIES or PRESENCE"),
+            pb::Mode::All | pb::Mode::Series => {
+                let mode = if mode == pb::Mode::All {
+                    Mode::All(self.filter(id, &subscribe.metrics)?)
+                } else {
+                    if matches!(at, At::Snapshot(_)) {
+                        return bad("SERIES starts now, at a time or at a cursor");
+                    }
+                    let metrics = Globs::or_all(&subscribe.metrics).map_err(|error| refused(&error))?;
+                    Mode::Series(metrics, interval(BUCKET))
+                };
+                let partitions = self.hub.log().partitions();
+                let wanted = Wanted {
+                    devices,
+                    watched: filter::partitions(&subscribe.devices, partitions),
+                    mode,
+                };
+                return self.read(id, wanted, at, now);
             }
-            pb::Mode::All => return self.all(id, devices, &subscribe.metrics, at),
             pb::Mode::Latest => {
                 let snapshot = match at {
                     At::Now(_) => false,
@@ -72,11 +119,11 @@ impl Session {
                     At::TimeUs(_) | At::Cursor(_) => return bad("LATEST starts now or with a snapshot"),
                 };
                 let metrics = Globs::or_all(&subscribe.metrics).map_err(|error| refused(&error))?;
-                let latest = Latest::new(id, devices, metrics, interval, snapshot, now, &self.hub);
+                let latest = Latest::new(id, devices, metrics, interval(INTERVAL), snapshot, now, &self.hub);
                 self.add(id, Waiting::Open(Subscription::Latest(latest)));
             }
             pb::Mode::Presence => {
-                let presence = Presence::new(id, devices, interval, now, &self.hub);
+                let presence = Presence::new(id, devices, interval(INTERVAL), now, &self.hub);
                 self.add(id, Waiting::Open(Subscription::Presence(presence)));
             }
         }
@@ -93,10 +140,9 @@ impl Session {
         let State::Open { grant, .. } = &self.state else {
             return Ok(());
         };
-        let plain = |name: &&String| !name.contains(['*', '?', '[', '{', '\\']);
         match devices
             .iter()
-            .filter(plain)
+            .filter(|name| filter::is_plain(name))
             .find(|name| !grant.read.matches(name))
         {
             Some(name) => {
@@ -107,12 +153,12 @@ impl Session {
         }
     }
 
-    fn all(&mut self, id: u32, devices: Globs, metrics: &[String], at: At) -> Result<(), Refusal> {
-        let filter = self.filter(id, metrics)?;
+    fn read(&mut self, id: u32, wanted: Wanted, at: At, now: Instant) -> Result<(), Refusal> {
         let log = self.hub.log();
         let end = log.end();
         let mut beginning = Beginning {
-            cursor: end,
+            positions: end,
+            watched: wanted.watched.clone(),
             ..Beginning::default()
         };
         match at {
@@ -120,8 +166,8 @@ impl Session {
             At::Snapshot(_) => beginning.snapshot = true,
             At::Cursor(cursor) => {
                 for position in cursor.positions {
-                    let partitions = beginning.cursor.len();
-                    let known = beginning.cursor.get_mut(position.partition as usize);
+                    let partitions = beginning.positions.len();
+                    let known = beginning.positions.get_mut(position.partition as usize);
                     *known.filter(|_| position.offset >= 0).ok_or_else(|| {
                         let pb::PartitionOffset { partition, offset } = position;
                         let why =
@@ -139,19 +185,18 @@ impl Session {
                 let Some(found) = found else {
                     drop(log);
                     let pending = Pending {
-                        devices,
-                        filter,
+                        wanted,
                         time_us,
                         asked: false,
                     };
                     self.add(id, Waiting::Resolving(Box::new(pending)));
                     return Ok(());
                 };
-                (beginning.cursor, beginning.not_before_us) = (found, Some(time_us));
+                (beginning.positions, beginning.not_before_us) = (found, Some(time_us));
             }
         }
         drop(log);
-        self.start(id, devices, filter, beginning);
+        self.start(id, wanted, beginning, now);
         Ok(())
     }
 
@@ -162,7 +207,9 @@ impl Session {
                 .iter()
                 .any(|(&other, entry)| match &entry.subscription {
                     _ if other == id => false,
-                    Waiting::Resolving(pending) => pending.filter.number == filter.number,
+                    Waiting::Resolving(pending) => {
+                        matches!(&pending.wanted.mode, Mode::All(other) if other.number == filter.number)
+                    }
                     Waiting::Open(Subscription::All(all)) => all.filter() == filter.number,
                     Waiting::Open(_) => false,
                 })
@@ -181,16 +228,23 @@ impl Session {
         }
     }
 
-    fn start(&mut self, id: u32, devices: Globs, filter: Arc<Filter>, beginning: Beginning) {
-        let number = filter.number;
-        let all = All::new(id, devices, filter, beginning, &self.hub);
-        let cursor = Some(all.cursor());
-        self.add(id, Waiting::Open(Subscription::All(Box::new(all))));
-        self.answers.push_back(Frame::Subscribed(pb::Subscribed {
-            id,
-            filter: number,
-            cursor,
-        }));
+    fn start(&mut self, id: u32, wanted: Wanted, beginning: Beginning, now: Instant) {
+        let cursor = Some(cursor::whole(&beginning.positions));
+        let (subscription, filter) = match wanted.mode {
+            Mode::All(filter) => {
+                let number = filter.number;
+                let all = All::new(id, wanted.devices, filter, beginning, &self.hub);
+                (Subscription::All(Box::new(all)), number)
+            }
+            Mode::Series(metrics, interval) => {
+                let globs = (wanted.devices, metrics);
+                let series = Series::new(id, globs, interval, beginning, now, &self.hub);
+                (Subscription::Series(Box::new(series)), 0)
+            }
+        };
+        self.add(id, Waiting::Open(subscription));
+        self.answers
+            .push_back(Frame::Subscribed(pb::Subscribed { id, filter, cursor }));
     }
 
     /// A time whose offsets have not been asked for.
@@ -213,7 +267,7 @@ impl Session {
     }
 
     /// The offsets of a time.
-    pub fn resolved(&mut self, ticket: Ticket, result: Result<Vec<i64>, catchup::Error>) {
+    pub fn resolved(&mut self, ticket: Ticket, result: Result<Vec<i64>, catchup::Error>, now: Instant) {
         let current = self
             .subscriptions
             .get(&ticket.id)
@@ -224,17 +278,20 @@ impl Session {
         let Some(entry) = self.subscriptions.remove(&ticket.id) else {
             return;
         };
+        let globs = entry.globs;
         let Waiting::Resolving(pending) = entry.subscription else {
             return;
         };
         match result {
-            Ok(cursor) => {
+            Ok(positions) => {
                 let beginning = Beginning {
-                    cursor,
+                    positions,
                     not_before_us: Some(pending.time_us),
                     snapshot: false,
+                    watched: pending.wanted.watched.clone(),
                 };
-                self.start(ticket.id, pending.devices, pending.filter, beginning);
+                self.start(ticket.id, pending.wanted, beginning, now);
+                self.holds(ticket.id, globs);
             }
             Err(error) => {
                 let message = format!("{error}; subscribe again");

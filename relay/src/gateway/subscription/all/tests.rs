@@ -1,4 +1,6 @@
 use super::*;
+use std::time::Duration;
+
 use crate::gateway::catchup::CatchUp;
 use crate::gateway::filter::Filters;
 use crate::gateway::metrics::Metrics;
@@ -8,7 +10,7 @@ use crate::gateway::token::Keys;
 use crate::kafka::KafkaSettings;
 
 /// Two partitions, Kafka out of reach.
-fn hub() -> Hub {
+pub(in crate::gateway::subscription) fn hub() -> Hub {
     let settings = GatewaySettings::default();
     let kafka = KafkaSettings {
         bootstrap: "127.0.0.1:1".into(),
@@ -28,7 +30,7 @@ fn append(hub: &Hub, partition: u32, offset: i64) {
 
 fn all(hub: &Hub, cursor: &[i64]) -> (All, Grant) {
     let beginning = Beginning {
-        cursor: cursor.to_vec(),
+        positions: cursor.to_vec(),
         ..Beginning::default()
     };
     let all = All::new(
@@ -51,6 +53,9 @@ fn gap(turn: Turn) -> pb::Gap {
     };
     gap
 }
+
+/// How long after a failed read the next is tried.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// As a driver does, but for the turns that come to nothing.
 fn next(all: &mut All, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
@@ -84,7 +89,7 @@ fn a_topic_made_anew_while_it_is_watched_is_a_reset() {
         matches!(next(&mut all, now, &hub, &grant), Turn::Idle(Some(_))),
         "caught up is told again later"
     );
-    assert_eq!(all.cursor().positions[0].offset, 2);
+    assert_eq!(all.cursor().unwrap().positions[0].offset, 2);
 }
 
 #[test]
@@ -180,5 +185,5 @@ fn a_gap_and_what_lies_behind_it_come_in_order() {
         (4, 7, pb::GapReason::Retention)
     );
     assert!(matches!(next(&mut all, now, &hub, &grant), Turn::Frame(_)));
-    assert_eq!(all.cursor().positions[1].offset, 9);
+    assert_eq!(all.cursor().unwrap().positions[1].offset, 9);
 }
