@@ -70,6 +70,7 @@ mod tests {
             now += Duration::from_millis(10);
             assert!(rate.take(1, now));
         }
+        now += Duration::from_secs(1);
         assert!((0..400).all(|_| rate.take(1, now)), "four seconds at once");
         assert!(!rate.take(1, now));
     }

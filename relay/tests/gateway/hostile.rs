@@ -308,7 +308,7 @@ async fn wrong_subscriptions_are_answered_and_the_connection_goes_on() {
         assert!(!error.message.is_empty());
     }
     client.send(ClientFrame::Command(pb::Command::default())).await;
-    assert_eq!(client.error().await.code(), ErrorCode::Unsupported);
+    assert_eq!(client.error().await.code(), ErrorCode::BadRequest);
     for id in 1..=64 {
         client
             .subscribe(pb::Subscribe {
@@ -433,7 +433,17 @@ async fn a_client_that_never_reads_costs_its_window_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_pings_is_held_back() {
     let kafka = Kafka::start();
-    let gateway = Gateway::start(&kafka, settings()).await;
+    let gateway = Gateway::start(
+        &kafka,
+        GatewaySettings {
+            limits: LimitSettings {
+                messages: 1_000_000,
+                ..LimitSettings::default()
+            },
+            ..settings()
+        },
+    )
+    .await;
     let mut flood = Client::connect(gateway.address).await;
     flood.hello(None).await;
     let ping = pb::ClientFrame {

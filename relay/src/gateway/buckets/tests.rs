@@ -41,8 +41,12 @@ impl Client {
         self.told.extend(buckets.take().columns);
     }
 
-    fn widest(&self) -> i64 {
-        self.told.iter().map(|column| column.bucket_us).max().unwrap_or(1)
+    fn widest(&self, asked_us: i64) -> i64 {
+        self.told
+            .iter()
+            .map(|column| column.bucket_us)
+            .max()
+            .unwrap_or(asked_us)
     }
 
     fn cells(&self, width_us: i64) -> BTreeMap<(Place, i64), Cell> {
@@ -158,15 +162,15 @@ proptest! {
         }
         client.take(&mut buckets);
         prop_assert!(buckets.is_empty());
-        let widest = client.widest();
+        let widest = client.widest(width);
         prop_assert_eq!(widest % width, 0);
-        prop_assert!((widest / width).count_ones() <= 1 || client.told.is_empty());
+        prop_assert_eq!((widest / width).count_ones(), 1);
         let told: BTreeMap<_, _> = client
-            .cells(if client.told.is_empty() { width } else { widest })
+            .cells(widest)
             .into_iter()
             .map(|((_, index), cell)| (index, bits((cell.min, cell.max, cell.last, cell.last_us, cell.count))))
             .collect();
-        let expected: BTreeMap<_, _> = model(&all, if client.told.is_empty() { width } else { widest })
+        let expected: BTreeMap<_, _> = model(&all, widest)
             .into_iter()
             .map(|(index, cell)| (index, bits(cell)))
             .collect();
