@@ -78,6 +78,7 @@ for (const [what, query] of [
       link.rate = Number.POSITIVE_INFINITY;
       await cdp.send("Emulation.setCPUThrottlingRate", { rate: 1 });
       await holdsAll(dashboard, trace);
+      if (query) assert.match(await dashboard.page.textContent(".key"), /of every 4 s/);
       const { Session } = await dashboard.inspector();
       assert.equal(Session["Connections made"], "1");
       dashboard.checkErrors();

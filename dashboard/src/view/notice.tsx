@@ -85,7 +85,8 @@ function Bar(props: { tone: string; action?: string; act?: () => void; children:
 
 export function TokenPrompt({ why, close }: { why: string; close?: () => void }) {
   const token = useSignal("");
-  const expired = /expired/i.test(why);
+  // The first half names all that may be wrong with a token, the second what is.
+  const expired = /: .*expired/i.test(why);
   return (
     <Dialog
       name="token"
