@@ -24,6 +24,8 @@ pub mod deflate;
 pub mod filter;
 pub mod fleet;
 pub mod hub;
+pub mod jwks;
+pub mod keyset;
 pub mod live;
 pub mod log;
 pub mod metrics;
@@ -36,9 +38,11 @@ pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod subscription;
+pub mod tls;
 pub mod token;
 pub mod window;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -50,6 +54,7 @@ use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +69,7 @@ use live::Live;
 use metrics::Metrics;
 use seats::Seats;
 use settings::GatewaySettings;
+use tls::Tls;
 use token::Keys;
 
 /// How long connections may take to say goodbye, when it is their time.
@@ -83,9 +89,12 @@ pub enum Error {
     /// A key for tokens.
     #[error(transparent)]
     Key(#[from] token::KeyError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// Everybody would be served everything.
     #[error(
-        "gateway.listen = {address} can be reached by others, and no gateway.keys are configured: everybody could read \
+        "gateway.listen = {address} can be reached by others, and no gateway.keys or gateway.key_sets are configured: everybody could read \
          everything. Configure keys, listen on 127.0.0.1, or set gateway.allow_anonymous = true"
     )]
     Anonymous {
@@ -99,8 +108,9 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub fn check(settings: &GatewaySettings, kafka: &KafkaSettings) -> Result<(), Error> {
-    let keys = Keys::load(&settings.keys, &settings.tokens)?;
+    let keys = Keys::load(&settings.keys, &settings.tokens)?.with_sets(&settings.key_sets)?;
     is_local(settings, &keys, settings.listen)?;
+    Tls::load(&settings.tls)?;
     Ok(kafka.check()?)
 }
 
@@ -129,7 +139,8 @@ pub async fn run(
         "gateway kafka",
         &format!("no answer yet from {}", kafka.bootstrap),
     );
-    let keys = Keys::load(&settings.keys, &settings.tokens)?;
+    let keys = Keys::load(&settings.keys, &settings.tokens)?.with_sets(&settings.key_sets)?;
+    let tls = Tls::load(&settings.tls)?;
     let address = listener.local_addr().map_err(Error::Listen)?;
     let local = is_local(&settings, &keys, address)?;
     if keys.is_empty() {
@@ -137,6 +148,15 @@ pub async fn run(
     }
     // Whatever ends this part ends its connections, and leaves the others to the caller.
     let shutdown = shutdown.child_token();
+    if !keys.sets().is_empty() {
+        let metrics = monitor.register(keyset::Metrics::new);
+        for set in keys.sets() {
+            tokio::spawn(Arc::clone(set).follow(metrics.clone(), shutdown.clone()));
+        }
+    }
+    if let Some(tls) = &tls {
+        tokio::spawn(Arc::clone(tls).follow(shutdown.clone()));
+    }
     let live = Arc::new(Live {
         permits: Arc::new(Semaphore::new(settings.limits.connections)),
         addresses: Seats::new(settings.limits.per_address),
@@ -158,7 +178,7 @@ pub async fn run(
     let mut reading = std::pin::pin!(read(&live, &kafka, keys, metrics, &check, &done).fuse());
     let result = tokio::select! {
         result = &mut reading => result,
-        result = serve(listener, &router, &live) => result.map_err(Error::Listen),
+        result = serve(listener, tls.as_ref(), &router, &live) => result.map_err(Error::Listen),
     };
     check.failing("the gateway is stopping");
     shutdown.cancel();
@@ -227,7 +247,12 @@ async fn read(
 }
 
 /// Accepts connections until it is shut down; then the listener is closed.
-async fn serve(listener: TcpListener, router: &Router, live: &Live) -> std::io::Result<()> {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<&Arc<Tls>>,
+    router: &Router,
+    live: &Live,
+) -> std::io::Result<()> {
     let sockets = Arc::new(Semaphore::new(live.settings.limits.connections + OTHERS));
     loop {
         let (stream, peer, permit) = tokio::select! {
@@ -241,25 +266,47 @@ async fn serve(listener: TcpListener, router: &Router, live: &Live) -> std::io::
             request.extensions_mut().insert(peer);
             router.call(request)
         });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(live.settings.hello_timeout)
-            .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let shutdown = live.shutdown.clone();
+        let (tls, shutdown) = (tls.cloned(), live.shutdown.clone());
+        let head_time = live.settings.hello_timeout;
         tokio::spawn(async move {
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                // What a client does wrong in HTTP is between hyper and the client.
-                _ = connection.as_mut() => {}
-                () = shutdown.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = tokio::time::timeout(GOODBYE, connection).await;
-                }
+            match tls {
+                None => connection(stream, service, head_time, &shutdown).await,
+                Some(tls) => match tokio::time::timeout(head_time, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => connection(stream, service, head_time, &shutdown).await,
+                    Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),
+                    Err(_) => tracing::debug!(%peer, "no TLS within {head_time:?}"),
+                },
             }
             drop(permit);
         });
+    }
+}
+
+/// Serves HTTP on a connection until it ends, is upgraded, or `shutdown`.
+async fn connection<T, S>(stream: T, service: S, head_time: Duration, shutdown: &CancellationToken)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::Service<
+            hyper::Request<Incoming>,
+            Response = axum::response::Response,
+            Error = Infallible,
+        >,
+    S::Future: Send,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // What a client does wrong in HTTP is between hyper and the client.
+        _ = connection.as_mut() => {}
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(GOODBYE, connection).await;
+        }
     }
 }
 

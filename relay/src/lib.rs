@@ -4,6 +4,7 @@
 //! - [`command`]: one command to a device from the command line.
 //! - [`deadletter`]: looks at what could not be taken in, and tries it again.
 //! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
+//! - [`mint`]: tokens and keys for trying out.
 //! - `demo`: both with an embedded broker, an embedded Kafka and agents, for trying out (feature `demo`).
 //! - [`kafka`]: the connection's settings, and the topics both of them use.
 //! - [`mqtt`]: how connections to MQTT brokers are made.
@@ -20,6 +21,7 @@ pub mod demo;
 pub mod gateway;
 pub mod kafka;
 mod log;
+pub mod mint;
 pub mod mqtt;
 pub mod rows;
 pub mod serve;

@@ -40,6 +40,13 @@ enum Command {
         #[command(flatten)]
         config: Config,
     },
+    /// Makes a token for the gateway, or a key to sign tokens with: for trying out.
+    Token {
+        #[command(flatten)]
+        options: headwater_relay::mint::Options,
+        #[command(flatten)]
+        config: Config,
+    },
     /// Looks at what could not be taken in, and tries it again.
     #[command(after_help = EXIT_CODES_OF_DEADLETTER)]
     Deadletter {
@@ -89,6 +96,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Gateway(config) => (config, &[Part::Gateway]),
         Command::Rows(config) => (config, &[Part::Rows]),
         Command::Send { options, config } => return send(&options, &config),
+        Command::Token { options, config } => return token(&options, &config),
         Command::Deadletter { options, config } => {
             let settings = prepare(&config, &[]).map_err(Failure::Settings)?;
             let done = headwater_relay::deadletter::run(&options, &settings);
@@ -106,6 +114,13 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     };
     let settings = prepare(&config, parts).map_err(Failure::Settings)?;
     run(serve::run(settings, parts)).map_err(Failure::Run)
+}
+
+fn token(options: &headwater_relay::mint::Options, config: &Config) -> Result<(), Failure> {
+    let settings = prepare(config, &[]).map_err(Failure::Settings)?;
+    let made = headwater_relay::mint::run(options, &settings.gateway.tokens);
+    let made = made.map_err(|error| Failure::Settings(error.into()))?;
+    writeln!(std::io::stdout(), "{made}").map_err(|error| Failure::Run(error.into()))
 }
 
 fn send(options: &headwater_relay::command::Options, config: &Config) -> Result<(), Failure> {

@@ -107,7 +107,12 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
 
     if parts.contains(&Part::Gateway) {
         let listener = bind("gateway.listen", settings.gateway.listen).await?;
-        tracing::info!("dashboards on http://{}", listener.local_addr()?);
+        let scheme = if settings.gateway.tls.cert_file.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        tracing::info!("dashboards on {scheme}://{}", listener.local_addr()?);
         let (gateway, kafka) = (settings.gateway, settings.kafka.clone());
         let (monitor, stop) = (monitor.clone(), shutdown.clone());
         tasks.spawn(async move {

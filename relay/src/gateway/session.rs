@@ -467,6 +467,19 @@ impl Drop for Session {
     }
 }
 
+/// The token in a message, where it has one.
+pub fn token(message: &[u8]) -> Option<String> {
+    // The tags of `hello` and `token`: no other message is decoded for this.
+    if !matches!(message.first(), Some(0x0a | 0x2a)) {
+        return None;
+    }
+    match pb::ClientFrame::decode(message).ok()?.frame? {
+        ClientFrame::Hello(hello) => Some(hello.token),
+        ClientFrame::Token(token) => Some(token.token),
+        _ => None,
+    }
+}
+
 fn refused(refusal: &Refusal) -> Close {
     Close::new(Close::TOKEN, refusal.to_string())
 }

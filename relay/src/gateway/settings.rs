@@ -8,6 +8,8 @@ use headwater_config::ByteSize;
 use serde::Deserialize;
 
 use super::commands::settings::CommandSettings;
+use super::keyset::KeySetSettings;
+use super::tls::TlsSettings;
 use super::window;
 
 /// Kafka → WebSocket.
@@ -22,8 +24,12 @@ pub struct GatewaySettings {
     pub allowed_origins: Vec<String>,
     /// Keys that tokens are checked with; none: everybody may read everything, on loopback only.
     pub keys: Vec<KeySettings>,
+    /// Sets of keys that tokens are checked with too, from URLs or files, kept up to date.
+    pub key_sets: Vec<KeySetSettings>,
     /// What tokens must say.
     pub tokens: TokenSettings,
+    /// TLS for dashboards.
+    pub tls: TlsSettings,
     /// Memory for the end of the log, from which live subscribers read.
     pub log: ByteSize,
     /// Records of each partition that are read into the log at the start.
@@ -62,7 +68,9 @@ impl Default for GatewaySettings {
             allow_anonymous: false,
             allowed_origins: Vec::new(),
             keys: Vec::new(),
+            key_sets: Vec::new(),
             tokens: TokenSettings::default(),
+            tls: TlsSettings::default(),
             log: ByteSize::mib(64),
             log_backfill: 1000,
             cache: ByteSize::mib(64),

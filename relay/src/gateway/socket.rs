@@ -30,7 +30,7 @@ use super::deflate::prepared::Prepared;
 use super::deflate::shim::Shim;
 use super::hub::{Hub, now_us};
 use super::metrics::{Code, Form};
-use super::session::{Session, Step, Ticket};
+use super::session::{self, Session, Step, Ticket};
 use super::subscription::encode;
 use crate::mqtt::random;
 
@@ -101,6 +101,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         token: Option<String>,
         shutdown: &CancellationToken,
     ) {
+        if let Some(token) = &token {
+            hub.keys.prepare(token).await;
+        }
         let close = match Session::new(Arc::clone(hub), caller, token, Instant::now()) {
             Ok(session) => self.run(hub, session, shutdown).await,
             Err(close) => Some(close),
@@ -166,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 event = self.event(listening) => match event {
                     Event::Flushed(Ok(())) => self.buffered = 0,
                     Event::Flushed(Err(_)) | Event::Message(None) => return None,
-                    Event::Message(Some(Ok(message))) => match self.receive(message, &mut session) {
+                    Event::Message(Some(Ok(message))) => match self.receive(hub, message, &mut session).await {
                         Ok(true) => {}
                         Ok(false) => return None,
                         Err(close) => {
@@ -290,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Hands a message on. `false`: the client has closed.
-    fn receive(&mut self, message: Message, session: &mut Session) -> Result<bool, Close> {
+    async fn receive(&mut self, hub: &Hub, message: Message, session: &mut Session) -> Result<bool, Close> {
         self.heard = Instant::now();
         self.pinged = false;
         let text = message.is_text();
@@ -316,8 +319,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 inflate::Error::Damaged(_) => Close::new(Close::DATA, error.to_string()),
                 inflate::Error::TooBig { .. } => Close::new(Close::TOO_BIG, error.to_string()),
             })?;
+            prepare(hub, &inflated).await;
             session.receive(&inflated, self.heard, now_us())?;
         } else {
+            prepare(hub, &body).await;
             session.receive(&body, self.heard, now_us())?;
         }
         Ok(true)
@@ -352,6 +357,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Some(())
         };
         let _ = tokio::time::timeout(LINGER, linger).await;
+    }
+}
+
+/// A token of a key that is not known yet waits for the key.
+async fn prepare(hub: &Hub, message: &[u8]) {
+    if !hub.keys.sets().is_empty()
+        && let Some(token) = session::token(message)
+    {
+        hub.keys.prepare(&token).await;
     }
 }
 

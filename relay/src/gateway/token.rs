@@ -4,10 +4,13 @@
 //! there is one grant for everybody.
 
 use headwater_config::secret;
-use jsonwebtoken::{DecodingKey, TokenData, Validation, decode, decode_header, errors::ErrorKind};
+use std::sync::Arc;
+
+use jsonwebtoken::{DecodingKey, Header, TokenData, Validation, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
 
 use super::filter::Globs;
+use super::keyset::{self, KeySet, KeySetSettings};
 use super::settings::{Algorithm, KeySettings, TokenSettings};
 
 /// Why keys cannot be used. Each message is whole.
@@ -26,6 +29,9 @@ pub enum KeyError {
         /// What is wrong.
         why: String,
     },
+    /// A set of keys is not set as it has to be.
+    #[error(transparent)]
+    Set(#[from] keyset::Error),
 }
 
 /// Why a token is refused, as the client is told.
@@ -77,10 +83,12 @@ struct Scopes {
 #[derive(Debug)]
 pub struct Keys {
     keys: Vec<Key>,
+    sets: Vec<Arc<KeySet>>,
     settings: TokenSettings,
 }
 
-struct Key {
+/// A key, and what it may be used for.
+pub struct Key {
     id: String,
     algorithm: jsonwebtoken::Algorithm,
     key: DecodingKey,
@@ -105,13 +113,50 @@ impl Keys {
         let keys = keys.iter().map(Key::load).collect::<Result<_, _>>()?;
         Ok(Self {
             keys,
+            sets: Vec::new(),
             settings: settings.clone(),
         })
     }
 
-    /// Whether there is none: then everybody may read everything.
+    /// With these sets beside; what fills them is [`KeySet::follow`].
+    ///
+    /// # Errors
+    /// [`KeyError::Set`].
+    pub fn with_sets(mut self, sets: &[KeySetSettings]) -> Result<Self, KeyError> {
+        let sets = sets.iter().map(|settings| KeySet::new(settings).map(Arc::new));
+        self.sets = sets.collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// The sets among them.
+    pub fn sets(&self) -> &[Arc<KeySet>] {
+        &self.sets
+    }
+
+    /// Whether none are configured: then everybody may read everything. A set that could not be fetched yet is configured.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.is_empty() && self.sets.is_empty()
+    }
+
+    /// Has the sets fetched if this token's key may be in them and is not known yet, within bounds. To be called before [`Keys::check`].
+    pub async fn prepare(&self, token: &str) {
+        if self.sets.is_empty() {
+            return;
+        }
+        let Ok(header) = decode_header(token) else { return };
+        let from_sets = self.sets.iter().map(|set| set.keys());
+        let is_known = self.keys.iter().any(|key| key.fits(&header))
+            || from_sets
+                .into_iter()
+                .any(|keys| keys.iter().any(|key| key.fits(&header)));
+        if !is_known
+            && matches!(
+                header.alg,
+                jsonwebtoken::Algorithm::EdDSA | jsonwebtoken::Algorithm::RS256
+            )
+        {
+            futures_util::future::join_all(self.sets.iter().map(|set| set.want())).await;
+        }
     }
 
     /// Checks a token.
@@ -119,7 +164,7 @@ impl Keys {
     /// # Errors
     /// [`Refusal`], never [`Refusal::Subject`].
     pub fn check(&self, token: Option<&str>) -> Result<Grant, Refusal> {
-        if self.keys.is_empty() {
+        if self.is_empty() {
             return Ok(Grant {
                 subject: String::new(),
                 expires_us: None,
@@ -129,12 +174,10 @@ impl Keys {
         }
         let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::Missing)?;
         let header = decode_header(token).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        let fits = |key: &&Key| {
-            key.algorithm == header.alg
-                && (key.id.is_empty() || header.kid.as_deref() == Some(key.id.as_str()))
-        };
+        let sets: Vec<_> = self.sets.iter().map(|set| set.keys()).collect();
+        let all = self.keys.iter().chain(sets.iter().flat_map(|keys| keys.iter()));
         let mut refusal = Refusal::Invalid(format!("no key for algorithm {:?} and its key id", header.alg));
-        for key in self.keys.iter().filter(fits) {
+        for key in all.filter(|key| key.fits(&header)) {
             match decode::<Claims>(token, &key.key, &self.validation(key.algorithm)) {
                 Ok(TokenData { claims, .. }) => return grant(claims, &self.settings),
                 Err(error) if matches!(error.kind(), ErrorKind::ExpiredSignature) => {
@@ -166,6 +209,16 @@ impl Keys {
 }
 
 impl Key {
+    /// For tokens of this algorithm and key id; an empty one: any.
+    pub fn new(id: String, algorithm: jsonwebtoken::Algorithm, key: DecodingKey) -> Self {
+        Self { id, algorithm, key }
+    }
+
+    fn fits(&self, header: &Header) -> bool {
+        self.algorithm == header.alg
+            && (self.id.is_empty() || header.kid.as_deref() == Some(self.id.as_str()))
+    }
+
     fn load(settings: &KeySettings) -> Result<Self, KeyError> {
         let text = secret(&settings.file).map_err(KeyError::Read)?;
         let (algorithm, key) = match settings.algorithm {
@@ -226,7 +279,7 @@ pub(crate) mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use super::*;
-    use jsonwebtoken::{EncodingKey, Header, encode};
+    use jsonwebtoken::{EncodingKey, encode};
     use serde_json::{Value, json};
 
     pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";

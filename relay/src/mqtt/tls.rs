@@ -116,7 +116,7 @@ pub fn config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, Error> {
 }
 
 /// The certificates in a file, at least one.
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(crate) fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let wrong = |why: String| Error::NotPem {
         key,
         path: path.to_path_buf(),
@@ -133,7 +133,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     Ok(certificates)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let text = read("key_file", path)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let encrypted = text.windows(9).any(|window| window == b"ENCRYPTED");

@@ -9,10 +9,13 @@ mod commands;
 mod flood;
 mod hostile;
 mod kafka;
+mod keysets;
 mod limits;
 mod load;
 mod merged;
 mod series;
+mod tenants;
+mod tls;
 mod tokens;
 
 use std::net::SocketAddr;
