@@ -52,7 +52,13 @@ impl Session {
     }
 
     pub(super) fn command(&mut self, given: pb::Command, now: Instant, now_us: i64) {
-        let (State::Open { grant, .. }, Some(commands)) = (&self.state, self.hub.commands.get()) else {
+        let State::Open { grant, .. } = &self.state else {
+            return;
+        };
+        let Some(commands) = self.hub.commands.get() else {
+            let why = "this gateway carries no commands".into();
+            self.answers
+                .push_back(error(given.id, pb::ErrorCode::Unsupported, why));
             return;
         };
         let settings = &commands.settings;
