@@ -1,5 +1,5 @@
-//! A WebSocket echo server on the gateway's own handshake of permessage-deflate, shim, inflater and deflater, for the Autobahn test suite: see
-//! tests/autobahn/run.
+//! A WebSocket echo server on the gateway's own handshake of permessage-deflate, shim, inflater and deflater, for the Autobahn test suite (see
+//! CONTRIBUTING.md) and browsers (tests/e2e/browsers.test.js).
 //!
 //! Usage: echo PORT (0: a free one; the address is printed)
 
