@@ -1,7 +1,7 @@
 /**
- * Thousands of devices that say hello at once and then send a batch a second each, through Mosquitto and one bridge into Kafka. Run by hand:
+ * Thousands of devices that say hello at once and then send a batch every few seconds each, through Mosquitto and one bridge into Kafka. Run by hand:
  *
- *   node tests/e2e/herd.mjs [--devices 10000] [--seconds 60]
+ *   node tests/e2e/herd.mjs [--devices 10000] [--seconds 60] [--every 1]
  *
  * It prints how long until all have their first answer and their first batch acknowledged, the bridge's memory and processor time, and
  * how long acknowledgements take (of one device in a hundred, from the first sending). HEADWATER_BIN=target/release measures what ships.
@@ -19,11 +19,17 @@ import { Swarm } from "./harness/swarm.js";
 import { until } from "./harness/until.js";
 
 const { values: options } = parseArgs({
-  options: { devices: { type: "string", default: "10000" }, seconds: { type: "string", default: "60" } },
+  options: {
+    devices: { type: "string", default: "10000" },
+    seconds: { type: "string", default: "60" },
+    every: { type: "string", default: "1" },
+  },
 });
-const [COUNT, SECONDS] = [Number(options.devices), Number(options.seconds)];
+const [COUNT, SECONDS, EVERY] = [options.devices, options.seconds, options.every].map(Number);
 // So many times a second the next share of the devices sends.
-const SHARES = 20;
+const PACE = 20;
+const SHARES = PACE * EVERY;
+const ROUNDS = Math.floor(SECONDS / EVERY);
 
 /** MiB of a process's memory now, and at most so far. */
 function memory(pid) {
@@ -43,7 +49,7 @@ function percentile(values, share) {
 }
 
 scenario(
-  `${COUNT} devices for ${SECONDS} s`,
+  `${COUNT} devices for ${SECONDS} s, a batch every ${EVERY} s each`,
   async (site) => {
     const [kafka, mosquitto] = await Promise.all([
       Kafka.start(site),
@@ -70,23 +76,23 @@ scenario(
 
     swarm.delays.length = 0;
     const [used, from, devices] = [processor(pid), performance.now(), [...swarm.devices.values()]];
-    for (let share = 0; share < SECONDS * SHARES; share++) {
+    for (let share = 0; share < ROUNDS * SHARES; share++) {
       const at = share % SHARES;
       swarm.sample(devices.slice((at * COUNT) / SHARES, ((at + 1) * COUNT) / SHARES));
-      await sleep(Math.max(0, from + ((share + 1) * 1000) / SHARES - performance.now()));
-      if ((share + 1) % (60 * SHARES) === 0) told(`after ${(share + 1) / SHARES} s ${swarm.waiting} wait`);
+      await sleep(Math.max(0, from + ((share + 1) * 1000) / PACE - performance.now()));
+      if ((share + 1) % (60 * PACE) === 0) told(`after ${(share + 1) / PACE} s ${swarm.waiting} wait`);
     }
     const took = (performance.now() - from) / 1000;
     const share = Math.round(((processor(pid) - used) / took) * 100);
     told(
-      `${Math.round((SECONDS * COUNT) / took)} batches/s for ${Math.round(took)} s, ${share} % of a processor`,
+      `${Math.round((ROUNDS * COUNT) / took)} batches/s for ${Math.round(took)} s, ${share} % of a processor`,
     );
     await until("all is acknowledged", () => swarm.waiting === 0, 120_000);
     const [half, most] = [percentile(swarm.delays, 0.5), percentile(swarm.delays, 0.99)];
     console.log(
       `acknowledged after ${half} ms (half), ${most} ms (99 of 100); ${swarm.resentBatches} sent again`,
     );
-    assert.equal(await relay.metric("headwater_bridge_batches_total"), (SECONDS + 1) * COUNT);
+    assert.equal(await relay.metric("headwater_bridge_batches_total"), (ROUNDS + 1) * COUNT);
     assert.equal(await relay.metric("headwater_bridge_devices_online"), COUNT);
     assert.equal(await relay.metric("headwater_bridge_mqtt_connects_total"), 1);
     assert.equal(swarm.disconnections, 0);
