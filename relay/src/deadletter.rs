@@ -100,7 +100,7 @@ impl Filter {
     }
 }
 
-fn since(text: &str) -> Result<SystemTime, String> {
+pub(crate) fn since(text: &str) -> Result<SystemTime, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
         let time = SystemTime::now().checked_sub(ago);
         return time.ok_or_else(|| format!("{text} ago is before all time"));

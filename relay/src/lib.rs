@@ -10,6 +10,7 @@
 //! - [`mqtt`]: how connections to MQTT brokers are made.
 //! - [`admin`]: health and metrics on a port of their own.
 //! - [`serve`]: runs the parts of one process until it is told to stop.
+//! - [`tail`]: the live channel in a terminal.
 //! - [`settings`]: the one configuration file, `deploy/relay.toml`.
 
 pub mod admin;
@@ -26,3 +27,4 @@ pub mod mqtt;
 pub mod rows;
 pub mod serve;
 pub mod settings;
+pub mod tail;

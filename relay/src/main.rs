@@ -55,6 +55,9 @@ enum Command {
         #[command(flatten)]
         config: Config,
     },
+    /// Shows readings as they come, from a gateway's live channel: `tail --device 'gw-*' --metric temp --since 10m --json`.
+    #[command(after_help = EXIT_CODES)]
+    Tail(headwater_relay::tail::Options),
     /// Everything in one process, embedded, for trying out: nothing to install, nothing kept.
     #[cfg(feature = "demo")]
     Demo(headwater_relay::demo::Options),
@@ -105,6 +108,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
                 false => Err(Failure::NotDone),
             };
         }
+        Command::Tail(options) => return tail(&options),
         #[cfg(feature = "demo")]
         Command::Demo(options) => {
             serve::log(&headwater_relay::demo::log_settings(&options))
@@ -132,6 +136,27 @@ fn send(options: &headwater_relay::command::Options, config: &Config) -> Result<
         Err(error @ Error::Argument(_)) => Err(Failure::Settings(error.into())),
         Err(error) => Err(Failure::Run(error.into())),
     }
+}
+
+fn tail(options: &headwater_relay::tail::Options) -> Result<(), Failure> {
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(error.into()))
+        .map(|runtime| {
+            let ended = runtime.block_on(headwater_relay::tail::run(options));
+            // A name that is being looked up keeps its thread.
+            runtime.shutdown_background();
+            ended
+        })?;
+    ended.map_err(|error| {
+        if error.is_argument() {
+            Failure::Settings(error.into())
+        } else {
+            Failure::Run(error.into())
+        }
+    })
 }
 
 /// Reads and checks the settings, and sets up logging, before anything is started.

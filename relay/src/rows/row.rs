@@ -95,7 +95,7 @@ pub fn encode(row: &pb::Reading, settings: &RowsSettings) -> Vec<u8> {
 }
 
 /// One object, flat, so that every column store takes it as it is: `value` is a number or null, `text` whatever is none.
-fn json(row: &pb::Reading) -> Json {
+pub(crate) fn json(row: &pb::Reading) -> Json {
     let mut object = Map::new();
     let mut put = |key: &str, value: Json| drop(object.insert(key.into(), value));
     put("device", row.device.as_str().into());
