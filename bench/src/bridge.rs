@@ -5,7 +5,7 @@
 //! machine's two others take the rest of it; what comes out is counted by a reader of the topic.
 
 mod fleet;
-mod kafka;
+pub(crate) mod kafka;
 mod peers;
 
 use std::collections::HashMap;

@@ -2,6 +2,7 @@
 //!
 //! - [`agent`]: memory and CPU time of the agent as a process, beside Telegraf.
 //! - [`bridge`]: CPU time of the bridge between real MQTT and Kafka, beside Telegraf and Redpanda Connect.
+//! - [`fanout`]: CPU time, bytes, latency and memory of the gateway, beside Centrifugo and the Node pattern.
 //! - [`flash`]: what a day costs the flash, and what opening a journal costs.
 //! - [`link`]: bytes per reading at the broker's socket.
 //! - [`trace`]: a CSV file as rows, and its batches in Headwater's model.
@@ -10,6 +11,7 @@
 
 pub mod agent;
 pub mod bridge;
+pub mod fanout;
 pub mod flash;
 pub mod link;
 pub mod peers;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use headwater_bench::{agent, bridge, flash, link, table, trace};
+use headwater_bench::{agent, bridge, fanout, flash, link, table, trace};
 
 /// Measurements beside named peers. For readings per second: cargo bench -p headwater-bench.
 #[derive(Parser)]
@@ -86,6 +86,37 @@ enum Command {
         /// Seconds that each part is watched.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+        /// Fail if a promise is not kept.
+        #[arg(long)]
+        check: bool,
+    },
+    /// From Kafka to many subscribers: CPU time, bytes, latency and memory of the gateway, beside Centrifugo and the pattern of most tutorials
+    /// (Node, `ws`, `kafkajs`). Ten thousand subscribers need `ulimit -n` at 12,000 or more.
+    Fanout {
+        /// The relay's program.
+        #[arg(long, default_value = "target/release/headwater-relay")]
+        relay: PathBuf,
+        /// Centrifugo's program (bench/centrifugo builds it).
+        #[arg(long)]
+        centrifugo: Option<PathBuf>,
+        /// The Node pattern's folder: bench/node-ws after `npm install --no-save` in it.
+        #[arg(long)]
+        node: Option<PathBuf>,
+        /// A trace of 8 metrics at 1 Hz.
+        #[arg(long, default_value = "bench/data/sensors-1hz.csv")]
+        trace: PathBuf,
+        /// Rows of the trace in a batch.
+        #[arg(long, default_value_t = 60)]
+        rows: usize,
+        /// Numbers of subscribers.
+        #[arg(long, value_delimiter = ',', default_value = "1,100,1000,10000")]
+        subscribers: Vec<usize>,
+        /// Seconds that each part is watched.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Leave out 1,000 batches/s to 100 subscribers, and the subscribers that never acknowledge.
+        #[arg(long)]
+        table_only: bool,
         /// Fail if a promise is not kept.
         #[arg(long)]
         check: bool,
@@ -170,6 +201,29 @@ fn main() -> Result<ExitCode> {
                 watch: Duration::from_secs(seconds),
             };
             (bridge::run(&plan)?, check)
+        }
+        Command::Fanout {
+            relay,
+            centrifugo,
+            node,
+            trace,
+            rows,
+            subscribers,
+            seconds,
+            table_only,
+            check,
+        } => {
+            let plan = fanout::Plan {
+                relay,
+                centrifugo,
+                node,
+                trace,
+                rows,
+                subscribers,
+                watch: Duration::from_secs(seconds),
+                table_only,
+            };
+            (fanout::run(&plan)?, check)
         }
         Command::Agent {
             agent,

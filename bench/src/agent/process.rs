@@ -49,6 +49,11 @@ impl Process {
         })
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where its output is.
     pub(crate) fn log(&self) -> &Path {
         &self.log

@@ -17,15 +17,15 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// A broker of this run's own; it ends when this is dropped.
-pub(super) struct Kafka {
-    pub(super) bootstrap: String,
+pub(crate) struct Kafka {
+    pub(crate) bootstrap: String,
     script: PathBuf,
     data: PathBuf,
 }
 
 impl Kafka {
     /// Starts it with its data in `work`.
-    pub(super) fn start(work: &Path) -> Result<Self> {
+    pub(crate) fn start(work: &Path) -> Result<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kafka");
         let data = work.join("kafka");
         let output = Command::new(&script)
@@ -49,14 +49,14 @@ impl Kafka {
     }
 
     /// A client's settings.
-    pub(super) fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);
         config
     }
 
     /// Creates a topic.
-    pub(super) fn create(&self, topic: &str, partitions: i32) -> Result<()> {
+    pub(crate) fn create(&self, topic: &str, partitions: i32) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create()?;
         let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
         let (topics, options) = ([&topic], AdminOptions::new());
@@ -79,7 +79,7 @@ impl Drop for Kafka {
 }
 
 /// Counts what comes into a topic, from its start on; it ends when this is dropped.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     seen: Arc<Seen>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,7 +98,7 @@ struct Seen {
 
 impl Watch {
     /// Watches `topic`, which must be there.
-    pub(super) fn start(kafka: &Kafka, topic: &str) -> Result<Self> {
+    pub(crate) fn start(kafka: &Kafka, topic: &str) -> Result<Self> {
         let consumer: BaseConsumer = kafka
             .client()
             .set("group.id", "headwater-bench")
@@ -123,28 +123,28 @@ impl Watch {
     }
 
     /// Records so far.
-    pub(super) fn records(&self) -> u64 {
+    pub(crate) fn records(&self) -> u64 {
         self.seen.records.load(Ordering::Relaxed)
     }
 
     /// Bytes of their values so far.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.seen.bytes.load(Ordering::Relaxed)
     }
 
     /// From now on it is noted when each came.
-    pub(super) fn mark(&self) {
+    pub(crate) fn mark(&self) {
         self.seen.marked.store(true, Ordering::Relaxed);
     }
 
     /// What was noted.
-    pub(super) fn marks(&self) -> Marks {
+    pub(crate) fn marks(&self) -> Marks {
         let mut marks = self.seen.marks.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut marks)
     }
 
     /// Waits for so many records.
-    pub(super) fn reach(&self, records: u64) -> Result<()> {
+    pub(crate) fn reach(&self, records: u64) -> Result<()> {
         let begun = Instant::now();
         while self.records() < records {
             ensure!(
@@ -206,14 +206,14 @@ fn assign(consumer: &BaseConsumer, topic: &str) -> Result<()> {
 }
 
 /// A record as it stands in a topic.
-pub(super) struct Stored {
-    pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
-    pub(super) headers: rdkafka::message::OwnedHeaders,
+pub(crate) struct Stored {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) headers: rdkafka::message::OwnedHeaders,
 }
 
 /// The first `most` records of a topic.
-pub(super) fn read(kafka: &Kafka, topic: &str, most: usize) -> Result<Vec<Stored>> {
+pub(crate) fn read(kafka: &Kafka, topic: &str, most: usize) -> Result<Vec<Stored>> {
     let consumer: BaseConsumer = kafka
         .client()
         .set("group.id", "headwater-bench")

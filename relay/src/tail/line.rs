@@ -122,7 +122,10 @@ impl Form {
                     why,
                 },
                 false,
-            ) => writeln!(out, "-- partition {partition}, offset {offset} cannot be read: {why}"),
+            ) => writeln!(
+                out,
+                "-- partition {partition}, offset {offset} cannot be read: {why}"
+            ),
         }
     }
 
