@@ -74,7 +74,8 @@ pub struct Options {
     /// the newest values first.
     #[arg(long, value_name = "TIME", value_parser = crate::deadletter::since)]
     pub since: Option<SystemTime>,
-    /// all: every reading. latest: the newest value of each metric. series: minimum, maximum, last and count of each bucket of time.
+    /// all: every reading. latest: the newest value of each metric. series: minimum, maximum, last and count of each bucket of time; one that is
+    /// told again is told what came since.
     #[arg(long, value_enum, default_value = "all")]
     pub mode: Mode,
     /// With --mode latest: at most one line a metric in this time; with --mode series: the bucket. Default: the gateway's.
@@ -189,9 +190,9 @@ enum End {
 /// [`Error`].
 pub async fn run(options: &Options) -> Result<(), Error> {
     let stop = signals().map_err(Error::System)?;
-    if options.mode != Mode::All && options.since.is_some() {
+    if options.mode == Mode::Latest && options.since.is_some() {
         return Err(Error::Options(
-            "--since goes with --mode all: the other modes show what is new",
+            "--since goes with --mode all and series: latest begins with what is newest",
         ));
     }
     let address = Address::parse(&options.url)?;

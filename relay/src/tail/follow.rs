@@ -44,7 +44,7 @@ pub(super) struct Follow {
     open: bool,
     /// Whether this connection's subscription stands.
     subscribed: bool,
-    /// ALL: the next offset of each partition.
+    /// ALL and SERIES: the next offset of each partition.
     cursor: BTreeMap<u32, i64>,
     /// ALL from a time: what arrived before is left out, microseconds.
     not_before_us: i64,
@@ -104,24 +104,30 @@ impl Follow {
             }
             Frame::Data(data) => Told::Lines(self.data(&data)),
             Frame::Latest(latest) => Told::Lines(self.latest(&latest)),
-            Frame::Series(series) => Told::Lines(buckets(&series)),
+            Frame::Series(series) => {
+                self.reach(series.cursor.as_ref());
+                Told::Lines(buckets(&series))
+            }
             Frame::Gap(gap) => {
                 self.cursor.insert(gap.partition, gap.to_offset);
                 Told::Lines(vec![Line::Gap(gap)])
             }
             Frame::Presence(_) => Told::Lines(Vec::new()),
             Frame::Error(error) => self.error(error),
-            Frame::Goodbye(goodbye) => Told::Goodbye(
-                goodbye.reason,
-                Duration::from_millis(goodbye.retry_after_ms.into()),
-            ),
+            Frame::Goodbye(goodbye) => {
+                for stands in goodbye.cursors.iter().filter(|stands| stands.id == ID) {
+                    self.reach(stands.cursor.as_ref());
+                }
+                let after = Duration::from_millis(goodbye.retry_after_ms.into());
+                Told::Goodbye(goodbye.reason, after)
+            }
             Frame::Reply(_) | Frame::Pong(_) => Told::Nothing,
         }
     }
 
     fn reach(&mut self, cursor: Option<&pb::Cursor>) {
-        // The other modes begin anew with the newest values.
-        if self.subscribe.mode() == pb::Mode::All {
+        // LATEST begins anew with the newest values.
+        if self.subscribe.mode() != pb::Mode::Latest {
             for position in cursor.iter().flat_map(|cursor| &cursor.positions) {
                 self.cursor.insert(position.partition, position.offset);
             }
@@ -211,6 +217,17 @@ fn buckets(series: &pb::SeriesFrame) -> Vec<Line> {
         Line::Bucket(bucket) => bucket.start_us,
         _ => 0,
     });
+    for loss in &series.losses {
+        out.push(Line::Reading(Box::new(pb::Reading {
+            device: loss.device.clone(),
+            metric: row::LOST.into(),
+            time_us: loss.last_arrival_us,
+            value: Some(pb::reading::Value::Int(
+                i64::try_from(loss.readings).unwrap_or(i64::MAX),
+            )),
+            ..pb::Reading::default()
+        })));
+    }
     out
 }
 
@@ -357,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_are_told_with_their_times() {
+    fn buckets_and_losses_are_told_with_their_times() {
         let series = pb::SeriesFrame {
             columns: vec![pb::SeriesColumn {
                 start_us: 1000,
@@ -369,9 +386,24 @@ mod tests {
                 count: vec![5, 6],
                 ..pb::SeriesColumn::default()
             }],
+            losses: vec![pb::SeriesLoss {
+                readings: 12,
+                last_arrival_us: 9,
+                ..pb::SeriesLoss::default()
+            }],
+            cursor: Some(cursor(&[(2, 8)])),
             ..pb::SeriesFrame::default()
         };
-        let lines = buckets(&series);
+        let mut follow = follow(pb::Mode::Series, pb::start::At::TimeUs(5));
+        let lines = match follow.receive(Frame::Series(series)) {
+            Told::Lines(lines) => lines,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(start(follow.begin()), pb::start::At::Cursor(cursor(&[(2, 8)])));
+        match &lines[2] {
+            Line::Reading(lost) => assert_eq!(lost.value, Some(pb::reading::Value::Int(12))),
+            other => panic!("{other:?}"),
+        }
         match &lines[1] {
             Line::Bucket(bucket) => assert_eq!(
                 (bucket.start_us, bucket.min, bucket.max, bucket.last, bucket.count),

@@ -137,13 +137,13 @@ impl Form {
     }
 
     fn reading(&mut self, reading: &pb::Reading, out: &mut impl Write) -> io::Result<()> {
-        if reading.loss() != pb::LossReason::Unspecified {
+        if reading.metric == row::LOST {
             let why = match reading.loss() {
                 pb::LossReason::JournalFull => "the agent's journal was full",
                 pb::LossReason::Corrupt => "the journal was damaged",
                 pb::LossReason::Retention => "older than the journal keeps",
                 pb::LossReason::Refused => "refused by the relay",
-                pb::LossReason::Unspecified => "no reason is given",
+                pb::LossReason::Unspecified => "the batches' records in mode all say why",
             };
             let count = match reading.value {
                 Some(Value::Int(count)) => count,
@@ -229,6 +229,7 @@ mod tests {
     #[test]
     fn text_is_for_reading() {
         let mut lost = reading(0, Value::Int(12));
+        lost.metric = row::LOST.into();
         lost.loss = pb::LossReason::JournalFull.into();
         let gap = pb::Gap {
             partition: 3,

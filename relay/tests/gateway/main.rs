@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod merged;
 mod series;
+mod tail;
 mod tenants;
 mod tls;
 mod tokens;
