@@ -218,6 +218,8 @@ struct State {
     since: Option<Instant>,
     inflater: Option<Decompress>,
     subscribed: bool,
+    /// The frames before the last one of a message: whether it is compressed, its payload, bytes with headers.
+    begun: Option<(bool, Vec<u8>, usize)>,
 }
 
 thread_local! {
@@ -245,6 +247,7 @@ impl Subscriber {
             since: None,
             inflater: (self.kind == Kind::Node && self.timed).then(|| Decompress::new(false)),
             subscribed: self.kind == Kind::Node,
+            begun: None,
         };
         let mut rest = Vec::new();
         while !state.subscribed {
@@ -320,10 +323,27 @@ impl Subscriber {
     fn frames(&self, bytes: &[u8], state: &mut State) -> Result<(usize, Vec<Vec<u8>>)> {
         let (mut used, mut answers) = (0, Vec::new());
         let mut had = 0;
-        while let Some(frame) = wire::frame(&bytes[used..]) {
+        while let Some(mut frame) = wire::frame(&bytes[used..]) {
             used += frame.wire;
+            let whole;
             match frame.opcode {
-                2 | 1 => {}
+                1 | 2 if frame.last => {}
+                1 | 2 => {
+                    state.begun = Some((frame.deflated, frame.payload.to_vec(), frame.wire));
+                    continue;
+                }
+                0 => {
+                    let (deflated, mut payload, wire) =
+                        state.begun.take().context("a continuation of nothing")?;
+                    payload.extend_from_slice(frame.payload);
+                    if !frame.last {
+                        state.begun = Some((deflated, payload, wire + frame.wire));
+                        continue;
+                    }
+                    whole = payload;
+                    (frame.deflated, frame.payload) = (deflated, &whole);
+                    frame.wire += wire;
+                }
                 8 => bail!(
                     "closed: {}",
                     String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default())

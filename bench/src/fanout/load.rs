@@ -77,12 +77,7 @@ pub(super) struct Publisher<'a> {
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(load: &'a Load, kind: Kind, topic: &str, kafka: &Kafka) -> Result<Self> {
-        let producer = kafka
-            .client()
-            .set("linger.ms", "0")
-            .set("acks", "1")
-            .set("compression.type", "lz4")
-            .create()?;
+        let producer = kafka.client().set("linger.ms", "0").set("acks", "1").create()?;
         Ok(Self {
             load,
             kind,

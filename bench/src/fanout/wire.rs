@@ -13,6 +13,8 @@ const DEFLATE: &str = "permessage-deflate; client_max_window_bits";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
     pub(super) opcode: u8,
+    /// The last of its message.
+    pub(super) last: bool,
     /// Compressed.
     pub(super) deflated: bool,
     pub(super) payload: &'a [u8],
@@ -61,6 +63,7 @@ pub(super) fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
     };
     Some(Frame {
         opcode: first & 0x0f,
+        last: first & 0x80 != 0,
         deflated: first & 0x40 != 0,
         payload: bytes.get(head..head.checked_add(length)?)?,
         wire: head + length,
