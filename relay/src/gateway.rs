@@ -26,6 +26,7 @@ pub mod fleet;
 pub mod hub;
 pub mod jwks;
 pub mod keyset;
+pub mod latency;
 pub mod live;
 pub mod log;
 pub mod metrics;

@@ -1,5 +1,6 @@
 //! What all connections share: the log, the cache, the fleet, and the word that something is new.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use headwater_proto::Limits;
@@ -39,6 +40,7 @@ pub struct Hub {
     cache: RwLock<Cache>,
     fleet: RwLock<Fleet>,
     changed: watch::Sender<()>,
+    live: AtomicBool,
 }
 
 impl Hub {
@@ -56,6 +58,7 @@ impl Hub {
             cache: RwLock::new(Cache::new(bytes(settings.cache))),
             fleet: RwLock::default(),
             changed: watch::Sender::new(()),
+            live: AtomicBool::new(false),
             limits: Limits::default(),
             subjects: Seats::new(settings.limits.per_subject),
             filters: Filters::default(),
@@ -97,6 +100,16 @@ impl Hub {
     /// The fleet, to update.
     pub fn fleet_mut(&self) -> RwLockWriteGuard<'_, Fleet> {
         self.fleet.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was there at the start has been read.
+    pub fn go_live(&self) {
+        self.live.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether records are read as they come.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Relaxed)
     }
 
     /// Wakes the connections: something is new.

@@ -6,8 +6,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use super::latency::Latency;
 
 /// A counter by one label.
 pub type By<L> = Family<L, Counter>;
@@ -47,8 +48,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Subscriptions by mode.
     pub subscriptions: Family<Mode, Gauge>,
-    /// Messages sent, by form.
-    pub frames: By<Form>,
+    /// Messages sent compressed.
+    pub deflated: Counter,
+    /// Messages sent as they are.
+    pub plain: Counter,
     /// Bytes of messages sent, with their WebSocket headers.
     pub wire_bytes: Counter,
     /// The same messages before compression.
@@ -84,16 +87,25 @@ pub struct Metrics {
     /// Devices online.
     pub devices_online: Gauge,
     /// From the newest reading of a batch to its frame's hand-over to the socket, live frames.
-    pub latency: Histogram,
+    pub sample_to_socket: Latency,
+    /// From the newest reading of a batch to its arrival at the bridge (the record's timestamp), records read live.
+    pub sample_to_kafka: Latency,
+    /// From a batch's arrival at the bridge to its frame's hand-over to the socket, live frames.
+    pub kafka_to_socket: Latency,
+    /// From a frame's hand-over to the socket to its client's acknowledgement: one frame at a time of each connection.
+    pub round_trip: Latency,
 }
 
 impl Metrics {
     /// Registered under `headwater_gateway_`.
     pub fn new(registry: &mut Registry) -> Self {
+        let frames = By::<Form>::default();
+        let form = |form| frames.get_or_create_owned(&Form { form });
         let metrics = Self {
             connections: Gauge::default(),
             subscriptions: Family::default(),
-            frames: Family::default(),
+            deflated: form("deflated"),
+            plain: form("plain"),
             wire_bytes: Counter::default(),
             decoded_bytes: Counter::default(),
             deliveries: Counter::default(),
@@ -111,7 +123,10 @@ impl Metrics {
             cache_refused: Gauge::default(),
             devices: Gauge::default(),
             devices_online: Gauge::default(),
-            latency: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            sample_to_socket: Latency::default(),
+            sample_to_kafka: Latency::default(),
+            kafka_to_socket: Latency::default(),
+            round_trip: Latency::default(),
         };
         // At 0 from the beginning: the first of a kind would not show as an increase.
         for mode in ["all", "latest", "presence"] {
@@ -131,11 +146,7 @@ impl Metrics {
             "Subscriptions by mode",
             metrics.subscriptions.clone(),
         );
-        registry.register(
-            "frames",
-            "Messages sent, by form on the wire",
-            metrics.frames.clone(),
-        );
+        registry.register("frames", "Messages sent, by form on the wire", frames);
         let help = "Messages sent, with their WebSocket headers";
         registry.register_with_unit("wire", help, Unit::Bytes, metrics.wire_bytes.clone());
         let help = "Messages sent, before compression";
@@ -176,7 +187,16 @@ impl Metrics {
         registry.register("devices", "Devices known", metrics.devices.clone());
         registry.register("devices_online", "Devices online", metrics.devices_online.clone());
         let help = "From a batch's newest reading to its frame's hand-over to the socket, live frames";
-        registry.register_with_unit("sample_to_socket", help, Unit::Seconds, metrics.latency.clone());
+        let latency = metrics.sample_to_socket.clone();
+        registry.register_with_unit("sample_to_socket", help, Unit::Seconds, latency);
+        let help = "From a batch's newest reading to its arrival at the bridge, records read live";
+        let latency = metrics.sample_to_kafka.clone();
+        registry.register_with_unit("sample_to_kafka", help, Unit::Seconds, latency);
+        let help = "From a batch's arrival at the bridge to its frame's hand-over to the socket, live frames";
+        let latency = metrics.kafka_to_socket.clone();
+        registry.register_with_unit("kafka_to_socket", help, Unit::Seconds, latency);
+        let help = "From a frame's hand-over to the socket to its acknowledgement, one frame at a time of each connection";
+        registry.register_with_unit("round_trip", help, Unit::Seconds, metrics.round_trip.clone());
         metrics
     }
 

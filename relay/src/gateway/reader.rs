@@ -149,6 +149,7 @@ pub async fn open(
         }
     }
     hub.fleet_mut().complete();
+    hub.go_live();
     hub.fleet_mut().tick(now_us());
     Ok(Some(Readers { devices, telemetry }))
 }
@@ -240,6 +241,10 @@ fn batch(hub: &Hub, message: &BorrowedMessage<'_>) {
     let ledger = Arc::clone(hub.log().ledger());
     let (record, decoded) = catchup::decoded(message, &hub.limits, &ledger);
     hub.metrics.records.inc();
+    if let Some(newest_us) = record.newest_us.filter(|_| hub.is_live()) {
+        let us = record.arrival_us.saturating_sub(newest_us);
+        hub.metrics.sample_to_kafka.observe_us(us);
+    }
     match &decoded {
         Some(batch) => {
             hub.cache_mut().update(&record, batch);

@@ -243,10 +243,7 @@ pub(crate) mod tests {
     }
 
     fn data(shared: &Shared) -> pb::Data {
-        match pb::ServerFrame::decode(shared.frame.plain().clone())
-            .unwrap()
-            .frame
-        {
+        match pb::ServerFrame::decode(shared.frame.plain()).unwrap().frame {
             Some(pb::server_frame::Frame::Data(data)) => data,
             other => panic!("{other:?}"),
         }

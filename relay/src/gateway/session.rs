@@ -84,6 +84,8 @@ pub struct Session {
     /// Since when something has been unacknowledged without news.
     unacked_since: Option<Instant>,
     wire_bytes: u64,
+    /// The frame whose way to the client and back is timed: the count with it, and when it went out.
+    timed: Option<(u64, Instant)>,
 }
 
 #[derive(Debug)]
@@ -142,6 +144,7 @@ impl Session {
             closed_since: None,
             unacked_since: None,
             wire_bytes: 0,
+            timed: None,
         })
     }
 
@@ -188,6 +191,13 @@ impl Session {
                 let news = window
                     .ack(&ack)
                     .map_err(|beyond| Close::new(Close::ACK, beyond.to_string()))?;
+                if let Some((frames, sent)) = self.timed
+                    && ack.frames_total >= frames
+                {
+                    self.timed = None;
+                    let us = i64::try_from((now - sent).as_micros()).unwrap_or(i64::MAX);
+                    self.hub.metrics.round_trip.observe_us(us);
+                }
                 if window.is_settled() {
                     self.unacked_since = None;
                 } else if news {
@@ -355,6 +365,7 @@ impl Session {
                 Turn::Frame(counted) => {
                     self.turn = id;
                     window.sent(counted.frame.len());
+                    self.timed.get_or_insert((window.sent_frames(), now));
                     self.unacked_since.get_or_insert(now);
                     count(&self.hub, &counted, now_us);
                     return Step::Send(counted.frame);
@@ -493,15 +504,20 @@ fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 
 fn count(hub: &Hub, counted: &Counted, now_us: i64) {
     match counted.kind {
-        Kind::Data { shared, live_us } => {
+        Kind::Data { shared, live } => {
             hub.metrics.deliveries.inc();
             if shared {
                 hub.metrics.shared.inc();
             }
-            if let Some(live_us) = live_us {
+            if let Some(live) = live {
                 hub.metrics
-                    .latency
-                    .observe((now_us - live_us).max(0) as f64 / 1e6);
+                    .kafka_to_socket
+                    .observe_us(now_us.saturating_sub(live.arrival_us));
+                if let Some(newest_us) = live.newest_us {
+                    hub.metrics
+                        .sample_to_socket
+                        .observe_us(now_us.saturating_sub(newest_us));
+                }
             }
         }
         Kind::Gap => drop(hub.metrics.gaps.inc()),

@@ -1,13 +1,14 @@
 //! Drives one session over its WebSocket.
 //!
-//! Backpressure is held in two places: the session sends no more than its window, and the driver hands tungstenite no more
-//! than `BUFFER` bytes (and one frame) that the socket has not taken. Nothing is read from a client that does not take
-//! its answers.
+//! Backpressure is held in two places: the session sends no more than its window, and the driver queues no more than `BUFFER` bytes (and one
+//! frame) that the socket has not taken. Nothing is read from a client that does not take its answers.
+//!
+//! Data frames go past tungstenite (see [`Shim`]); it writes pings, pongs and the close frame alone.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -29,15 +30,15 @@ use super::deflate::inflate::{self, inflate};
 use super::deflate::prepared::Prepared;
 use super::deflate::shim::Shim;
 use super::hub::{Hub, now_us};
-use super::metrics::{Code, Form};
+use super::metrics::Code;
 use super::session::{self, Session, Step, Ticket};
 use super::subscription::encode;
 use crate::mqtt::random;
 
-/// Bytes that may wait in tungstenite's buffer before another frame is made.
+/// Bytes that may be queued before another frame is made.
 const BUFFER: usize = 32 << 10;
 /// Bytes read at once: what an idle connection costs is mostly this.
-const READ_BUFFER: usize = 4 << 10;
+const READ_BUFFER: usize = 1 << 10;
 /// Frames that one connection sends before others have their turn.
 const FRAMES: usize = 32;
 /// How long a client may take to take the close frame, and to close in turn.
@@ -54,15 +55,18 @@ enum Read {
 
 enum Event {
     Message(Option<Result<Message, WsError>>),
-    Flushed(Result<(), WsError>),
+    /// There is room for more frames.
+    Drained(Result<(), WsError>),
 }
 
 /// A connection's socket.
 pub struct Socket<S> {
     stream: WebSocketStream<Shim<S>>,
     deflated: bool,
-    /// Written since tungstenite's buffer was last known to be empty.
-    buffered: usize,
+    /// Tungstenite may have something to write.
+    unflushed: bool,
+    /// There is more to send than may be queued.
+    full: bool,
     wire_bytes: u64,
     heard: Instant,
     pinged: bool,
@@ -84,7 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Self {
             stream,
             deflated,
-            buffered: 0,
+            unflushed: false,
+            full: false,
             wire_bytes: 0,
             heard: Instant::now(),
             pinged: false,
@@ -139,6 +144,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         // When to go, once the gateway stops.
         let mut leave: Option<Instant> = None;
+        // Heard once for all: to listen anew at every turn takes a lock that all connections share.
+        let mut stopping = pin!(shutdown.cancelled());
         loop {
             if leave.is_some_and(|leave| leave <= Instant::now()) {
                 return Some(self.goodbye("the gateway is stopping", session.cursors()).await);
@@ -159,7 +166,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     // There is more to send, and others have their turn first.
                     tokio::task::yield_now().await;
                 }
-                timer.as_mut().reset(wake.into());
+                // One that is too early wakes for nothing, which is cheaper than to set it anew at every turn.
+                if timer.is_elapsed() || timer.deadline() > wake.into() {
+                    timer.as_mut().reset(wake.into());
+                }
             }
             // A read whose subscription was replaced meanwhile still takes its place among the readers: whoever has
             // more of them than subscriptions is not listened to until some have come back.
@@ -167,8 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 && reads.len() <= hub.settings.limits.subscriptions + session.carried();
             tokio::select! {
                 event = self.event(listening) => match event {
-                    Event::Flushed(Ok(())) => self.buffered = 0,
-                    Event::Flushed(Err(_)) | Event::Message(None) => return None,
+                    Event::Drained(Ok(())) => {}
+                    Event::Drained(Err(_)) | Event::Message(None) => return None,
                     Event::Message(Some(Ok(message))) => match self.receive(hub, message, &mut session).await {
                         Ok(true) => {}
                         Ok(false) => return None,
@@ -192,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 },
                 changed = changed.changed() => if changed.is_err() { return None },
                 () = timer.as_mut() => {}
-                () = shutdown.cancelled(), if leave.is_none() => {
+                () = stopping.as_mut(), if leave.is_none() => {
                     let share = f64::from(random() % 1000) / 1000.0;
                     leave = Some(Instant::now() + hub.settings.drain.mul_f64(share));
                 }
@@ -208,14 +218,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         reads: &mut FuturesUnordered<BoxFuture<'static, Read>>,
     ) -> Result<Option<Instant>, Option<Close>> {
         let now = Instant::now();
+        self.full = false;
         for _ in 0..FRAMES {
-            if self.buffered >= BUFFER {
-                // The flush wakes us; deadlines are looked at in the meantime.
+            if self.stream.get_ref().queued() >= BUFFER {
+                self.full = true;
+                // Room wakes us; deadlines are looked at in the meantime.
                 return Ok(Some(now + Duration::from_secs(1)));
             }
             match session.poll(now, now_us()) {
                 Step::Send(message) => {
-                    self.send(hub, &message).map_err(|_| None)?;
+                    self.send(hub, &message);
                     session.wrote(self.wire_bytes);
                 }
                 Step::Read(ticket, range) => {
@@ -242,19 +254,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Ok(Some(now))
     }
 
-    fn send(&mut self, hub: &Hub, message: &Prepared) -> Result<(), WsError> {
-        let frame = message.frame(self.deflated);
-        let form = if frame.header().rsv1 { "deflated" } else { "plain" };
-        hub.metrics.frames.get_or_create(&Form { form }).inc();
+    fn send(&mut self, hub: &Hub, message: &Prepared) {
+        let (frame, deflated) = message.wire(self.deflated);
+        let count = if deflated {
+            &hub.metrics.deflated
+        } else {
+            &hub.metrics.plain
+        };
+        count.inc();
         hub.metrics.decoded_bytes.inc_by(message.len() as u64);
         hub.metrics.wire_bytes.inc_by(frame.len() as u64);
-        self.write(frame)
-    }
-
-    fn write(&mut self, frame: WsFrame) -> Result<(), WsError> {
-        self.buffered += frame.len();
         self.wire_bytes += frame.len() as u64;
-        self.stream.start_send_unpin(Message::Frame(frame))
+        self.stream.get_mut().queue(frame);
     }
 
     /// Pings a client that has been silent; gives up on one that does not answer. Returns when to look again.
@@ -268,28 +279,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         }
         if !self.pinged {
             self.pinged = true;
+            let ping = WsFrame::ping(Vec::new());
+            (self.unflushed, self.wire_bytes) = (true, self.wire_bytes + ping.len() as u64);
             // Where it cannot be written, the flush says so.
-            let _ = self.write(WsFrame::ping(Vec::new()));
+            let _ = self.stream.start_send_unpin(Message::Frame(ping));
         }
         Ok(self.heard + every * 2)
     }
 
-    /// The next message, or that the buffer has been taken.
+    /// The next message, or that there is room for more frames; writes meanwhile.
     async fn event(&mut self, listening: bool) -> Event {
         poll_fn(|cx| {
-            if self.buffered > 0
-                && let Poll::Ready(result) = self.stream.poll_flush_unpin(cx)
-            {
-                return Poll::Ready(Event::Flushed(result));
+            match self.poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::Drained(Err(error))),
+                Poll::Ready(Ok(())) if self.full => return Poll::Ready(Event::Drained(Ok(()))),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             if !listening {
                 return Poll::Pending;
             }
-            std::pin::Pin::new(&mut self.stream)
-                .poll_next(cx)
-                .map(Event::Message)
+            Pin::new(&mut self.stream).poll_next(cx).map(Event::Message)
         })
         .await
+    }
+
+    /// Writes what is queued, then what tungstenite has.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WsError>> {
+        match self.stream.get_mut().poll_drain(cx) {
+            Poll::Ready(Ok(())) if self.unflushed => {}
+            other => return other.map_err(WsError::Io),
+        }
+        let flushed = self.stream.poll_flush_unpin(cx);
+        if flushed.is_ready() {
+            self.unflushed = false;
+        }
+        flushed
     }
 
     /// Hands a message on. `false`: the client has closed.
@@ -335,9 +359,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             retry_after_ms: RETRY_MS + random() % RETRY_MS,
             cursors,
         };
-        let frame = Prepared::new(encode(pb::server_frame::Frame::Goodbye(goodbye))).frame(self.deflated);
+        let (frame, _) = Prepared::new(encode(pb::server_frame::Frame::Goodbye(goodbye))).wire(self.deflated);
+        self.stream.get_mut().queue(frame);
         // Whether it arrives is told by nobody; the close frame follows in any case.
-        let _ = tokio::time::timeout(LINGER, self.stream.send(Message::Frame(frame))).await;
+        let _ = tokio::time::timeout(LINGER, poll_fn(|cx| self.poll_flush(cx))).await;
         Close::new(Close::GOING_AWAY, reason)
     }
 

@@ -60,17 +60,26 @@ pub struct Counted {
 /// What a counted frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A record; `live_us`: the time of its newest reading, where it comes from the end of the log.
+    /// A record.
     Data {
         /// Had been made for somebody else before.
         shared: bool,
-        /// Microseconds.
-        live_us: Option<i64>,
+        /// Where it comes from the end of the log.
+        live: Option<Live>,
     },
     /// A gap.
     Gap,
     /// Newest values, presence, or buckets.
     Merged,
+}
+
+/// Times of a record that is sent as it comes, microseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Its arrival at the bridge.
+    pub arrival_us: i64,
+    /// Its newest reading, where it has any.
+    pub newest_us: Option<i64>,
 }
 
 impl Counted {

@@ -92,6 +92,11 @@ impl Window {
         self.acked_frames == self.sent_frames
     }
 
+    /// Counted frames so far.
+    pub fn sent_frames(&self) -> u64 {
+        self.sent_frames
+    }
+
     /// A counted frame of this decoded length goes out.
     pub fn sent(&mut self, bytes: usize) {
         self.sent_frames += 1;

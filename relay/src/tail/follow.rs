@@ -421,6 +421,7 @@ mod tests {
                 id: ID,
                 code: code.into(),
                 message: "why".into(),
+                ..pb::ServerError::default()
             })
         };
         assert_eq!(

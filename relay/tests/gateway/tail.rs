@@ -202,7 +202,7 @@ async fn everything_is_compressed_acknowledged_and_readable() {
         assert!(begun.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(gateway.metric("wire_bytes_total") < gateway.metric("decoded_bytes_total") / 2.0);
+    assert!(gateway.metric("wire_bytes_total") < gateway.metric("decoded_bytes_total"));
     gateway.stop().await;
 }
 

@@ -43,61 +43,74 @@ pub fn deflate(message: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A binary message whose bytes, plain and compressed, are shared by all that send it.
+/// A binary message, as it goes over the wire: a server's frames are not masked, so every connection sends the same bytes.
 #[derive(Debug)]
 pub struct Prepared {
-    plain: Bytes,
+    /// The frame of the plain message, header included.
+    framed: Bytes,
+    /// Where the message begins in it.
+    header: usize,
+    /// The compressed frame, where deflate shrinks the message.
     packed: OnceLock<Option<Bytes>>,
 }
 
 impl Prepared {
     /// Of a message's bytes. It is compressed when first sent to somebody who takes that.
     pub fn new(message: impl Into<Bytes>) -> Self {
+        let message = message.into();
+        let length = message.len();
+        let framed = framed(message, false);
         Self {
-            plain: message.into(),
+            header: framed.len() - length,
+            framed,
             packed: OnceLock::new(),
         }
     }
 
     /// The decoded length.
     pub fn len(&self) -> usize {
-        self.plain.len()
+        self.framed.len() - self.header
     }
 
     /// Whether the message is empty.
     pub fn is_empty(&self) -> bool {
-        self.plain.is_empty()
+        self.len() == 0
     }
 
     /// The message itself.
-    pub fn plain(&self) -> &Bytes {
-        &self.plain
+    pub fn plain(&self) -> Bytes {
+        self.framed.slice(self.header..)
     }
 
-    /// The frame for a connection that did, or did not, agree to compression: plain where deflate does not shrink it.
-    pub fn frame(&self, deflated: bool) -> Frame {
+    /// The frame for a connection that did, or did not, agree to compression, and whether it is compressed: not where deflate does not shrink it.
+    pub fn wire(&self, deflated: bool) -> (Bytes, bool) {
         let packed = if deflated { self.packed() } else { None };
-        let opcode = OpCode::Data(Data::Binary);
         match packed {
-            Some(packed) => {
-                let mut frame = Frame::message(packed.clone(), opcode, true);
-                frame.header_mut().rsv1 = true;
-                frame
-            }
-            None => Frame::message(self.plain.clone(), opcode, true),
+            Some(packed) => (packed.clone(), true),
+            None => (self.framed.clone(), false),
         }
     }
 
     fn packed(&self) -> Option<&Bytes> {
         let pack = || {
-            if self.plain.len() < LEAST {
+            if self.len() < LEAST {
                 return None;
             }
-            let packed = deflate(&self.plain);
-            (packed.len() < self.plain.len()).then(|| Bytes::from(packed))
+            let packed = deflate(&self.framed[self.header..]);
+            (packed.len() < self.len()).then(|| framed(packed.into(), true))
         };
         self.packed.get_or_init(pack).as_ref()
     }
+}
+
+/// A message with its header (RFC 6455 §5.2).
+fn framed(message: Bytes, rsv1: bool) -> Bytes {
+    let mut frame = Frame::message(message, OpCode::Data(Data::Binary), true);
+    frame.header_mut().rsv1 = rsv1;
+    let mut out = Vec::with_capacity(frame.len());
+    // Only a writer can fail.
+    drop(frame.format(&mut out));
+    out.into()
 }
 
 #[cfg(test)]
@@ -109,24 +122,24 @@ mod tests {
     #[test]
     fn frames_share_their_bytes() {
         let prepared = Prepared::new(vec![1; 1000]);
-        let (first, second) = (prepared.frame(true), prepared.frame(true));
-        assert!(first.header().rsv1);
-        assert!(first.payload().len() < 100);
-        assert_eq!(first.payload().as_ptr(), second.payload().as_ptr());
-        assert_eq!(
-            prepared.frame(false).payload().as_ptr(),
-            prepared.frame(false).payload().as_ptr()
-        );
+        let ((first, packed), (second, _)) = (prepared.wire(true), prepared.wire(true));
+        assert!(packed && first.len() < 100);
+        assert_eq!(first[..2], [0xc2, first.len() as u8 - 2]);
+        assert_eq!(first.as_ptr(), second.as_ptr());
+        let ((first, packed), (second, _)) = (prepared.wire(false), prepared.wire(false));
+        assert_eq!((packed, &first[..4]), (false, &[0x82, 126, 3, 232][..]));
+        assert_eq!(first.as_ptr(), second.as_ptr());
+        assert_eq!(prepared.plain(), vec![1; 1000]);
     }
 
     #[test]
     fn what_does_not_shrink_goes_plain() {
         let mut noise = vec![0; 1000];
         getrandom::fill(&mut noise).unwrap();
-        let frame = Prepared::new(noise.clone()).frame(true);
-        assert!(!frame.header().rsv1);
-        assert_eq!(frame.payload(), noise);
-        assert!(!Prepared::new(vec![0; 63]).frame(true).header().rsv1);
+        let (frame, packed) = Prepared::new(noise.clone()).wire(true);
+        assert!(!packed);
+        assert_eq!(frame[4..], noise);
+        assert!(!Prepared::new(vec![0; 63]).wire(true).1);
     }
 
     /// References reach back no further than the window that was agreed: a 12-bit inflater is enough.

@@ -1,15 +1,26 @@
-//! Clears RSV1 beneath tungstenite, which would refuse it, and remembers which message had it.
+//! Clears RSV1 beneath tungstenite, which would refuse it, and remembers which message had it. And sends prepared frames past it.
 //!
 //! The shim walks the frame headers of the inbound byte stream, however it is cut. On the first frame of a data message
 //! RSV1 means "compressed" (RFC 7692 §6); there it is cleared and noted, in the order of the messages. Everywhere else
 //! (control and continuation frames, a connection without the extension) it stays, and tungstenite refuses it.
 
+//!
+//! A prepared frame is the same bytes for every connection, so it is queued here as it is, and written with others in one call; nothing
+//! is copied, and no connection has a buffer for it. What tungstenite writes itself (pings, pongs, the close frame) goes behind what is
+//! queued, so frames never mix.
+
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Frames written in one call.
+const TOGETHER: usize = 32;
+/// Frames that an empty queue has room for.
+const QUIET: usize = 8;
 
 const RSV1: u8 = 0x40;
 const OPCODE: u8 = 0x0f;
@@ -101,6 +112,9 @@ pub struct Shim<S> {
     transport: S,
     /// `None` on a connection without the extension.
     walker: Option<Walker>,
+    /// What is still to be written.
+    queue: VecDeque<Bytes>,
+    queued: usize,
 }
 
 impl<S> Shim<S> {
@@ -109,6 +123,8 @@ impl<S> Shim<S> {
         Self {
             transport,
             walker: deflated.then(Walker::default),
+            queue: VecDeque::new(),
+            queued: 0,
         }
     }
 
@@ -119,6 +135,54 @@ impl<S> Shim<S> {
             deflated: false,
             text,
         })
+    }
+
+    /// Whole frames, to be written when [`Shim::poll_drain`] is called.
+    pub fn queue(&mut self, frame: Bytes) {
+        if !frame.is_empty() {
+            self.queued += frame.len();
+            self.queue.push_back(frame);
+        }
+    }
+
+    /// Bytes that are still to be written.
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Shim<S> {
+    /// Writes what is queued; ready when nothing is left.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.queued > 0 {
+            let mut slices = [IoSlice::new(&[]); TOGETHER];
+            let mut count = 0;
+            for (slice, frame) in slices.iter_mut().zip(&self.queue) {
+                *slice = IoSlice::new(frame);
+                count += 1;
+            }
+            let slices = &slices[..count];
+            let mut written = match Pin::new(&mut self.transport).poll_write_vectored(cx, slices) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            self.queued -= written;
+            while let Some(frame) = self.queue.front_mut() {
+                if written < frame.len() {
+                    frame.advance(written);
+                    break;
+                }
+                written -= frame.len();
+                self.queue.pop_front();
+            }
+        }
+        // A quiet connection keeps no room for a busy one's frames.
+        if self.queue.capacity() > QUIET {
+            self.queue = VecDeque::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -136,15 +200,25 @@ impl<S: AsyncRead + Unpin> AsyncRead for Shim<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Shim<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.transport).poll_write(cx, bytes)
+        match self.poll_drain(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.transport).poll_write(cx, bytes),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_flush(cx)
+        match self.poll_drain(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.transport).poll_flush(cx),
+            other => other,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(cx)
+        match self.poll_drain(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.transport).poll_shutdown(cx),
+            other => other,
+        }
     }
 }
 
@@ -223,6 +297,37 @@ mod tests {
     }
 
     proptest! {
+        /// Frames of ours and what tungstenite writes keep their order and stay whole, however little the transport takes at a time.
+        #[test]
+        fn frames_never_mix(
+            pieces in proptest::collection::vec((any::<bool>(), proptest::collection::vec(any::<u8>(), 0..300)), 0..80),
+            room in 1usize..400,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (sent, expected) = runtime.block_on(async {
+                let (near, mut far) = tokio::io::duplex(room);
+                let reader = tokio::spawn(async move {
+                    let mut sent = Vec::new();
+                    tokio::io::AsyncReadExt::read_to_end(&mut far, &mut sent).await.unwrap();
+                    sent
+                });
+                let (mut shim, mut expected) = (Shim::new(near, true), Vec::new());
+                for (queued, bytes) in pieces {
+                    expected.extend_from_slice(&bytes);
+                    if queued {
+                        shim.queue(bytes.into());
+                    } else {
+                        tokio::io::AsyncWriteExt::write_all(&mut shim, &bytes).await.unwrap();
+                    }
+                }
+                std::future::poll_fn(|cx| shim.poll_drain(cx)).await.unwrap();
+                assert_eq!(shim.queued(), 0);
+                drop(shim);
+                (reader.await.unwrap(), expected)
+            });
+            prop_assert_eq!(sent, expected);
+        }
+
         #[test]
         fn however_the_stream_is_cut(
             frames in proptest::collection::vec((0u8..16, prop_oneof![0usize..200, 65_530usize..65_540]), 1..8),

@@ -8,7 +8,7 @@ use pb::server_frame::Frame;
 
 use super::cursor::{self, Beginning, Cursor, Next};
 use super::latest::{Parts, close};
-use super::{CaughtUp, Counted, Kind, Turn};
+use super::{CaughtUp, Counted, Kind, Live, Turn};
 use crate::gateway::catchup::{self, Chunk, Range};
 use crate::gateway::filter::{Filter, Globs};
 use crate::gateway::hub::Hub;
@@ -123,10 +123,13 @@ impl All {
         }
         match record.frame(&self.filter, &hub.limits) {
             Some(shared) => {
-                let live_us = record.newest_us.filter(|_| live);
+                let live = live.then_some(Live {
+                    arrival_us: record.arrival_us,
+                    newest_us: record.newest_us,
+                });
                 let kind = Kind::Data {
                     shared: shared.hit,
-                    live_us,
+                    live,
                 };
                 Turn::Frame(Counted {
                     frame: shared.frame,

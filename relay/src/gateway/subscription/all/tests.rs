@@ -47,7 +47,7 @@ fn gap(turn: Turn) -> pb::Gap {
     let Turn::Frame(counted) = turn else {
         panic!("{turn:?}")
     };
-    let frame: pb::ServerFrame = headwater_proto::Message::decode(counted.frame.plain().clone()).unwrap();
+    let frame: pb::ServerFrame = headwater_proto::Message::decode(counted.frame.plain()).unwrap();
     let Some(Frame::Gap(gap)) = frame.frame else {
         panic!("{frame:?}")
     };

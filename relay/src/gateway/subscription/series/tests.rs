@@ -46,7 +46,7 @@ fn next(series: &mut Series, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
 }
 
 fn decoded(counted: &Counted) -> Frame {
-    let frame = pb::ServerFrame::decode(counted.frame.plain().clone()).unwrap();
+    let frame = pb::ServerFrame::decode(counted.frame.plain()).unwrap();
     frame.frame.unwrap()
 }
 
