@@ -7,7 +7,7 @@
 //!
 //! A prepared frame is the same bytes for every connection, so it is queued here as it is, and written with others in one call; nothing
 //! is copied, and no connection has a buffer for it. What tungstenite writes itself (pings, pongs, the close frame) goes behind what is
-//! queued, so frames never mix.
+//! queued, and is taken whole, so frames never mix.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -201,10 +201,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Shim<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Shim<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.poll_drain(cx) {
-            Poll::Ready(Ok(())) => Pin::new(&mut self.transport).poll_write(cx, bytes),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
         }
+        let written = match Pin::new(&mut self.transport).poll_write(cx, bytes) {
+            Poll::Ready(Ok(written @ 1..)) => written,
+            other => return other,
+        };
+        // What is begun is ended before the next prepared frame: tungstenite would come with the rest after that.
+        self.queue(Bytes::copy_from_slice(&bytes[written..]));
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -317,7 +324,9 @@ mod tests {
                     if queued {
                         shim.queue(bytes.into());
                     } else {
-                        tokio::io::AsyncWriteExt::write_all(&mut shim, &bytes).await.unwrap();
+                        // Once alone: what is queued next must not stand before the rest.
+                        let taken = tokio::io::AsyncWriteExt::write(&mut shim, &bytes).await.unwrap();
+                        assert_eq!(taken, bytes.len());
                     }
                 }
                 std::future::poll_fn(|cx| shim.poll_drain(cx)).await.unwrap();
