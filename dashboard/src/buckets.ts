@@ -25,6 +25,16 @@ interface Bucket {
 /** More than a chart has pixels, by far. */
 const MOST = 20_000;
 
+/** Which of a column's buckets, first and end, touch a range, milliseconds. */
+export function within(column: BucketColumn, from: number, to: number): [number, number] {
+  const { starts, widthUs } = column;
+  let first = 0;
+  while (first < starts.length && starts[first] + widthUs <= from * 1000) first += 1;
+  let end = first;
+  while (end < starts.length && starts[end] < to * 1000) end += 1;
+  return [first, end];
+}
+
 export class Buckets {
   /** Ascending by start, then width. */
   private list: Bucket[] = [];
@@ -35,9 +45,9 @@ export class Buckets {
   }
 
   /** A bucket that was told before is told what came since: they are joined. A wider one stands beside the narrower ones. */
-  add(column: BucketColumn): void {
+  add(column: BucketColumn, first = 0, end = column.starts.length): void {
     const width = column.widthUs / 1000;
-    for (let i = 0; i < column.starts.length; i++) {
+    for (let i = first; i < end; i++) {
       const start = column.starts[i] / 1000;
       const at = this.from(start, width);
       const made: Bucket = {

@@ -142,8 +142,10 @@ export class Feed {
     const take = (event: SubscriptionEvent) => {
       if (event.type === "batch") this.take(store, event.batch, event.arrivalUs / 1000);
       else if (event.type === "latest") for (const batch of event.batches) this.take(store, batch, 0);
-      else if (event.type === "series") store.takeSeries(event.columns, event.losses);
-      else if (event.type === "caught-up") {
+      else if (event.type === "series") {
+        // What came after a range that stands still would push out what is looked at.
+        store.takeSeries(event.columns, event.losses, this.cover);
+      } else if (event.type === "caught-up") {
         show();
         this.caughtUp(store);
       } else if (event.type === "gap" && event.gap.reason === "reset") queueMicrotask(() => this.begin());

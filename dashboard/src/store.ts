@@ -1,7 +1,7 @@
 /** What subscriptions brought of some devices: a line per device and metric, texts, and what was lost. */
 
 import type { Batch, Column, SeriesColumn, SeriesLoss } from "@headwater/client";
-import { Buckets } from "./buckets";
+import { Buckets, within } from "./buckets";
 import { Series } from "./series";
 
 /** One metric of one device: numeric ones have a series, texts only their newest value. */
@@ -79,12 +79,22 @@ export class Store {
     return last;
   }
 
-  takeSeries(columns: readonly SeriesColumn[], losses: readonly SeriesLoss[]): void {
+  /** Buckets outside of the range are left out. */
+  takeSeries(
+    columns: readonly SeriesColumn[],
+    losses: readonly SeriesLoss[],
+    { from, to }: { from: number; to: number } = {
+      from: Number.NEGATIVE_INFINITY,
+      to: Number.POSITIVE_INFINITY,
+    },
+  ): void {
     const touched = new Set<Line>();
     for (const column of columns) {
+      const [first, end] = within(column, from, to);
+      if (first === end) continue;
       const line = this.line(column.device, column.metric, column.unit, "f64");
       line.buckets ??= new Buckets();
-      line.buckets.add(column);
+      line.buckets.add(column, first, end);
       touched.add(line);
     }
     for (const { buckets, series } of touched) {

@@ -23,6 +23,33 @@ const loss = (seq: number, readings: number, reason: "journal full" | "corrupt" 
   batch(seq, [], { loss: { through: BigInt(seq), readings, reason } });
 
 describe("a store", () => {
+  it("keeps what touches the range that is looked at, however much comes after it", () => {
+    const store = new Store();
+    const count = 30_000;
+    const ones = () => new Float64Array(count).fill(1);
+    const starts = Float64Array.from({ length: count }, (_, i) => i * 1000);
+    const series = {
+      device: "a",
+      metric: "m",
+      unit: "Cel",
+      widthUs: 1000,
+      starts,
+      min: ones(),
+      max: ones(),
+      last: Float64Array.from(starts, (start) => start / 1000),
+      lastTimes: starts,
+      counts: new Uint32Array(count).fill(1),
+    };
+    store.takeSeries([series], [], { from: 5, to: 10 });
+    store.takeSeries([{ ...series, metric: "later", starts: starts.map((start) => start + 10_000) }], [], {
+      from: 5,
+      to: 10,
+    });
+    const [line, ...others] = store.lines.values();
+    expect([...line.series!.values.subarray(0, line.series!.length)]).toEqual([5, 6, 7, 8, 9]);
+    expect(others).toEqual([]);
+  });
+
   it("keeps suspect readings beside the line, not in it", () => {
     const store = new Store();
     store.take(batch(1, [column([10, 20, 30], [21, 85, 22], [1])]), 40);

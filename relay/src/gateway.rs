@@ -75,6 +75,8 @@ use token::Keys;
 
 /// How long connections may take to say goodbye, when it is their time.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a connection that does not become a WebSocket may stay.
+const LONGEST: Duration = Duration::from_secs(60);
 /// TCP connections beside the WebSockets: page loads, refusals.
 const OTHERS: usize = 256;
 
@@ -302,13 +304,14 @@ where
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        // What a client does wrong in HTTP is between hyper and the client.
-        _ = connection.as_mut() => {}
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(GOODBYE, connection).await;
-        }
+        // What a client does wrong in HTTP is between hyper and the client. One that is upgraded ends here too.
+        _ = connection.as_mut() => return,
+        () = shutdown.cancelled() => {}
+        // Whoever does not take the page's files would hold its place for ever.
+        () = tokio::time::sleep(LONGEST) => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(GOODBYE, connection).await;
 }
 
 async fn accept(

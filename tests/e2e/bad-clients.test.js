@@ -171,19 +171,19 @@ scenario("tokens: without a valid one nothing is sent; scopes hold; expiry close
   assert.deepEqual([...seen()], ["mine-1"]);
 
   const short = await Live.open(site, relay.live, {
-    hello: { token: token(secret, { ...claims, exp: Math.floor(Date.now() / 1000) + 2 }) },
+    hello: { token: token(secret, { ...claims, exp: Math.floor(Date.now() / 1000) + 6 }) },
   });
   await short.next("welcome");
   assert.equal((await short.closed).code, 4401, "expired while connected");
   // A fresh token in band keeps a connection.
   const fresh = await Live.open(site, relay.live, {
-    hello: { token: token(secret, { ...claims, exp: Math.floor(Date.now() / 1000) + 2 }) },
+    hello: { token: token(secret, { ...claims, exp: Math.floor(Date.now() / 1000) + 6 }) },
   });
   await fresh.next("welcome");
   fresh.send("token", { token: token(secret, claims) });
   await fresh.next("tokenAccepted");
   const expired = await Live.open(site, relay.live, {
-    hello: { token: token(secret, { ...claims, exp: Math.floor(Date.now() / 1000) + 3 }) },
+    hello: { token: token(secret, { ...claims, exp: Math.floor(Date.now() / 1000) + 8 }) },
   });
   await expired.closed;
   fresh.send("ping", { nonce: 2n });

@@ -123,7 +123,7 @@ scenario("a token ends while the page is looked at: it asks for another, and has
   });
   const jwt = (seconds) =>
     token(secret, { sub: "wall", exp: Math.floor(Date.now() / 1000) + seconds, hw: { read: ["*"] } });
-  const dashboard = await Dashboard.open(site, `${relay.page}?token=${jwt(8)}#/device/dev`);
+  const dashboard = await Dashboard.open(site, `${relay.page}?token=${jwt(20)}#/device/dev`);
   const trace = sensors.slice(site, "trace.csv", 0, 800);
   startAgent(site, { device: "dev", mosquitto, trace, ...LIVE });
   await dashboard.page.waitForSelector(".notice:has-text('Your token ends in')");

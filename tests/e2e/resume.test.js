@@ -160,7 +160,7 @@ scenario(
   "a gateway that stops says so first, takes nobody in, and lets its connections go one by one",
   async (site) => {
     const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
-    const settings = { gateway: { drain: "3s" } };
+    const settings = { gateway: { drain: "8s" } };
     const gateway = await Relay.start(site, { kafka, mosquitto, part: "gateway", settings });
     const followers = [];
     for (let id = 1; id <= 40; id++) {
@@ -173,7 +173,7 @@ scenario(
       const answer = await fetch(`${gateway.admin}/readyz`);
       return !answer.ok && (await answer.text());
     };
-    assert.match(await until("the gateway says that it is not ready", readiness, 2500), /stopping/);
+    assert.match(await until("the gateway says that it is not ready", readiness, 10_000), /stopping/);
     await assert.rejects(fetch(gateway.page), "nobody is taken in");
     const still = followers.filter((follower) => follower.open).length;
     assert.ok(still > 0, "some are served on while others have gone");

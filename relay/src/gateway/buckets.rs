@@ -230,6 +230,23 @@ impl Buckets {
         self.merged += 1;
     }
 
+    /// Keeps what is of these devices.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.losses.retain(|device, _| keep(device));
+        self.devices.retain(|device, _| keep(device));
+        (self.cells, self.columns, self.names, self.tallest) = (0, 0, 0, 0);
+        for (device, metrics) in &self.devices {
+            for (metric, columns) in metrics {
+                for column in columns {
+                    self.cells += column.cells.len();
+                    self.columns += 1;
+                    self.names += device.len() + metric.len() + column.unit.len();
+                    self.tallest = self.tallest.max(column.cells.len());
+                }
+            }
+        }
+    }
+
     /// Whether there is nothing to take out.
     pub fn is_empty(&self) -> bool {
         self.columns == 0 && self.losses.is_empty()

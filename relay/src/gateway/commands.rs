@@ -236,6 +236,8 @@ impl Commands {
 
     async fn answer(self: &Arc<Self>, order: &Order, place: Place) -> Answer {
         if let Some((code, why)) = &order.refusal {
+            // Its turn comes and goes all the same: those behind it do not pass those before it.
+            tokio::spawn(async move { drop(place.begin().await) });
             return self.refuse(order, *code, why.clone());
         }
         let place = place.begin().await;

@@ -160,17 +160,27 @@ impl KeySet {
     /// Has it fetched for the sake of a key that is not in it, and waits a moment; not where that was done lately.
     pub async fn want(&self) {
         let mut news = self.news.subscribe();
-        let lately = self
-            .fetched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|at| at.elapsed() < self.settings.refetch);
-        if lately {
+        if self.was_fetched_lately() {
             return;
         }
         self.wanted.notify_one();
         // Late, or not at all: the token is judged by what there is.
         let _ = tokio::time::timeout(WAIT, news.changed()).await;
+    }
+
+    fn was_fetched_lately(&self) -> bool {
+        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.is_some_and(|at| at.elapsed() < self.settings.refetch)
+    }
+
+    /// Somebody wants it, and did not only while it was being fetched.
+    async fn is_wanted(&self) {
+        loop {
+            self.wanted.notified().await;
+            if !self.was_fetched_lately() {
+                return;
+            }
+        }
     }
 
     /// Fetches it, again and again, until `shutdown`.
@@ -206,7 +216,7 @@ impl KeySet {
             };
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
-                () = self.wanted.notified() => {}
+                () = self.is_wanted() => {}
                 () = shutdown.cancelled() => return,
             }
         }

@@ -30,7 +30,7 @@ pub struct Form {
 /// By close code.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Code {
-    /// 1000 to 4999; 0: the connection broke off.
+    /// 1000 to 4999; 0: the connection broke off; 4000: a code of the client's own.
     pub code: u32,
 }
 
@@ -129,7 +129,7 @@ impl Metrics {
             round_trip: Latency::default(),
         };
         // At 0 from the beginning: the first of a kind would not show as an increase.
-        for mode in ["all", "latest", "presence"] {
+        for mode in ["all", "latest", "series", "presence"] {
             drop(metrics.subscriptions.get_or_create(&Mode { mode }));
         }
         for code in [0, 1000] {

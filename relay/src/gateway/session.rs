@@ -158,6 +158,22 @@ impl Session {
         self.wire_bytes = wire_bytes;
     }
 
+    /// A ping or pong of WebSocket's own.
+    ///
+    /// # Errors
+    /// [`Close`] where there are too many.
+    pub fn heard(&mut self, now: Instant) -> Result<(), Close> {
+        self.spend(1, now)
+    }
+
+    fn spend(&mut self, cost: u32, now: Instant) -> Result<(), Close> {
+        if self.rate.take(cost, now) {
+            return Ok(());
+        }
+        let most = self.hub.settings.limits.messages;
+        Err(Close::new(Close::LIMIT, format!("over {most} messages a second")))
+    }
+
     /// A binary message of the client.
     ///
     /// # Errors
@@ -172,10 +188,7 @@ impl Session {
             ClientFrame::Subscribe(_) => SUBSCRIBE_COST,
             _ => 1,
         };
-        if !self.rate.take(cost, now) {
-            let most = self.hub.settings.limits.messages;
-            return Err(Close::new(Close::LIMIT, format!("over {most} messages a second")));
-        }
+        self.spend(cost, now)?;
         if let (State::AwaitHello, ClientFrame::Hello(hello)) = (&self.state, &frame) {
             return self.hello(hello, now_us);
         }
@@ -212,6 +225,11 @@ impl Session {
                     .map_err(|refusal| refused(&refusal))?;
                 if fresh.subject != grant.subject {
                     return Err(refused(&Refusal::Subject));
+                }
+                for entry in self.subscriptions.values_mut() {
+                    if let Waiting::Open(subscription) = &mut entry.subscription {
+                        subscription.narrow(&fresh);
+                    }
                 }
                 *grant = fresh;
                 let token_expires_us = grant.expires_us.unwrap_or(0);

@@ -39,6 +39,8 @@ use crate::mqtt::random;
 const BUFFER: usize = 32 << 10;
 /// Bytes read at once: what an idle connection costs is mostly this.
 const READ_BUFFER: usize = 1 << 10;
+/// Bytes of pings, pongs and close frames that may wait for the socket.
+const CONTROL: usize = 1 << 10;
 /// Frames that one connection sends before others have their turn.
 const FRAMES: usize = 32;
 /// How long a client may take to take the close frame, and to close in turn.
@@ -81,6 +83,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
+            // Pongs of a client that does not read: of those that find no room the last alone is kept.
+            .max_write_buffer_size(CONTROL)
             .max_message_size(Some(inbound))
             .max_frame_size(Some(inbound));
         let shim = Shim::new(transport, deflated);
@@ -115,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         };
         let code = close
             .as_ref()
-            .map_or(self.closed.unwrap_or(0), |close| close.code);
+            .map_or(self.closed.map_or(0, known), |close| close.code);
         hub.metrics
             .closes
             .get_or_create(&Code { code: code.into() })
@@ -329,7 +333,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 return Ok(false);
             }
             // Tungstenite answers pings.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(true),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {
+                session.heard(self.heard)?;
+                return Ok(true);
+            }
         };
         let kind = self.stream.get_mut().take_kind(text);
         if kind.text {
@@ -392,6 +399,11 @@ async fn prepare(hub: &Hub, message: &[u8]) {
     {
         hub.keys.prepare(&token).await;
     }
+}
+
+/// A close code of the client's; 4000 stands for those that a client makes up, since each is a series of its own in `/metrics`.
+fn known(code: u16) -> u16 {
+    if (1000..=1015).contains(&code) { code } else { 4000 }
 }
 
 /// What a client is told of an error that tungstenite found; `None`: there is nobody to tell.

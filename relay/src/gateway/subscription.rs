@@ -120,6 +120,15 @@ impl Subscription {
         }
     }
 
+    /// The token is another from here on: what was taken in and not told yet of devices that it does not allow is dropped.
+    pub fn narrow(&mut self, grant: &Grant) {
+        match self {
+            Self::Series(series) => series.narrow(grant),
+            // These look at the token as they make a frame.
+            Self::All(_) | Self::Latest(_) | Self::Presence(_) => {}
+        }
+    }
+
     /// The window is closed. Returns whether this is to be called again at once.
     pub fn closed(&mut self, hub: &Hub, grant: &Grant) -> bool {
         match self {

@@ -502,7 +502,7 @@ async fn a_graceful_stop_says_goodbye() {
         client.close().await
     });
     assert_eq!(stopped.0, 1001);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert!(matches!(client.next().await, Received::End));
 }
 

@@ -156,7 +156,7 @@ impl Client {
 
     /// The next message, if one comes soon.
     pub(crate) async fn soon(&mut self) -> Option<Received> {
-        tokio::time::timeout(Duration::from_millis(300), self.receive())
+        tokio::time::timeout(Duration::from_secs(1), self.receive())
             .await
             .ok()
     }

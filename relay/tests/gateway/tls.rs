@@ -95,7 +95,12 @@ async fn the_live_channel_and_a_renewed_certificate_over_tls() {
     let mut before = open(shake(&gateway, &[&first], &BOTH).await.unwrap()).await;
 
     let second = renew(directory.path());
+    let began = std::time::Instant::now();
     let served = loop {
+        assert!(
+            began.elapsed().as_secs() < 60,
+            "the renewed certificate is never served"
+        );
         let stream = shake(&gateway, &[&first, &second], &BOTH).await.unwrap();
         let (_, connection) = stream.get_ref();
         if connection.peer_certificates().unwrap()[0] == second {

@@ -395,3 +395,22 @@ fn a_closed_window_for_a_day_costs_a_few_kilobytes_a_column() {
         (1024.0, 2047.0, 86_399.0)
     );
 }
+
+#[test]
+fn what_is_kept_is_counted_as_if_the_rest_had_never_come() {
+    let (mut both, mut one) = (Buckets::new(10), Buckets::new(10));
+    for device in ["a", "b"] {
+        let batch = doubles(device, &[(0, 1.0), (15, 2.0)]);
+        both.add(&batch, &Globs::All, 1);
+        both.lose(device, 7, 2);
+        if device == "b" {
+            one.add(&batch, &Globs::All, 1);
+            one.lose(device, 7, 2);
+        }
+    }
+    both.retain(|device| device == "b");
+    assert_eq!((both.held(), both.frame_bytes()), (one.held(), one.frame_bytes()));
+    let taken = both.take();
+    assert!(taken.columns.iter().all(|column| column.device == "b") && taken.columns.len() == 1);
+    assert!(taken.losses.iter().all(|loss| loss.device == "b") && taken.losses.len() == 1);
+}

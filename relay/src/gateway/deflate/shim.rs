@@ -115,6 +115,8 @@ pub struct Shim<S> {
     /// What is still to be written.
     queue: VecDeque<Bytes>,
     queued: usize,
+    /// The transport has taken something that it may not have sent yet, as TLS does.
+    unflushed: bool,
 }
 
 impl<S> Shim<S> {
@@ -125,6 +127,7 @@ impl<S> Shim<S> {
             walker: deflated.then(Walker::default),
             queue: VecDeque::new(),
             queued: 0,
+            unflushed: false,
         }
     }
 
@@ -152,7 +155,7 @@ impl<S> Shim<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Shim<S> {
-    /// Writes what is queued; ready when nothing is left.
+    /// Writes what is queued; ready when nothing is left, here or in the transport.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.queued > 0 {
             let mut slices = [IoSlice::new(&[]); TOGETHER];
@@ -169,6 +172,7 @@ impl<S: AsyncWrite + Unpin> Shim<S> {
                 Poll::Pending => return Poll::Pending,
             };
             self.queued -= written;
+            self.unflushed = true;
             while let Some(frame) = self.queue.front_mut() {
                 if written < frame.len() {
                     frame.advance(written);
@@ -181,6 +185,10 @@ impl<S: AsyncWrite + Unpin> Shim<S> {
         // A quiet connection keeps no room for a busy one's frames.
         if self.queue.capacity() > QUIET {
             self.queue = VecDeque::new();
+        }
+        if self.unflushed {
+            std::task::ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -209,6 +217,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Shim<S> {
             Poll::Ready(Ok(written @ 1..)) => written,
             other => return other,
         };
+        self.unflushed = true;
         // What is begun is ended before the next prepared frame: tungstenite would come with the rest after that.
         self.queue(Bytes::copy_from_slice(&bytes[written..]));
         Poll::Ready(Ok(bytes.len()))

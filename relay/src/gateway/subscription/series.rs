@@ -161,6 +161,11 @@ impl Series {
         Turn::Frame(Counted::of(frame, Kind::Merged))
     }
 
+    /// See [`super::Subscription::narrow`].
+    pub fn narrow(&mut self, grant: &Grant) {
+        self.buckets.retain(|device| grant.read.matches(device));
+    }
+
     /// The window is closed: takes in what is in memory, in buckets as wide as they must be. Returns whether there is more.
     pub fn closed(&mut self, hub: &Hub, grant: &Grant) -> bool {
         if !self.live {
