@@ -144,7 +144,7 @@ scenario("a long range is read as buckets that join, and goes on live", async (s
   // Closer: every reading again.
   await page.click(".windows a:text-is('5 min')");
   await until("every reading is read", async () => !(await page.textContent(".key")).includes("of every"));
-  assert.ok((await pressure()).points < 400);
+  await until("and nothing else is drawn", async () => (await pressure()).points < 400);
   // The relay widens what a slow page gets: that is said.
   stage.widened = 4;
   await page.click(".windows a:text-is('1 h')");
