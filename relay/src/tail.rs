@@ -1,7 +1,7 @@
 //! `headwater-relay tail`: the live channel in a terminal.
 //!
-//! What decides is plain structs: [`follow`] knows where the subscription stands, [`acks`] when to acknowledge; [`line`] is what is
-//! printed. Drivers: this file, [`channel`] (the WebSocket) and [`printer`] (a thread, since a pager may not read for minutes, and
+//! What decides is plain structs: `follow` knows where the subscription stands, `acks` when to acknowledge; `line` is what is
+//! printed. Drivers: this file, `channel` (the WebSocket) and `printer` (a thread, since a pager may not read for minutes, and
 //! pings are to be answered all the while). A frame is acknowledged when it is printed: so who does not read on is sent no more.
 
 mod acks;

@@ -21,7 +21,7 @@ fn wrong_settings_end_it_before_anything_is_started_and_are_told_once() {
     for (settings, fact) in [
         (
             "[gateway]\nlisten = '0.0.0.0:0'",
-            "no gateway.keys are configured",
+            "no gateway.keys or gateway.key_sets are configured",
         ),
         (
             "[[gateway.keys]]\nalgorithm = 'EdDSA'\nfile = '/nonexistent/key.pem'",
