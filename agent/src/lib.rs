@@ -30,7 +30,7 @@ mod group;
 pub mod handle;
 mod health;
 mod host;
-#[cfg(any(feature = "prometheus", feature = "source-http"))]
+#[cfg(any(feature = "enroll", feature = "prometheus", feature = "source-http"))]
 mod http;
 pub mod journal;
 mod mqtt;

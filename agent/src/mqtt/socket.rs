@@ -96,7 +96,7 @@ impl Ways {
     }
 
     /// An error of a stream's, for a person.
-    pub(super) fn explain(&self, error: &io::Error) -> String {
+    pub(crate) fn explain(&self, error: &io::Error) -> String {
         #[cfg(feature = "tls")]
         if let Some(why) = self.tls.explain(error) {
             return why;
@@ -105,7 +105,7 @@ impl Ways {
     }
 
     /// What is worth knowing when a broker closes a TLS connection in place of answering.
-    pub(super) fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         #[cfg(feature = "tls")]
         return self.tls.hint();
         #[cfg(not(feature = "tls"))]
