@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use headwater_proto::{Body, Limits, Readings, Values, protobuf};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -99,6 +100,17 @@ struct Seen {
 impl Watch {
     /// Watches `topic`, which must be there.
     pub(crate) fn start(kafka: &Kafka, topic: &str) -> Result<Self> {
+        Self::counting(kafka, topic, |_| 1)
+    }
+
+    /// The same, where a record is a batch: it counts for as many as it has readings.
+    pub(crate) fn of_batches(kafka: &Kafka, topic: &str) -> Result<Self> {
+        Self::counting(kafka, topic, |value| {
+            readings(value).map_or(0, |r| r.len() as u64)
+        })
+    }
+
+    fn counting(kafka: &Kafka, topic: &str, count: fn(&[u8]) -> u64) -> Result<Self> {
         let consumer: BaseConsumer = kafka
             .client()
             .set("group.id", "headwater-bench")
@@ -112,7 +124,7 @@ impl Watch {
         let thread = thread::spawn(move || {
             while !noted.ended.load(Ordering::Relaxed) {
                 if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) {
-                    noted.take(&message);
+                    noted.take(&message, count);
                 }
             }
         });
@@ -168,31 +180,60 @@ impl Drop for Watch {
 }
 
 impl Seen {
-    fn take(&self, message: &BorrowedMessage<'_>) {
+    fn take(&self, message: &BorrowedMessage<'_>, count: fn(&[u8]) -> u64) {
         let value = message.payload().unwrap_or_default();
-        if self.marked.load(Ordering::Relaxed)
-            && let Some(mark) = mark(message)
-        {
+        if self.marked.load(Ordering::Relaxed) {
+            let found = marks(message);
             let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-            marks.insert(mark, Instant::now());
+            marks.extend(found.into_iter().map(|mark| (mark, Instant::now())));
         }
         self.bytes.fetch_add(value.len() as u64, Ordering::Relaxed);
-        self.records.fetch_add(1, Ordering::Relaxed);
+        self.records.fetch_add(count(value), Ordering::Relaxed);
     }
 }
 
-/// What tells a record apart: device and sequence number, or the number in the text that the field `n` has.
-fn mark(message: &BorrowedMessage<'_>) -> Option<(String, u64)> {
-    if let Some(headers) = message.headers()
-        && let Some(seq) = headers.iter().find(|header| header.key == "hw-seq")
-    {
-        let device = String::from_utf8_lossy(message.key()?).into_owned();
-        return Some((device, std::str::from_utf8(seq.value?).ok()?.parse().ok()?));
+/// What tells a record apart: the numbers of the field `n` that are in it, as text or as a metric; else device and sequence number.
+fn marks(message: &BorrowedMessage<'_>) -> Vec<(String, u64)> {
+    let Some(payload) = message.payload() else {
+        return Vec::new();
+    };
+    let Some(seq) = header(message, "hw-seq") else {
+        return numbered(payload)
+            .map(|number| (String::new(), number))
+            .into_iter()
+            .collect();
+    };
+    let numbers = readings(payload)
+        .into_iter()
+        .flat_map(|readings| readings.columns);
+    let numbers = numbers
+        .filter(|column| column.metric.ends_with(".n"))
+        .flat_map(|column| match column.values {
+            Values::I64(numbers) => numbers,
+            _ => Vec::new(),
+        });
+    let mut marks: Vec<_> = numbers.map(|number| (String::new(), number as u64)).collect();
+    if let (true, Some(device)) = (marks.is_empty(), message.key()) {
+        marks.push((String::from_utf8_lossy(device).into_owned(), seq));
     }
-    let text = std::str::from_utf8(message.payload()?).ok()?;
-    let (_, after) = text.rsplit_once("n=")?;
-    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
-    Some((String::new(), digits.parse().ok()?))
+    marks
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<u64> {
+    let header = message.headers()?.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(header.value?).ok()?.parse().ok()
+}
+
+fn numbered(payload: &[u8]) -> Option<u64> {
+    let (_, after) = std::str::from_utf8(payload).ok()?.rsplit_once("n=")?;
+    after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn readings(value: &[u8]) -> Option<Readings> {
+    match protobuf::decode(value, &Limits::default()).ok()?.body {
+        Body::Readings(readings) => Some(readings),
+        Body::Loss(_) => None,
+    }
 }
 
 fn assign(consumer: &BaseConsumer, topic: &str) -> Result<()> {

@@ -22,9 +22,19 @@ pub(super) enum Peer {
     Telegraf,
     /// `mqtt` to `kafka_franz`: a message is handed on as it came, unread.
     Connect,
+    /// No peer: the relay, with an entry `[[foreign]]` that reads line protocol. A record is a batch of what was gathered.
+    Foreign,
 }
 
 impl Peer {
+    /// Kafka's topic, of what is called so.
+    pub(super) fn topic(self, into: &str) -> String {
+        match self {
+            Self::Telegraf | Self::Connect => into.to_string(),
+            Self::Foreign => format!("{into}.telemetry"),
+        }
+    }
+
     /// Starts it, to carry `topic` (MQTT) to `into` (Kafka).
     pub(super) fn start(
         self,
@@ -45,6 +55,10 @@ impl Peer {
             Self::Connect => {
                 command.arg("run").arg(&file);
                 connect(mqtt, bootstrap, topic, into)
+            }
+            Self::Foreign => {
+                command.arg("bridge").arg("--config").arg(&file);
+                foreign(mqtt, bootstrap, topic, into)
             }
         };
         fs::write(&file, text)?;
@@ -103,6 +117,25 @@ output:
     idempotent_write: true
     max_in_flight: 64
     batching: {{ count: 500, period: 5ms }}
+"#
+    )
+}
+
+fn foreign(mqtt: u16, bootstrap: &str, topic: &str, into: &str) -> String {
+    format!(
+        r#"[admin]
+listen = "127.0.0.1:0"
+[kafka]
+bootstrap = "{bootstrap}"
+prefix = "{into}"
+[mqtt]
+broker = "mqtt://127.0.0.1:{mqtt}"
+[[foreign]]
+id = "lines"
+topics = ["{topic}"]
+device = "{{2}}"
+[foreign.map]
+format = "influx"
 "#
     )
 }
