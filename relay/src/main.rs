@@ -32,6 +32,9 @@ enum Command {
     Gateway(Config),
     /// Kafka → Kafka: one record a reading, for programs that want rows. Any number may run.
     Rows(Config),
+    /// Reads the settings and what they name, says whether `run` would go by them, and starts nothing.
+    #[command(after_help = EXIT_CODES)]
+    Check(Config),
     /// Sends a command to a device, waits for the reply and prints it.
     #[command(name = "command", after_help = EXIT_CODES_OF_COMMAND)]
     Send {
@@ -98,6 +101,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Bridge(config) => (config, &[Part::Bridge]),
         Command::Gateway(config) => (config, &[Part::Gateway]),
         Command::Rows(config) => (config, &[Part::Rows]),
+        Command::Check(config) => return check(&config),
         Command::Send { options, config } => return send(&options, &config),
         Command::Token { options, config } => return token(&options, &config),
         Command::Deadletter { options, config } => {
@@ -118,6 +122,19 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     };
     let settings = prepare(&config, parts).map_err(Failure::Settings)?;
     run(serve::run(settings, parts)).map_err(Failure::Run)
+}
+
+fn check(config: &Config) -> Result<(), Failure> {
+    let settings = prepare(config, &[Part::Bridge, Part::Gateway, Part::Rows]).map_err(Failure::Settings)?;
+    let said = format!(
+        "ok: brokers {}, Kafka {} with topics {}.*; dashboards at {}, health and metrics at {}",
+        settings.mqtt.broker,
+        settings.kafka.bootstrap,
+        settings.kafka.prefix,
+        settings.gateway.listen,
+        settings.admin.listen
+    );
+    writeln!(std::io::stdout(), "{said}").map_err(|error| Failure::Run(error.into()))
 }
 
 fn token(options: &headwater_relay::mint::Options, config: &Config) -> Result<(), Failure> {

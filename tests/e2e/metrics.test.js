@@ -7,6 +7,7 @@ import { join } from "node:path";
 import mqtt from "mqtt";
 import { startAgent } from "./harness/agent.js";
 import { Kafka } from "./harness/kafka.js";
+import { metricsPage } from "./harness/metricspage.js";
 import { Mosquitto } from "./harness/mosquitto.js";
 import { freePort } from "./harness/port.js";
 import { Relay } from "./harness/relay.js";
@@ -62,10 +63,13 @@ scenario(
   async (site) => {
     const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
     const plugs = { id: "plugs", topics: ["plugs/+"], device: "{1}", map: { format: "json" } };
-    const relay = await Relay.start(site, { kafka, mosquitto, settings: { foreign: [plugs] } });
+    const settings = { foreign: [plugs], rows: { enabled: true } };
+    const relay = await Relay.start(site, { kafka, mosquitto, settings });
     const api = await prometheus(site, relay);
     const trace = sensors.slice(site, "trace.csv", 0, 300);
-    startAgent(site, { device: "gw", mosquitto, trace });
+    const prometheusOfAgent = `127.0.0.1:${await freePort()}`;
+    const control = { prometheus: prometheusOfAgent };
+    const agent = startAgent(site, { device: "gw", mosquitto, trace, settings: { control } });
     const client = await mqtt.connectAsync(mosquitto.url);
     await client.publishAsync(topic("bad", "data"), Buffer.from("no frame"));
     await client.publishAsync("plugs/a", '{"power": 12.5}', { qos: 1 });
@@ -78,6 +82,15 @@ scenario(
     const text = await (await fetch(`${relay.admin}/metrics`)).text();
     const lint = spawnSync("promtool", ["check", "metrics"], { input: text, encoding: "utf8" });
     assert.equal(lint.status, 0, `${lint.error ?? ""}${lint.stdout}${lint.stderr}`);
+
+    const ofAgent = () => fetch(`http://${prometheusOfAgent}/metrics`).then((answer) => answer.text());
+    const agents = await agent.ready("the agent's figures are there", ofAgent).then(ofAgent);
+    const page = metricsPage({ relay: text, agent: agents });
+    assert.equal(
+      page.now,
+      page.made,
+      "docs/metrics.md is stale: HEADWATER_WRITE_PAGES=1 and this test again",
+    );
 
     const rules = async () => (await api("rules")).groups.flatMap((group) => group.rules);
     await until("every rule is evaluated", async () =>

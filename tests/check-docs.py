@@ -1,0 +1,163 @@
+"""Checks what the pages name: every link and anchor in every Markdown file resolves, every setting and metric that is named exists, every alert has
+its runbook, every screenshot is shown, every block of settings or commands is one that a test takes up (tests/e2e/docs.test.js)."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Where a runbook_url leads.
+RUNBOOKS = "https://github.com/headwater/headwater/blob/main/docs/alerts.md#"
+# What a block of commands that no test runs may begin its lines with: things of a machine, a cluster or an account that no test has.
+ELSEWHERE = (
+    "apt-get", "apt", "dpkg", "systemctl", "journalctl", "raspi-config", "reboot", "docker", "kubectl", "ssh", "scp", "cargo", "cross", "npm", "node",
+    "git", "scripts/", "./", "sha256sum", "minisign", "dd", "mount", "umount", "usermod", "openssl", "kafka-", "timedatectl", "chown", "mosquitto",
+    "promtool", "bench/", "curl", "tar", "install", "lsblk", "udevadm", "i2cdetect", "export", "cp",
+)
+
+
+def listed(*patterns):
+    out = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z", *patterns], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    return sorted(name for name in out.split("\0") if name and (ROOT / name).exists())
+
+
+def fences(text):
+    """(line, info, body) of each fenced block."""
+    at, info, body, indent = 0, None, [], ""
+    for number, line in enumerate(text.split("\n"), 1):
+        fence = re.match(r"(\s*)```(.*)$", line)
+        if fence and info is None:
+            at, info, body = number, fence[2].strip(), []
+        elif fence:
+            yield at, info, "\n".join(body)
+            info = None
+        elif info is not None:
+            body.append(line)
+
+
+def prose(text):
+    """The text without blocks and comments, its lines kept in number."""
+    blank = lambda match: "\n" * match[0].count("\n")
+    text = re.sub(r"^<!--.*?^-->$", blank, text, flags=re.S | re.M)
+    return re.sub(r"^\s*```.*?^\s*```$", blank, text, flags=re.S | re.M)
+
+
+def anchors(text):
+    """What GitHub calls the headings."""
+    seen, found = {}, set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
+    for heading in re.findall(r"^#{1,6} (.+)$", prose(text), flags=re.M):
+        heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+        count = seen.get(name, 0)
+        seen[name] = count + 1
+        found.add(f"{name}-{count}" if count else name)
+    return found
+
+
+def settings(name):
+    """Every key of an annotated file, with its tables before it, and every table."""
+    keys, table = set(), ""
+    for line in (ROOT / name).read_text().split("\n"):
+        header = re.match(r"(?:# ?)*\[\[?([a-z_.]+)\]\]?", line)
+        key = re.match(r"(?:# ?)*([a-z_]+) = ", line)
+        if header:
+            table = header[1]
+            keys.update(".".join(table.split(".")[: n + 1]) for n in range(table.count(".") + 1))
+        elif key:
+            keys.add(f"{table}.{key[1]}" if table else key[1])
+    return keys
+
+
+def main():
+    wrong = []
+    files = {name: (ROOT / name).read_text(encoding="utf-8") for name in listed("*.md")}
+    pages = [name for name in files if name.startswith(("docs/", "deploy/")) or name == "README.md"]
+
+    def place(name, text, at):
+        return f"{name}:{text.count(chr(10), 0, at) + 1}"
+
+    links = 0
+    for name, text in files.items():
+        plain = prose(text)
+        for match in re.finditer(r"\]\(([^)\s]+)\)", plain):
+            target = match[1]
+            if re.match(r"[a-z]+:", target):
+                continue
+            links += 1
+            path, _, anchor = target.partition("#")
+            file = (ROOT / name).parent / path if path else ROOT / name
+            if not file.exists():
+                wrong.append(f"{place(name, plain, match.start())}: {target} is not there")
+            elif anchor and anchor not in anchors(file.read_text(encoding="utf-8")):
+                wrong.append(f"{place(name, plain, match.start())}: {target}: there is no such heading")
+
+    keys = settings("deploy/agent.toml") | settings("deploy/relay.toml")
+    tables = {key.split(".")[0] for key in keys if "." in key}
+    named = 0
+    for name in pages:
+        plain = prose(files[name])
+        for match in re.finditer(r"`(?:\[\[?)?([a-z]+(?:\.[a-z_]+)+)(?:\]\]?)?(?: = [^`]*)?`", plain):
+            if match[1].split(".")[0] in tables and not match[1].endswith((".toml", ".md", ".test.js", ".conf")):
+                named += 1
+                if match[1] not in keys:
+                    wrong.append(f"{place(name, plain, match.start())}: there is no setting {match[1]}")
+
+    metrics = set(re.findall(r"^\| `((?:headwater|process)_\w+)`", files.get("docs/metrics.md", ""), flags=re.M))
+    rules = (ROOT / "deploy/prometheus/headwater.rules.yml").read_text()
+    for name, text in [(name, files[name]) for name in pages] + [("deploy/prometheus/headwater.rules.yml", rules)]:
+        for match in re.finditer(r"\bheadwater_[a-z_]+\b(?!\*)", text):
+            if match[0] in ("headwater_agent", "headwater_relay", "headwater_proto"):
+                continue
+            metric = re.sub(r"_(bucket|count|sum)$", "", match[0])
+            if metric not in metrics and match[0] not in metrics:
+                wrong.append(f"{place(name, text, match.start())}: there is no metric {match[0]} in docs/metrics.md")
+
+    alerts = [rule for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    book = files.get("docs/alerts.md", "")
+    headings = re.findall(r"^#+ (Headwater\w+)$", book, flags=re.M)
+    for rule in alerts:
+        name, url = rule["alert"], rule["annotations"].get("runbook_url", "")
+        if name not in headings:
+            wrong.append(f"docs/alerts.md: no runbook for {name}")
+        if url != RUNBOOKS + name.lower():
+            wrong.append(f"deploy/prometheus/headwater.rules.yml: {name}: runbook_url is {url!r}, not {RUNBOOKS + name.lower()}")
+    for heading in set(headings) - {rule["alert"] for rule in alerts}:
+        wrong.append(f"docs/alerts.md: there is no alert {heading}")
+
+    text = "\n".join(files.values())
+    for shot in listed("docs/screenshots/*"):
+        if pathlib.PurePath(shot).name not in text:
+            wrong.append(f"{shot} is shown nowhere")
+
+    taken = 0
+    for name in (name for name in pages if name.startswith("docs/")):
+        for line, info, body in fences(files[name]):
+            words = info.split()
+            if words[:1] == ["toml"] and not (len(words) > 1 and re.match(r"agent|relay|file=|elsewhere", words[1])):
+                wrong.append(f"{name}:{line}: say whose settings these are: ```toml agent, ```toml relay")
+            elif words == ["sh"]:
+                for command in body.split("\n"):
+                    command = command.strip().removeprefix("sudo ")
+                    if command and not command.startswith(("#", "--", *ELSEWHERE)):
+                        wrong.append(f"{name}:{line}: no test runs `{command}`: ```sh test")
+            elif words[:1] in (["bash"], ["shell"], ["console"], []):
+                wrong.append(f"{name}:{line}: a block of {info or 'nothing'}: call it sh or text")
+            else:
+                taken += 1
+            source = re.search(r"\bfrom=(\S+)", info)
+            if source and body.strip("\n") not in (ROOT / source[1]).read_text(encoding="utf-8"):
+                wrong.append(f"{name}:{line}: this does not stand so in {source[1]}")
+
+    for each in wrong:
+        print(each, file=sys.stderr)
+    print(f"{len(files)} files: {links} links, {named} settings, {len(metrics)} metrics, {len(alerts)} alerts, {taken} blocks; {len(wrong)} wrong")
+    return 1 if wrong or not links else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
