@@ -8,6 +8,7 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { startAgent } from "./harness/agent.js";
 import { Kafka } from "./harness/kafka.js";
 import { Mosquitto } from "./harness/mosquitto.js";
@@ -55,6 +56,9 @@ class Bridges {
   }
 }
 
+/** How long a pause lasts at least, milliseconds: as soon as another has its partitions, or as many seconds as are asked for. */
+const PAUSE = Number(process.env.HEADWATER_PAUSE ?? 0) * 1000;
+
 /** Load on `count` bridges, something happening to them, and then the reckoning. */
 async function underLoad(site, count, speed, disturb) {
   const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
@@ -67,7 +71,7 @@ async function underLoad(site, count, speed, disturb) {
   for (const device of DEVICES) startAgent(site, { device, mosquitto, trace: sensors, speed });
   await disturb({ kafka, bridges, telemetry });
   for (const device of DEVICES) {
-    await telemetry.untilCount(device, sensors.count, 120_000);
+    await telemetry.untilCount(device, sensors.count, 120_000 + 4 * PAUSE);
     telemetry.checkEquals(device, sensors);
     assert.equal(telemetry.checkChain(device).length, 1, "one start of the agent, one stream");
   }
@@ -124,7 +128,7 @@ scenario(
 scenario(
   "a bridge is paused with requests in flight until another has its partitions, and then goes on",
   (site) =>
-    underLoad(site, 2, 60, async ({ kafka, bridges, telemetry }) => {
+    underLoad(site, 2, PAUSE > 0 ? 15 : 60, async ({ kafka, bridges, telemetry }) => {
       const [first, second] = bridges.all;
       for (const share of [0.05, 0.3]) {
         await reached(telemetry, share);
@@ -143,10 +147,11 @@ scenario(
         console.log(
           `paused: all partitions owned after ${owned} ms, every device goes on after ${flowing} ms`,
         );
+        await setTimeout(Math.max(0, PAUSE - (performance.now() - begun)));
         first.program.child.kill("SIGCONT");
         await bridges.share([first, second], 4);
-        await allGoOn(telemetry, begun);
+        await allGoOn(telemetry, performance.now());
       }
     }),
-  { limit: 240_000 },
+  { limit: 240_000 + 4 * PAUSE },
 );
