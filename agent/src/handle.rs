@@ -150,6 +150,7 @@ impl AgentHandle {
             stream: format!("{:016x}", extent.stream),
             first_seq: extent.first,
             last_seq: extent.last,
+            durable_seq: extent.durable,
         };
         Status {
             now_us: Clock::default().now_us(),

@@ -169,6 +169,8 @@ pub(crate) struct Extent {
     pub(crate) first: u64,
     /// The last sequence number held; `first - 1` if none is.
     pub(crate) last: u64,
+    /// The last of them that is on flash and so outlives a power cut; `first - 1` if none is.
+    pub(crate) durable: u64,
     /// It ended without the mark of a clean stop: what came after `last` is lost, unless the relay has it.
     pub(crate) torn: bool,
 }

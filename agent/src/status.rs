@@ -116,6 +116,8 @@ pub struct Stream {
     pub first_seq: u64,
     /// The last; `first_seq - 1` if none is held.
     pub last_seq: u64,
+    /// The last of them that is on flash, so that a power cut does not take it; `first_seq - 1` if none is.
+    pub durable_seq: u64,
 }
 
 impl Status {
@@ -200,7 +202,13 @@ impl Status {
             let held = (stream.last_seq + 1).saturating_sub(stream.first_seq);
             let range = match held {
                 0 => "nothing held".into(),
-                _ => format!("batches {} to {}", stream.first_seq, stream.last_seq),
+                _ if stream.durable_seq < stream.first_seq => {
+                    format!("batches {} to {}, in memory", stream.first_seq, stream.last_seq)
+                }
+                _ => format!(
+                    "batches {} to {}, on flash to {}",
+                    stream.first_seq, stream.last_seq, stream.durable_seq
+                ),
             };
             lines.add("stream", format!("{}: {range}", stream.stream));
         }

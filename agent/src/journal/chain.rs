@@ -81,10 +81,12 @@ impl Chain {
     }
 
     pub(super) fn extent(&self) -> Extent {
+        let first = self.records.front().map_or(self.next, |record| record.seq);
         Extent {
             stream: self.stream,
-            first: self.records.front().map_or(self.next, |record| record.seq),
+            first,
             last: self.next - 1,
+            durable: first - 1,
             torn: false,
         }
     }

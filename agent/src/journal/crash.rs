@@ -55,6 +55,8 @@ struct Moment {
     operations: usize,
     chains: BTreeMap<u64, Chain>,
     acked: BTreeMap<u64, u64>,
+    /// The last number of each stream that the journal says is on flash.
+    told: BTreeMap<u64, u64>,
 }
 
 impl Life {
@@ -202,6 +204,12 @@ impl Life {
             operations: self.model.operations(),
             chains: self.chains(),
             acked: self.acked.clone(),
+            told: self
+                .flash
+                .streams()
+                .iter()
+                .map(|extent| (extent.stream, extent.durable))
+                .collect(),
         }
     }
 }
@@ -283,6 +291,13 @@ fn check(life: &Life, model: &Model, before: &Moment, after: &Moment) {
         );
         assert!(now.last >= was.last, "the end of {was:?} is gone");
     }
+    for (stream, told) in before.told.iter().filter(|(stream, told)| **told > acked(stream)) {
+        let last = found.get(stream).map_or(0, |now| now.last);
+        assert!(
+            last >= *told,
+            "of stream {stream} {told} was said to be on flash, and {last} is"
+        );
+    }
     let again = all(&mut Store::open(model.clone(), bounds(SEGMENTS)).unwrap());
     assert_eq!(again, found, "opened twice, it is another");
     // The next append works.
@@ -340,6 +355,7 @@ fn no_power_cut_takes_what_is_durable_or_gives_what_never_was() {
             operations: 0,
             chains: BTreeMap::new(),
             acked: BTreeMap::new(),
+            told: BTreeMap::new(),
         };
         for _ in 0..STEPS {
             life.step();

@@ -201,6 +201,7 @@ mod tests {
                 stream: STREAM,
                 first: 11,
                 last: 10,
+                durable: 10,
                 torn: false,
             }]
         );

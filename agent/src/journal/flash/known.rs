@@ -63,6 +63,7 @@ pub(super) fn extent(known: &Known) -> Extent {
         stream: known.stream(),
         first: known.first,
         last: known.last().max(known.first - 1),
+        durable: known.kept.max(known.first - 1),
         torn: known.torn,
     }
 }
