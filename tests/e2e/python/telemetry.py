@@ -53,6 +53,7 @@ def describe(record):
         "device": batch.device,
         "stream": f"{batch.stream:016x}",
         "seq": batch.seq,
+        "clock": batch_pb2.Clock.Name(batch.clock),
         "columns": readings(batch),
     }
     if batch.HasField("loss"):

@@ -1,0 +1,170 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { Disk } from "./disk.js";
+import { durable } from "./journal.js";
+import { BROKER, debian, Machine } from "./machine.js";
+import { binaries, repository } from "./site.js";
+import { toml } from "./toml.js";
+
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+const target = resolve(process.env.CARGO_TARGET_DIR ?? join(repository, "target"));
+/** Where systemd keeps the state of headwater-agent.service. */
+const STATE = "/var/lib/private/headwater-agent";
+
+/**
+ * The agent for aarch64: as it ships, if `scripts/cross aarch64-unknown-linux-musl` has built it, else as tests under emulation have it, where
+ * tests/cross/run has put a script in its place.
+ */
+export const agent =
+  process.env.HEADWATER_AARCH64_AGENT ??
+  ["dist/headwater-agent", "emulated/headwater-agent.real", "emulated/headwater-agent"]
+    .map((name) => join(target, "aarch64-unknown-linux-musl", name))
+    .find((program) => existsSync(program));
+/** Whether that is the one that ships. */
+export const ships = agent !== undefined && !/\/emulated\//.test(agent);
+
+/**
+ * A gateway: its card, and the machine that the card is put into. `mount` says how the journal lies on the card: "own" is a partition of its
+ * own, mounted as deploy/fstab says; "root" is the one partition that holds the system too, mounted as ext4 usually is. Whichever of
+ * them is written has a cache that a power cut empties (disk.js).
+ */
+export class Gateway {
+  /** `name`: what its files are called. `settings`: name → the agent's settings. `files`: what else is on the card, path → file of this machine. */
+  static async make(site, { name, mount, settings, files = {}, random = Math.random }) {
+    const gateway = new Gateway();
+    Object.assign(gateway, { site, name, mount, random, boots: 0 });
+    const path = (what) => site.path(`${name}.${what}`);
+    const root = path("root");
+    build(root, settings, files);
+    const image = path("card.ext4");
+    const mebibytes = Math.ceil(statSync(agent).size / 2 ** 20) + (mount === "root" ? 40 : 16);
+    format(image, mebibytes, ["-L", "gateway", "-d", root]);
+    rmSync(root, { recursive: true });
+    gateway.image = image;
+    if (mount === "own") {
+      gateway.image = path("journal.ext4");
+      // As deploy/fstab says.
+      format(gateway.image, 24, [
+        "-L",
+        "headwater",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=0,lazy_journal_init=0",
+      ]);
+      gateway.card = image;
+    }
+    gateway.disk = await Disk.serve(site, path("disk"), gateway.image);
+    return gateway;
+  }
+
+  /** `settings`: the name of those to run by. */
+  async powerOn({ broker, settings, variables = {}, options = [] }) {
+    this.disk.powerOn();
+    const disks = [{ id: "cut", node: { driver: "nbd", server: { type: "unix", path: this.disk.path } } }];
+    if (this.card) {
+      disks.push({ id: "card", node: { driver: "file", filename: this.card, "read-only": true } });
+    }
+    this.machine = await Machine.powerOn(this.site, `${this.name}-${++this.boots}`, {
+      disks,
+      broker,
+      variables: {
+        agent_settings: settings,
+        rootmount: this.mount === "root" ? "rw" : "ro",
+        ...variables,
+      },
+      options,
+    });
+    return this.machine;
+  }
+
+  /** Cuts the power; of what the disk's cache held `mode` survives. Returns what disk.js tells of it. */
+  async cut(mode) {
+    this.disk.stop();
+    await this.machine.cut();
+    return this.disk.powerOff(this.random, mode);
+  }
+
+  /**
+   * The journal as a start will find it, looked at from outside: the file system is whole once its own journal is replayed, and so
+   * is the agent's. Returns stream → numbers, by code of the tests' own.
+   */
+  found() {
+    const copy = this.site.path(`${this.name}.found.ext4`);
+    copyFileSync(this.image, copy);
+    // A first run replays the file system's journal, and a second finds nothing to mend.
+    tool("e2fsck", ["-p", copy], [0, 1]);
+    tool("e2fsck", ["-fn", copy]);
+    const out = this.site.path(`${this.name}.found`);
+    rmSync(out, { recursive: true, force: true });
+    mkdirSync(out);
+    const directory = this.mount === "own" ? "/journal" : `${STATE}/journal`;
+    tool("debugfs", ["-R", `rdump ${directory} ${out}`, copy]);
+    const journal = join(out, "journal");
+    rmSync(copy);
+    if (existsSync(journal)) tool(join(binaries, "headwater-agent"), ["journal", "verify", "--dir", journal]);
+    return durable(journal);
+  }
+}
+
+/** What the card holds beside the journal: busybox, the agent, its settings, and an init that does what a distribution's would. */
+function build(root, settings, files) {
+  assert.ok(agent, `no agent for aarch64 in ${target}: scripts/cross aarch64-unknown-linux-musl builds it`);
+  const folders = [
+    "bin",
+    "sbin",
+    "dev",
+    "proc",
+    "sys",
+    "tmp",
+    "run",
+    "mnt",
+    "usr/bin",
+    "etc/headwater",
+    STATE,
+  ];
+  for (const folder of folders) mkdirSync(join(root, folder), { recursive: true });
+  copyFileSync(debian().busybox, join(root, "bin/busybox"));
+  copyFileSync(agent, join(root, "usr/bin/headwater-agent"));
+  copyFileSync(join(import.meta.dirname, "gateway-init"), join(root, "sbin/init"));
+  for (const program of ["bin/busybox", "usr/bin/headwater-agent", "sbin/init"]) {
+    chmodSync(join(root, program), 0o755);
+  }
+  copyFileSync(join(repository, "deploy/fstab"), join(root, "etc/fstab"));
+  for (const [name, table] of Object.entries(settings)) {
+    const uplink = { broker: BROKER, ...table.uplink };
+    writeFileSync(join(root, "etc/headwater", `${name}.toml`), toml({ ...table, uplink }));
+  }
+  for (const [path, file] of Object.entries(files)) {
+    mkdirSync(dirname(join(root, path)), { recursive: true });
+    copyFileSync(file, join(root, path));
+  }
+}
+
+function format(image, mebibytes, options) {
+  writeFileSync(image, "");
+  truncateSync(image, mebibytes * 1024 * 1024);
+  tool("mkfs.ext4", ["-q", "-F", ...options, image]);
+}
+
+/** Runs a tool of the file system's; fails with what it printed if it ends with another code than `codes`. */
+function tool(command, args, codes = [0]) {
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: "utf8",
+    env: { ...process.env, PATH },
+  });
+  const text = `${command} ${args.join(" ")}: ${error ?? status}\n${stdout}${stderr}`;
+  assert.ok(codes.includes(status), text);
+  return stdout;
+}

@@ -1,0 +1,141 @@
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { repository } from "./site.js";
+import { until } from "./until.js";
+
+/** Where the machine finds the broker; nothing else answers on its network. */
+export const BROKER_PORT = 1883;
+export const BROKER = `mqtt://10.0.2.100:${BROKER_PORT}`;
+
+/** Kernel, initramfs and busybox, brought if they are not there yet. */
+export function debian() {
+  const directory = execFileSync(join(repository, "scripts/gateway"), ["fetch"], { encoding: "utf8" }).trim();
+  return Object.fromEntries(
+    ["vmlinuz", "initramfs.gz", "busybox"].map((name) => [name, join(directory, name)]),
+  );
+}
+
+/**
+ * An aarch64 computer in qemu-system-aarch64 (TCG), from power-on to power cut. What its kernel and its programs print goes to a log.
+ * Its init keeps a shell on one console and tells of the agent on another.
+ */
+export class Machine {
+  /** What the agent told of itself, each with the machine's `uptime` in seconds: { uptime, status }. */
+  told = [];
+
+  /**
+   * `disks`: [{ id, node }], `node` as qemu's -blockdev has it; `broker`: the host's port that the machine's broker is; `variables`: of
+   * the kernel's command line, and so of init's environment.
+   */
+  static async powerOn(site, name, { disks, broker, variables = {}, options = [] }) {
+    const machine = new Machine();
+    machine.site = site;
+    const files = debian();
+    const path = (what) => site.path(`${name}.${what}`);
+    machine.console = path("console.log");
+    const append = Object.entries(variables).map(([key, value]) => `${key}=${value}`);
+    machine.poweredOn = Date.now();
+    machine.program = site.start(name, "qemu-system-aarch64", [
+      ...["-M", "virt", "-cpu", "cortex-a53", "-smp", "1", "-m", "128", "-nodefaults", "-no-user-config"],
+      ...["-display", "none", "-no-reboot", "-kernel", files.vmlinuz, "-initrd", files["initramfs.gz"]],
+      ...["-append", ["console=ttyAMA0", "quiet", "panic=-1", "cma=0", ...append].join(" ")],
+      ...["-serial", `file:${machine.console}`, "-device", "virtio-serial-device"],
+      ...["shell", "told"].flatMap((id) => [
+        ...[
+          "-chardev",
+          `socket,id=${id},path=${path(id)},server=on,wait=off`,
+          "-device",
+          `virtconsole,chardev=${id}`,
+        ],
+      ]),
+      ...["-monitor", `unix:${path("monitor")},server=on,wait=off`],
+      // A connection of the machine's is a program of the host's; there is no other way out.
+      ...[
+        "-netdev",
+        `user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:${BROKER_PORT}-cmd:socat - TCP:127.0.0.1:${broker}`,
+      ],
+      ...["-device", "virtio-net-device,netdev=net"],
+      ...disks.flatMap(({ id, node }) => [
+        ...["-blockdev", JSON.stringify({ "node-name": id, ...node })],
+        ...["-device", `virtio-blk-device,drive=${id},serial=${id},write-cache=on`],
+      ]),
+      ...options,
+    ]);
+    const open = (what) => until(`qemu opens ${what}`, () => socketAt(path(what)));
+    [machine.shell, machine.monitor] = [await open("shell"), await open("monitor")];
+    const told = await open("told");
+    createInterface({ input: told }).on("line", (line) => machine.#hear(line));
+    machine.output = "";
+    machine.shell.on("data", (bytes) => {
+      machine.output += bytes;
+    });
+    for (const socket of [machine.shell, machine.monitor, told]) socket.on("error", () => {});
+    return machine;
+  }
+
+  #hear(line) {
+    try {
+      const [, uptime, status] = /^([\d.]+) (\{.*\})\s*$/.exec(line);
+      this.told.push({ uptime: Number(uptime), status: JSON.parse(status) });
+    } catch {
+      // The line that the power cut, or the start, left incomplete.
+    }
+  }
+
+  /** Waits for something that only this machine, running, can bring about. */
+  until(what, check, limit = 120_000) {
+    return this.program.ready(what, check, limit);
+  }
+
+  /** Waits until the agent has told something of itself for which `check(status)` is true. */
+  async untilTold(what, check, limit) {
+    await this.until(what, () => this.told.length > 0 && check(this.told.at(-1).status), limit);
+    return this.told.at(-1).status;
+  }
+
+  /** What a command, one line, of the machine's shell prints. */
+  async run(command, limit = 60_000) {
+    this.number = (this.number ?? 0) + 1;
+    const end = `=${this.number}=`;
+    const from = this.output.length;
+    // The mark is put together by the shell, so that an echo of the command is not taken for its end.
+    this.shell.write(`${command}; echo "="${this.number}"= $?"\n`);
+    return this.until(
+      `the machine's shell has carried out: ${command}`,
+      () => {
+        const match = new RegExp(`^([\\s\\S]*)${end} (\\d+)\\r?\\n`).exec(this.output.slice(from));
+        if (!match) throw new Error(this.output.slice(from).slice(-200));
+        if (match[2] !== "0") throw new Error(`it failed with ${match[2]}: ${match[1]}`);
+        this.answer = match[1].trim();
+        return true;
+      },
+      limit,
+    ).then(() => this.answer);
+  }
+
+  /** The cable to the network. */
+  link(on) {
+    this.monitor.write(`set_link net ${on ? "on" : "off"}\n`);
+  }
+
+  /** No more than this: the machine stands still, and nothing of its memory is kept. */
+  async cut() {
+    await this.program.kill("SIGKILL");
+    for (const socket of [this.shell, this.monitor]) socket.destroy();
+  }
+
+  /** What kernel and programs have printed. */
+  log() {
+    return readFileSync(this.console, "utf8");
+  }
+}
+
+function socketAt(path) {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path, () => resolve(socket));
+    socket.once("error", reject);
+  });
+}
