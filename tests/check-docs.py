@@ -102,7 +102,7 @@ def main():
     for name in pages:
         plain = prose(files[name])
         for match in re.finditer(r"`(?:\[\[?)?([a-z]+(?:\.[a-z_]+)+)(?:\]\]?)?(?: = [^`]*)?`", plain):
-            if match[1].split(".")[0] in tables and not match[1].endswith((".toml", ".md", ".test.js", ".conf")):
+            if match[1].split(".")[0] in tables and not match[1].endswith((".toml", ".md", ".test.js", ".conf", ".sql", ".org")):
                 named += 1
                 if match[1] not in keys:
                     wrong.append(f"{place(name, plain, match.start())}: there is no setting {match[1]}")
@@ -110,7 +110,7 @@ def main():
     metrics = set(re.findall(r"^\| `((?:headwater|process)_\w+)`", files.get("docs/metrics.md", ""), flags=re.M))
     rules = (ROOT / "deploy/prometheus/headwater.rules.yml").read_text()
     for name, text in [(name, files[name]) for name in pages] + [("deploy/prometheus/headwater.rules.yml", rules)]:
-        for match in re.finditer(r"\bheadwater_[a-z_]+\b(?!\*)", text):
+        for match in re.finditer(r"\bheadwater_[a-z_]*[a-z]\b(?![_*])", text):
             if match[0] in ("headwater_agent", "headwater_relay", "headwater_proto"):
                 continue
             metric = re.sub(r"_(bucket|count|sum)$", "", match[0])

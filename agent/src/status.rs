@@ -315,7 +315,7 @@ impl Status {
             JournalMode::Memory => "in memory: what waits ends with the process".to_string(),
             JournalMode::Flash => flash,
             JournalMode::Fallback => match journal.fault {
-                Some(fault) => format!("in memory, because flash cannot be written ({fault:?}); {flash}"),
+                Some(fault) => format!("in memory, because flash cannot be written ({fault}); {flash}"),
                 None => format!("in memory, because flash cannot be written; {flash}"),
             },
         };

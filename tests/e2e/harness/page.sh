@@ -21,7 +21,7 @@ mkdir -p /etc/headwater
 mount --rbind /dev "$BOX/dev"
 # What waits on flash has to be on a disk here too.
 mount --bind "$BOX/state" /var/lib || fail "no /var/lib of its own"
-for place in /sys /run /dev; do
+for place in /sys /run /srv /dev; do
   mount -t tmpfs tmpfs "$place" || fail "no $place of its own"
 done
 for node in null zero full random urandom tty; do
@@ -110,15 +110,15 @@ step() { # HOW BODY PRINTED PLACE LINES
   local how=$1 body=$2 printed=$3 place=$4 lines=$5 deadline watched
   echo "-- $place ($how)"
   case $how in
-    once) bash -euo pipefail "$body" >"$printed" 2>&1 || {
+    once) timeout 100 bash -euo pipefail "$body" >"$printed" 2>&1 || {
       tail -n 40 "$printed"
       fail "$place failed"
     } ;;
-    fails) bash -euo pipefail "$body" >"$printed" 2>&1 && fail "$place should have failed" ;;
+    fails) timeout 60 bash -euo pipefail "$body" >"$printed" 2>&1 && fail "$place should have failed" ;;
     background) bash -euo pipefail "$body" >"$printed" 2>&1 & ;;
     retry)
       deadline=$((SECONDS + 60))
-      until bash -euo pipefail "$body" >"$printed" 2>&1; do
+      until timeout 60 bash -euo pipefail "$body" >"$printed" 2>&1; do
         [[ $SECONDS -lt $deadline ]] || {
           tail -n 40 "$printed"
           fail "$place failed for a minute"

@@ -62,7 +62,7 @@ export function shows(expected, printed) {
 
 /**
  * Carries out all of a page that can be, in a box of its own: namespaces of its own for the network, for what is mounted and for
- * processes, with empty /sys, /run, /var/lib and /etc/headwater; so a page's ports and paths are what the page says, and whatever it starts ends with
+ * processes, with a /sys, /run, /srv, /dev, /var/lib and /etc of its own; so a page's ports and paths are what the page says, and whatever it starts ends with
  * it. `page.sh` makes the box. Returns [{ block, printed }] of the blocks that were run; the first that fails is an error.
  */
 export async function follow(site, page) {
@@ -81,8 +81,9 @@ export async function follow(site, page) {
     steps.push({ block, printed });
   }
   const script = site.write("page.bash", `${lines.join("\n")}\n`);
-  const user = process.getuid() === 0 ? [] : ["--user", "--map-root-user"];
-  const space = [...user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  if (process.getuid() !== 0)
+    throw new Error("a page's box has mounts and a network of its own: run this as root");
+  const space = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
   const program = site.start("page", "unshare", [...space, "bash", script], {
     env: { BOX: site.directory, PROGRAMS: binaries, PYTHON: python, REPOSITORY: repository },
   });
