@@ -33,6 +33,13 @@ const SLOW_PACE: u64 = 10_000;
 /// The pace that latency is promised for: batches a second, subscribers.
 const PROMISED: (u32, usize) = (1_000, 100);
 
+/// Beside subscribers that never acknowledge: batches a second, quick subscribers, the others.
+const MUTE: (u32, usize, usize) = (100, 100, 100);
+/// What one of them may cost: a share of a window, what the kernel holds for it, a quiet connection. KiB.
+const MUTE_KIB: f64 = 256.0;
+/// p99 of the quick ones may be so many times what it is without them, and so many milliseconds more.
+const MUTE_LATENCY: (f64, f64) = (2.0, 10.0);
+
 /// What to measure.
 #[derive(Debug)]
 pub struct Plan {
@@ -50,8 +57,19 @@ pub struct Plan {
     pub subscribers: Vec<usize>,
     /// How long each part is watched.
     pub watch: Duration,
-    /// Only what depends on the number of subscribers.
-    pub table_only: bool,
+    /// What to leave out.
+    pub parts: Parts,
+}
+
+/// Which parts are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// All.
+    All,
+    /// What depends on the number of subscribers.
+    Table,
+    /// Subscribers that never acknowledge, or never read.
+    Mute,
 }
 
 /// A promise that is not kept.
@@ -95,6 +113,10 @@ pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
         "{} readings a batch; load of the machine before: {busy}",
         load.readings
     );
+    if plan.parts == Parts::Mute {
+        bench.mute();
+        return Ok(bench.shortfalls);
+    }
     println!(
         "{:>11} {:<11} {:>11} {:>12} {:>12} {:>9} {:>15} {:>15}  ",
         "", "", "deliveries", "readings", "readings", "bytes", "p50/p99", "KiB/connection"
@@ -106,7 +128,7 @@ pub fn run(plan: &Plan) -> Result<Vec<Shortfall>> {
     for &count in &plan.subscribers {
         bench.row(count);
     }
-    if !plan.table_only {
+    if plan.parts == Parts::All {
         bench.promised();
         bench.mute();
     }
@@ -331,20 +353,48 @@ impl Bench<'_> {
         }
     }
 
-    /// What subscribers that never acknowledge cost us and the others.
+    /// What subscribers that never acknowledge, or never read, cost us and the others.
     fn mute(&mut self) {
+        let (per_s, quick, others) = MUTE;
         println!(
-            "100 batches/s to 100 quick subscribers of ours, and beside them 100 that acknowledge nothing:"
+            "{per_s} batches/s to {quick} quick subscribers of ours, and beside them {others} that acknowledge nothing, or read nothing:"
         );
-        let mut both = Vec::new();
-        for mute in [0, 100] {
-            let parts = [(Manner::Quick, 100), (Manner::Mute, mute)];
-            match self.paced(Kind::Headwater, &format!("mute-{mute}"), 100, &parts) {
-                Ok(paced) => {
-                    println!("  {mute:>3} of them:  {paced}");
-                    both.push(paced);
+        let mut alone: Option<Paced> = None;
+        for (name, manner, count) in [
+            ("none", Manner::Mute, 0),
+            ("mute", Manner::Mute, others),
+            ("deaf", Manner::Deaf, others),
+        ] {
+            let parts = [(Manner::Quick, quick), (manner, count)];
+            let paced = match self.paced(Kind::Headwater, name, per_s, &parts) {
+                Ok(paced) => paced,
+                Err(error) => {
+                    self.shortfalls
+                        .push(format!("beside {count} {name} ones: {error:#}"));
+                    continue;
                 }
-                Err(error) => self.shortfalls.push(format!("with {mute} mute: {error:#}")),
+            };
+            println!("  {name}: {paced}");
+            if paced.missing > 0 || paced.ended > 0 {
+                self.shortfalls
+                    .push(format!("beside {count} {name} ones: {paced}"));
+            }
+            let Some(alone) = &alone else {
+                alone = Some(paced);
+                continue;
+            };
+            let kib = paced.peak_kib.saturating_sub(alone.peak_kib) as f64 / count as f64;
+            println!("  {name}: {kib:.0} KiB each");
+            if kib > MUTE_KIB {
+                self.shortfalls
+                    .push(format!("{kib:.0} KiB for each {name} subscriber, not {MUTE_KIB}"));
+            }
+            let (p99, bound) = (paced.latency.1, alone.latency.1 * MUTE_LATENCY.0 + MUTE_LATENCY.1);
+            if p99 > bound {
+                self.shortfalls.push(format!(
+                    "p99 {p99:.1} ms beside {count} {name} ones, {:.1} ms without them",
+                    alone.latency.1
+                ));
             }
         }
     }

@@ -117,6 +117,9 @@ enum Command {
         /// Leave out 1,000 batches/s to 100 subscribers, and the subscribers that never acknowledge.
         #[arg(long)]
         table_only: bool,
+        /// Measure the subscribers that never acknowledge, or never read, and nothing else.
+        #[arg(long, conflicts_with = "table_only")]
+        mute_only: bool,
         /// Fail if a promise is not kept.
         #[arg(long)]
         check: bool,
@@ -211,8 +214,14 @@ fn main() -> Result<ExitCode> {
             subscribers,
             seconds,
             table_only,
+            mute_only,
             check,
         } => {
+            let parts = match (table_only, mute_only) {
+                (true, _) => fanout::Parts::Table,
+                (_, true) => fanout::Parts::Mute,
+                _ => fanout::Parts::All,
+            };
             let plan = fanout::Plan {
                 relay,
                 centrifugo,
@@ -221,7 +230,7 @@ fn main() -> Result<ExitCode> {
                 rows,
                 subscribers,
                 watch: Duration::from_secs(seconds),
-                table_only,
+                parts,
             };
             (fanout::run(&plan)?, check)
         }

@@ -42,6 +42,8 @@ pub(super) enum Manner {
     Slow,
     /// Takes what comes, and acknowledges nothing.
     Mute,
+    /// Takes nothing once it has subscribed.
+    Deaf,
 }
 
 /// What all subscribers count.
@@ -229,7 +231,7 @@ thread_local! {
 impl Subscriber {
     async fn open(&self, address: SocketAddr) -> Result<(TcpStream, (State, Vec<u8>))> {
         let socket = TcpSocket::new_v4()?;
-        if self.manner == Manner::Slow {
+        if matches!(self.manner, Manner::Slow | Manner::Deaf) {
             // So that it is the server that has to wait, and not a buffer of the kernel's.
             socket.set_recv_buffer_size(8 << 10)?;
         }
@@ -259,6 +261,8 @@ impl Subscriber {
     async fn follow(&self, mut stream: TcpStream, (mut state, mut rest): (State, Vec<u8>)) -> Result<()> {
         loop {
             match self.manner {
+                // Until the crowd goes.
+                Manner::Deaf => std::future::pending().await,
                 Manner::Slow => {
                     tokio::time::sleep(SIP.1).await;
                     self.take(&mut stream, &mut state, &mut rest, SIP.0).await?;
@@ -380,7 +384,7 @@ impl Subscriber {
         }
         let count = match self.manner {
             Manner::Quick => &self.counts.quick,
-            Manner::Slow | Manner::Mute => &self.counts.others,
+            Manner::Slow | Manner::Mute | Manner::Deaf => &self.counts.others,
         };
         count.fetch_add(had, Ordering::Relaxed);
         Ok((used, answers))
@@ -395,7 +399,7 @@ impl Subscriber {
     fn ended(&self, ended: Result<()>) {
         let lost = match self.manner {
             Manner::Quick => &self.counts.lost_quick,
-            Manner::Slow | Manner::Mute => &self.counts.lost_others,
+            Manner::Slow | Manner::Mute | Manner::Deaf => &self.counts.lost_others,
         };
         // The first says why; the others mostly the same.
         if let Err(error) = ended
