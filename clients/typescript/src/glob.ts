@@ -36,11 +36,12 @@ function source(glob: string): string {
       depth--;
     } else if (c === "," && depth > 0) out += "|";
     else if (c === "[") {
-      const end = characters.indexOf("]", i + 2);
+      const not = characters[i + 1] === "!" || characters[i + 1] === "^";
+      const begin = i + (not ? 2 : 1);
+      // A ] that stands first is one of the set.
+      const end = characters.indexOf("]", begin + 1);
       if (end < 0) throw new RangeError(`glob ${JSON.stringify(glob)}: [ without ]`);
-      let set = characters.slice(i + 1, end).join("");
-      const not = set.startsWith("!") || set.startsWith("^");
-      if (not) set = set.slice(1);
+      const set = characters.slice(begin, end).join("");
       out += `[${not ? "^" : ""}${set.replace(/[\\\][^]/g, "\\$&")}]`;
       i = end;
     } else if (c === "\\" && i + 1 < characters.length) out += literal(characters[++i]);

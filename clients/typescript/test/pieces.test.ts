@@ -20,6 +20,19 @@ describe("globs", () => {
     ["a\\*", "a*", true],
     ["a\\*", "ab", false],
     ["a[]]", "a]", true],
+    // As in the gateway (relay/src/gateway/filter.rs).
+    ["[]a]", "]", true],
+    ["[]a]", "b", false],
+    ["[!]a]", "b", true],
+    ["[!]a]", "!", true],
+    ["[!]a]", "]", false],
+    ["[!]a]", "a", false],
+    ["[!]a]", "b]", false],
+    ["[^]a]x", "bx", true],
+    ["[^]a]x", "]x", false],
+    ["[!a-c]", "d", true],
+    ["[!a-c]", "c", false],
+    ["[a-]", "-", true],
     ["a(b|c)+", "a(b|c)+", true],
   ])("%s on %s: %s", (glob, name, is) => {
     expect(matcher([glob])(name)).toBe(is);
