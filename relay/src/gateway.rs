@@ -11,10 +11,13 @@
 //! A connection keeps no queue: a subscription is a cursor, or how far it has been told, and asks the hub for its next
 //! frame when its window is open. Frames are made and compressed once and shared.
 //!
-//! Pure: [`window`], [`filter`], [`record`], [`log`], [`cache`], [`fleet`], [`buckets`], [`token`], [`deflate`], [`subscription`],
-//! [`session`], [`seats`], [`rate`]. Drivers: [`reader`] and [`catchup`] (Kafka), [`live`] and [`socket`] (WebSocket), [`page`] (HTTP).
+//! Telemetry is read of the partitions alone that somebody watches.
+//!
+//! Pure: [`watch`], [`window`], [`filter`], [`record`], [`log`], [`cache`], [`fleet`], [`buckets`], [`token`], [`deflate`], [`subscription`],
+//! [`session`], [`seats`], [`rate`], [`budget`], [`pace`]. Drivers: [`reader`], [`telemetry`] and [`catchup`] (Kafka), [`live`] and [`socket`] (WebSocket), [`page`] (HTTP).
 
 pub mod buckets;
+pub mod budget;
 pub mod cache;
 pub mod caller;
 pub mod catchup;
@@ -30,6 +33,7 @@ pub mod latency;
 pub mod live;
 pub mod log;
 pub mod metrics;
+pub mod pace;
 pub mod page;
 pub mod rate;
 pub mod reader;
@@ -39,8 +43,10 @@ pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod subscription;
+pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod watch;
 pub mod window;
 
 use std::convert::Infallible;
@@ -68,6 +74,7 @@ use commands::order::Taken;
 use hub::Hub;
 use live::Live;
 use metrics::Metrics;
+use rate::Rates;
 use seats::Seats;
 use settings::GatewaySettings;
 use tls::Tls;
@@ -163,6 +170,7 @@ pub async fn run(
     let live = Arc::new(Live {
         permits: Arc::new(Semaphore::new(settings.limits.connections)),
         addresses: Seats::new(settings.limits.per_address),
+        address_connects: Rates::new(settings.limits.connects_per_address),
         settings,
         hub: OnceLock::new(),
         shutdown: shutdown.clone(),
@@ -273,9 +281,9 @@ async fn serve(
         let head_time = live.settings.hello_timeout;
         tokio::spawn(async move {
             match tls {
-                None => connection(stream, service, head_time, &shutdown).await,
+                None => connection(stream, service, (head_time, LONGEST), &shutdown).await,
                 Some(tls) => match tokio::time::timeout(head_time, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => connection(stream, service, head_time, &shutdown).await,
+                    Ok(Ok(stream)) => connection(stream, service, (head_time, LONGEST), &shutdown).await,
                     Ok(Err(error)) => tracing::debug!(%peer, "no TLS: {error}"),
                     Err(_) => tracing::debug!(%peer, "no TLS within {head_time:?}"),
                 },
@@ -285,9 +293,13 @@ async fn serve(
     }
 }
 
-/// Serves HTTP on a connection until it ends, is upgraded, or `shutdown`.
-async fn connection<T, S>(stream: T, service: S, head_time: Duration, shutdown: &CancellationToken)
-where
+/// Serves HTTP on a connection until it ends, is upgraded, its time is over, or `shutdown`.
+async fn connection<T, S>(
+    stream: T,
+    service: S,
+    (head_time, longest): (Duration, Duration),
+    shutdown: &CancellationToken,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: hyper::service::Service<
             hyper::Request<Incoming>,
@@ -308,7 +320,7 @@ where
         _ = connection.as_mut() => return,
         () = shutdown.cancelled() => {}
         // Whoever does not take the page's files would hold its place for ever.
-        () = tokio::time::sleep(LONGEST) => {}
+        () = tokio::time::sleep(longest) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(GOODBYE, connection).await;
@@ -332,5 +344,30 @@ async fn accept(
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever asks and does not take the answer holds a place for a while, and not for ever.
+    #[tokio::test]
+    async fn a_connection_whose_answer_is_not_taken_ends_in_time() {
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        let service = service_fn(async |_: hyper::Request<Incoming>| {
+            Ok::<_, Infallible>(axum::response::Response::new("x".repeat(1 << 20).into()))
+        });
+        let serving = tokio::spawn(async move {
+            let times = (Duration::from_secs(60), Duration::from_millis(200));
+            connection(near, service, times, &CancellationToken::new()).await;
+        });
+        let asked = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut far, asked)
+            .await
+            .unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
+        ended.expect("it goes on for ever").unwrap();
+        drop(far);
     }
 }

@@ -181,3 +181,11 @@ export const readTokenAccepted = message<TokenAccepted>(
     1: ["tokenExpiresUs", INT],
   },
 );
+
+export interface Coming {
+  case: "coming";
+  /** Of the next message. */
+  bytes: number;
+}
+
+export const readComing = message<Coming>(() => ({ case: "coming", bytes: 0 }), { 1: ["bytes", UINT] });

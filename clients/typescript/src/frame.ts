@@ -3,10 +3,12 @@
 import { type Batch, readBatch } from "./batch.js";
 import {
   type CaughtUp,
+  type Coming,
   type Goodbye,
   type Pong,
   type ReplyFrame,
   readCaughtUp,
+  readComing,
   readError,
   readGoodbye,
   readPong,
@@ -77,7 +79,8 @@ export type Control =
   | ReplyFrame
   | Goodbye
   | Pong
-  | TokenAccepted;
+  | TokenAccepted
+  | Coming;
 
 export type Frame = Counted | Control;
 
@@ -91,6 +94,7 @@ const KINDS: Record<number, (reader: Reader) => Frame> = {
   6: readGoodbye,
   7: readPong,
   8: readTokenAccepted,
+  9: readComing,
   16: readData,
   17: readLatest,
   18: readSeries,

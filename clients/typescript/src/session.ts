@@ -18,6 +18,10 @@ export interface SessionHooks {
   ended(error: ConnectionError): void;
 }
 
+/** A message that the relay has told of may take so long per byte, and so long altogether. */
+const MS_PER_BYTE = 2;
+const LONGEST_MS = 120_000;
+
 const COUNTED = new Set<string>(["data", "latest", "presence", "series", "gap"]);
 
 /** The part of the figures that a session knows. */
@@ -54,6 +58,8 @@ export class Session {
   private pings = new Map<number, number>();
   private trips: { roundTripMs: number; offsetMs: number }[] = [];
   private lastHeard = performance.now();
+  /** How much longer than usual the next message may take. */
+  private patienceMs = 0;
   /** When the oldest frame came that is handled and not acknowledged. */
   private oldest: number | null = null;
   private ackDelayMs: number | null = null;
@@ -167,7 +173,9 @@ export class Session {
     }
     this.messages += 1;
     this.bytes += length;
-    if (!frame || frame.case === "pong") return;
+    // At the slowest pace that is any use.
+    this.patienceMs = frame?.case === "coming" ? Math.min(LONGEST_MS, frame.bytes * MS_PER_BYTE) : 0;
+    if (!frame || frame.case === "pong" || frame.case === "coming") return;
     if (COUNTED.has(frame.case)) {
       this.window.receive(length);
       const at = this.lastHeard;
@@ -215,7 +223,7 @@ export class Session {
     this.pingTimer = setTimeout(() => {
       const silent = performance.now() - this.lastHeard;
       if (this.pings.size > 0 || this.socket.readyState === 0) {
-        const stale = this.options.staleMs ?? 10_000;
+        const stale = (this.options.staleMs ?? 10_000) + this.patienceMs;
         if (silent >= stale) {
           this.end(staleError(silent));
           return;

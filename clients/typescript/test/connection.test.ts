@@ -160,6 +160,22 @@ describe("a connection", () => {
     await until(() => connection.status.state === "open");
   });
 
+  it("waits longer for a message that it was told of, and not for ever", async () => {
+    const connection = dial({ pingMs: 30, staleMs: 60 });
+    const seen = statuses(connection);
+    await until(() => connection.status.state === "open");
+    // At the slowest pace 1,000 bytes are two seconds.
+    relay.send({ case: "coming", value: { bytes: 1000n } });
+    const told = performance.now();
+    relay.deaf = true;
+    await until(() =>
+      seen.some((status) => status.state === "waiting" && /no answer/.test(status.error.message)),
+    );
+    expect(performance.now() - told).toBeGreaterThan(1900);
+    relay.deaf = false;
+    await until(() => connection.status.state === "open");
+  });
+
   it("ends for good where another try cannot help", async () => {
     const connection = dial();
     await until(() => connection.status.state === "open");

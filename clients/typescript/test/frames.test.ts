@@ -114,7 +114,10 @@ describe("the client reads", () => {
     });
   });
 
-  it("Goodbye, Pong and TokenAccepted", () => {
+  it("Goodbye, Pong, TokenAccepted and Coming", () => {
+    holds(uint53, (bytes) => {
+      expect(read({ case: "coming", value: { bytes: BigInt(bytes) } })).toEqual({ case: "coming", bytes });
+    });
     const cursors = fc.array(fc.record({ id: uint32, cursor }), { maxLength: 3 });
     holds(fc.record({ reason: text, retryAfterMs: uint32, cursors }), (is) => {
       const value = {

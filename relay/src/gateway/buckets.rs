@@ -267,6 +267,11 @@ impl Buckets {
         self.narrow(COLUMN_BUCKETS, HELD_BYTES);
     }
 
+    /// As [`Buckets::settle`], where memory is short.
+    pub fn settle_for_less(&mut self) {
+        self.narrow(COLUMN_BUCKETS / 8, HELD_BYTES / 64);
+    }
+
     fn narrow(&mut self, column_buckets: usize, held_bytes: usize) {
         if self.tallest > column_buckets {
             self.widen_over(column_buckets);

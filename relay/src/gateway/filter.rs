@@ -4,6 +4,7 @@
 //! it serves every connection that has it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -156,12 +157,16 @@ pub struct Filter {
     pub number: u32,
     /// The metrics.
     pub metrics: Globs,
+    /// No other filter of this process has or had it: a number may come to another filter once nobody has this one.
+    pub serial: u64,
 }
 
 /// The filters in use.
 #[derive(Debug, Default)]
 pub struct Filters {
     known: Mutex<HashMap<u32, Known>>,
+    /// The last serial.
+    serials: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -179,7 +184,11 @@ impl Filters {
     pub fn get(&self, globs: &[String], copy: u32) -> Result<Arc<Filter>, Error> {
         let metrics = Globs::or_all(globs)?;
         if globs.is_empty() && copy == 0 {
-            return Ok(Arc::new(Filter { number: 0, metrics }));
+            return Ok(Arc::new(Filter {
+                number: 0,
+                metrics,
+                serial: 0,
+            }));
         }
         let mut sorted = globs.to_vec();
         sorted.sort();
@@ -197,7 +206,11 @@ impl Filters {
                 // Another filter has this number just now.
                 Some((_, false)) => number = number.wrapping_add(1).max(1),
                 None => {
-                    let filter = Arc::new(Filter { number, metrics });
+                    let filter = Arc::new(Filter {
+                        number,
+                        metrics,
+                        serial: self.serials.fetch_add(1, Ordering::Relaxed) + 1,
+                    });
                     known.insert(
                         number,
                         Known {
@@ -240,6 +253,27 @@ mod tests {
         for name in ["site-12/a.temp", "dx", "gw-1", "plain2", "", "Plain"] {
             assert!(!globs.matches(name), "{name}");
         }
+    }
+
+    /// As in the client (clients/typescript/test/pieces.test.ts): where both do not agree, a subscription is sent what it does not take.
+    #[test]
+    fn brackets_as_in_the_client() {
+        for (glob, matching, others) in [
+            ("[]a]", &["]", "a"][..], &["b", "]a", ""][..]),
+            ("[!]a]", &["b", "!"], &["]", "a", "b]", ""]),
+            ("[^]a]x", &["bx"], &["]x", "ax", "x"]),
+            ("[!a-c]", &["d", "!"], &["a", "c"]),
+            ("[a-]", &["a", "-"], &["b"]),
+        ] {
+            let globs = Globs::compile(&list(&[glob])).unwrap();
+            for name in matching {
+                assert!(globs.matches(name), "{glob} {name}");
+            }
+            for name in others {
+                assert!(!globs.matches(name), "{glob} {name}");
+            }
+        }
+        assert!(Globs::compile(&list(&["[]"])).is_err() && Globs::compile(&list(&["[!]"])).is_err());
     }
 
     #[test]

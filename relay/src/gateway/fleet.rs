@@ -163,13 +163,12 @@ impl Fleet {
     }
 
     /// Offsets of the devices' newest batches in the telemetry: (device, offset).
-    pub fn newest_offsets(&self) -> Vec<(Arc<str>, i64)> {
+    pub fn newest_offsets(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
         let offset = |device: &Device| device.state.newest_offset_plus_1 - 1;
         self.devices
             .iter()
-            .filter(|(_, device)| device.removed_us.is_none() && offset(device) >= 0)
-            .map(|(name, device)| (Arc::clone(name), offset(device)))
-            .collect()
+            .filter(move |(_, device)| device.removed_us.is_none() && offset(device) >= 0)
+            .map(move |(name, device)| (name, offset(device)))
     }
 
     /// The devices that changed after `version`, each at its latest change, in that order.
@@ -234,7 +233,7 @@ mod tests {
         fleet.state("b", state(false, 3), 3 * S);
         assert_eq!(names(&fleet, version), ["a", "b"]);
         assert_eq!(fleet.count(), (2, 1));
-        assert_eq!(fleet.newest_offsets().len(), 2);
+        assert_eq!(fleet.newest_offsets().count(), 2);
     }
 
     #[test]

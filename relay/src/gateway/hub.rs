@@ -1,11 +1,12 @@
 //! What all connections share: the log, the cache, the fleet, and the word that something is new.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use headwater_proto::Limits;
 use tokio::sync::watch;
 
+use super::budget::Budget;
 use super::cache::Cache;
 use super::catchup::CatchUp;
 use super::commands::Commands;
@@ -13,9 +14,11 @@ use super::filter::Filters;
 use super::fleet::Fleet;
 use super::log::Log;
 use super::metrics::Metrics;
+use super::rate::Rates;
 use super::seats::Seats;
 use super::settings::GatewaySettings;
 use super::token::Keys;
+use super::watch::Watches;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -34,13 +37,22 @@ pub struct Hub {
     pub catch_up: CatchUp,
     /// Commands of dashboards, where they are carried.
     pub commands: OnceLock<Arc<Commands>>,
+    /// Which partitions somebody watches: no others are read.
+    pub watches: Watches,
     /// Connections of each token subject.
     pub subjects: Seats<String>,
+    /// How many of them may begin in a second.
+    pub subject_connects: Rates<String>,
+    /// Messages of each token subject in a second.
+    pub subject_messages: Rates<String>,
+    /// Messages of each address in a second.
+    pub address_messages: Rates<IpAddr>,
+    /// What LATEST and SERIES subscriptions hold.
+    pub held: Arc<Budget>,
     log: RwLock<Log>,
     cache: RwLock<Cache>,
     fleet: RwLock<Fleet>,
     changed: watch::Sender<()>,
-    live: AtomicBool,
 }
 
 impl Hub {
@@ -58,9 +70,13 @@ impl Hub {
             cache: RwLock::new(Cache::new(bytes(settings.cache))),
             fleet: RwLock::default(),
             changed: watch::Sender::new(()),
-            live: AtomicBool::new(false),
             limits: Limits::default(),
+            watches: Watches::new(partitions),
             subjects: Seats::new(settings.limits.per_subject),
+            subject_connects: Rates::new(settings.limits.connects_per_subject),
+            subject_messages: Rates::new(settings.limits.messages_per_subject),
+            address_messages: Rates::new(settings.limits.messages_per_address),
+            held: Budget::new(bytes(settings.held), None),
             filters: Filters::default(),
             settings,
             keys,
@@ -100,16 +116,6 @@ impl Hub {
     /// The fleet, to update.
     pub fn fleet_mut(&self) -> RwLockWriteGuard<'_, Fleet> {
         self.fleet.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What was there at the start has been read.
-    pub fn go_live(&self) {
-        self.live.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether records are read as they come.
-    pub fn is_live(&self) -> bool {
-        self.live.load(Ordering::Relaxed)
     }
 
     /// Wakes the connections: something is new.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -12,11 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
-use super::caller::Caller;
+use super::caller::{self, Caller};
 use super::close::Close;
 use super::deflate::negotiation::negotiate;
 use super::hub::Hub;
 use super::metrics::{Code, Metrics};
+use super::rate::Rates;
 use super::seats::{Seat, Seats};
 use super::settings::GatewaySettings;
 use super::socket::Socket;
@@ -40,6 +42,8 @@ pub struct Live {
     pub permits: Arc<Semaphore>,
     /// Connections of each address.
     pub addresses: Seats<IpAddr>,
+    /// How many of them may begin in a second.
+    pub address_connects: Rates<IpAddr>,
     /// Ends all connections.
     pub shutdown: CancellationToken,
     /// No keys are configured, and the gateway listens on loopback: then only a page of this machine may ask.
@@ -81,7 +85,7 @@ pub async fn live(State(live): State<Arc<Live>>, mut request: Request) -> Respon
                 .await;
             return socket.close(close).await;
         };
-        let permit = match admit(&live, handshake.caller.peer.ip()) {
+        let permit = match admit(&live, caller::site(handshake.caller.peer.ip())) {
             Ok(permit) => permit,
             Err((reason, text)) => {
                 let code = Close::LIMIT.into();
@@ -105,6 +109,11 @@ fn admit(
     address: IpAddr,
 ) -> Result<(OwnedSemaphorePermit, Seat<IpAddr>), (&'static str, String)> {
     let limits = &live.settings.limits;
+    if !live.address_connects.take(&address, 1, Instant::now()) {
+        let most = limits.connects_per_address;
+        let text = format!("over {most} connections a second of your address");
+        return Err(("address_rate", text));
+    }
     let permit = Arc::clone(&live.permits).try_acquire_owned();
     let permit = permit.map_err(|_| {
         (

@@ -81,6 +81,20 @@ impl Log {
         self.order.retain(|&other| other != partition);
     }
 
+    /// Reading of a partition goes on: where it was left, if no more than `backfill` records have come since then, otherwise that many before
+    /// its end. `low` and `high` are what Kafka holds of it. Returns the offset to read from.
+    pub fn go_on(&mut self, partition: u32, (low, high): (i64, i64), backfill: u32) -> i64 {
+        let from = low.max(high - i64::from(backfill));
+        let next = self.next(partition);
+        if next >= from && next <= high {
+            return next;
+        }
+        // What was read before is of another log.
+        self.epoch += u64::from(next > high);
+        self.begin(partition, from);
+        from
+    }
+
     /// The next record of its partition. The oldest records make way. One that goes back means that the topic was made
     /// anew: then its partition's ring begins again.
     pub fn append(&mut self, record: Record) {
@@ -206,6 +220,24 @@ mod tests {
         assert!(matches!(log.place(0, 1), Place::Behind(3)));
         assert_eq!(offset(&log.place(0, 3)), Some(3));
         assert_eq!(log.next(0), 4);
+    }
+
+    #[test]
+    fn a_partition_that_was_left_goes_on_where_that_is_near() {
+        let mut log = Log::new(1, 1 << 20);
+        assert_eq!(log.go_on(0, (0, 100), 10), 90, "never read before");
+        for at in 90..100 {
+            append(&mut log, 0, at);
+        }
+        assert_eq!(log.go_on(0, (0, 105), 10), 100, "all that is held is whole");
+        assert_eq!(offset(&log.place(0, 95)), Some(95));
+        assert_eq!(log.go_on(0, (0, 105), 0), 105, "further than the backfill");
+        assert!(matches!(log.place(0, 95), Place::Behind(105)));
+        assert_eq!(log.go_on(0, (120, 125), 10), 120, "retention was quicker");
+        assert_eq!(log.epoch(), 0);
+        assert_eq!(log.go_on(0, (0, 7), 10), 0, "the topic was made anew");
+        assert_eq!(log.epoch(), 1);
+        assert!(matches!(log.place(0, 0), Place::End(0)));
     }
 
     #[test]

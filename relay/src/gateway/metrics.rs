@@ -72,6 +72,8 @@ pub struct Metrics {
     pub closes: By<Code>,
     /// Connections and messages refused, by reason.
     pub refusals: By<Reason>,
+    /// Partitions of the telemetry that are read, since somebody watches them.
+    pub partitions_read: Gauge,
     /// Telemetry records read.
     pub records: Counter,
     /// Telemetry records that could not be decoded.
@@ -80,6 +82,8 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Bytes of the cache of newest values, roughly.
     pub cache_bytes: Gauge,
+    /// Bytes that LATEST and SERIES subscriptions hold, roughly.
+    pub held_bytes: Gauge,
     /// Values that found no room in the cache.
     pub cache_refused: Gauge,
     /// Devices known.
@@ -116,10 +120,12 @@ impl Metrics {
             gaps: Counter::default(),
             closes: Family::default(),
             refusals: Family::default(),
+            partitions_read: Gauge::default(),
             records: Counter::default(),
             unreadable: Counter::default(),
             log_bytes: Gauge::default(),
             cache_bytes: Gauge::default(),
+            held_bytes: Gauge::default(),
             cache_refused: Gauge::default(),
             devices: Gauge::default(),
             devices_online: Gauge::default(),
@@ -175,6 +181,8 @@ impl Metrics {
             "Connections and messages refused",
             metrics.refusals.clone(),
         );
+        let help = "Partitions of the telemetry that are read, since somebody watches them";
+        registry.register("partitions_read", help, metrics.partitions_read.clone());
         registry.register("records", "Telemetry records read", metrics.records.clone());
         let help = "Telemetry records that could not be decoded";
         registry.register("unreadable_records", help, metrics.unreadable.clone());
@@ -182,6 +190,8 @@ impl Metrics {
         registry.register_with_unit("log", help, Unit::Bytes, metrics.log_bytes.clone());
         let help = "The newest values in memory, roughly";
         registry.register_with_unit("cache", help, Unit::Bytes, metrics.cache_bytes.clone());
+        let help = "What LATEST and SERIES subscriptions hold, roughly";
+        registry.register_with_unit("held", help, Unit::Bytes, metrics.held_bytes.clone());
         let help = "Values that found no room in the cache (gateway.cache)";
         registry.register("cache_refused", help, metrics.cache_refused.clone());
         registry.register("devices", "Devices known", metrics.devices.clone());

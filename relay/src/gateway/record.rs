@@ -35,7 +35,8 @@ pub struct Record {
     /// The frame without a filter; the batch stands at its end.
     whole: Arc<Prepared>,
     batch_bytes: usize,
-    filtered: Mutex<Vec<(u32, Arc<Made>)>>,
+    /// By the filter's serial.
+    filtered: Mutex<Vec<(u64, Arc<Made>)>>,
     weight: AtomicUsize,
     ledger: Arc<AtomicUsize>,
 }
@@ -111,12 +112,12 @@ impl Record {
         }
         let slot = {
             let mut filtered = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
-            match filtered.iter().find(|(number, _)| *number == filter.number) {
+            match filtered.iter().find(|(serial, _)| *serial == filter.serial) {
                 Some((_, made)) => Arc::clone(made),
                 None => {
                     let made = Arc::new(Made::new());
                     if filtered.len() < KEPT_FILTERS {
-                        filtered.push((filter.number, Arc::clone(&made)));
+                        filtered.push((filter.serial, Arc::clone(&made)));
                     }
                     made
                 }
@@ -289,6 +290,30 @@ pub(crate) mod tests {
         assert!(!shared.hit && again.hit && Arc::ptr_eq(&shared.frame, &again.frame));
         let none = filters.get(&["nothing*".into()], 0).unwrap();
         assert!(record.frame(&none, &limits).is_none());
+    }
+
+    /// Hashes of 32 bits may be the same; a number is given again once the filter that had it is gone.
+    #[test]
+    fn a_filter_that_comes_into_anothers_number_gets_frames_of_its_own() {
+        let limits = Limits::default();
+        let record = record(0, 1, &batch("gw-1", 3, 5_000_000), &Arc::default());
+        let filters = Filters::default();
+        let mut one = Arc::into_inner(filters.get(&["temp".into()], 0).unwrap()).unwrap();
+        let mut two = Arc::into_inner(filters.get(&["door".into()], 0).unwrap()).unwrap();
+        (one.number, two.number) = (7, 7);
+        for (filter, metric) in [(one, "temp"), (two, "door")] {
+            let shared = record.frame(&filter, &limits).unwrap();
+            let Body::Readings(readings) = protobuf::decode(&data(&shared).batch, &limits).unwrap().body
+            else {
+                panic!()
+            };
+            let names: Vec<_> = readings
+                .columns
+                .iter()
+                .map(|column| column.metric.as_str())
+                .collect();
+            assert_eq!((names, shared.hit), (vec![metric], false));
+        }
     }
 
     #[test]

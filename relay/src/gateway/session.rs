@@ -5,17 +5,22 @@
 //! [`Session::fetched`] and [`Session::resolved`].
 
 mod commands;
+mod deadlines;
+mod parked;
+mod receive;
 mod subscribe;
+
+pub use receive::token;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_proto::{Message as _, pb};
-use pb::client_frame::Frame as ClientFrame;
+use headwater_proto::pb;
 use pb::server_frame::Frame;
 
-use super::caller::Caller;
+use super::budget::Budget;
+use super::caller::{self, Caller};
 use super::catchup::{self, Chunk, Range};
 use super::close::Close;
 use super::commands::order::Order;
@@ -23,19 +28,23 @@ use super::commands::{Commands, Place};
 use super::deflate::prepared::Prepared;
 use super::hub::Hub;
 use super::metrics::Mode;
-use super::rate::Rate;
+use super::pace::Pace;
+use super::rate::{Rate, Share};
 use super::seats::Seat;
 use super::subscription::{Counted, Kind, Subscription, Turn, encode};
 use super::token::{Grant, Refusal};
+use super::watch::Watching;
 use super::window::Window;
 use commands::Orders;
+use parked::Parked;
+use subscribe::Held;
 
-/// How long the window may be closed before what was read ahead is let go.
-const LET_GO: Duration = Duration::from_secs(1);
 /// Answers that may wait to be sent; while there are more, nothing is read from the client.
 const ANSWERS: usize = 32;
-/// What a subscription costs of the rate of messages: its globs are compiled.
-const SUBSCRIBE_COST: u32 = 10;
+/// Frames of so many bytes may be long on a slow link, and their coming is told.
+const LONG: u64 = 8 << 10;
+/// A link that passes on less in a second is as good as none, decoded bytes.
+const SLOWEST: u64 = 500;
 
 /// What is to be done next.
 #[derive(Debug)]
@@ -71,8 +80,15 @@ pub struct Session {
     state: State,
     began: Instant,
     rate: Rate,
+    /// What it shares with those of its address, and of its subject.
+    address: Option<Share>,
+    subject: Option<Share>,
     /// Its subject's.
     seat: Option<Seat<String>>,
+    /// The frame that is to follow what was told of its coming.
+    coming: Option<Arc<Prepared>>,
+    /// What its subscriptions hold; `None`: none has held anything yet.
+    held: Option<Arc<Budget>>,
     answers: VecDeque<Frame>,
     orders: Orders,
     subscriptions: BTreeMap<u32, Entry>,
@@ -91,18 +107,26 @@ pub struct Session {
 #[derive(Debug)]
 enum State {
     AwaitHello,
-    Open { window: Window, grant: Grant },
+    Open {
+        window: Window,
+        pace: Pace,
+        grant: Grant,
+    },
 }
 
 #[derive(Debug)]
 struct Entry {
     number: u64,
     globs: usize,
+    /// Its partitions are read while this is here.
+    watching: Watching,
     subscription: Waiting,
 }
 
 #[derive(Debug)]
 enum Waiting {
+    /// For its partitions to be read.
+    Parked(Box<Parked>),
     /// For the offsets of a time.
     Resolving(Box<subscribe::Pending>),
     /// For nothing.
@@ -113,7 +137,7 @@ impl Entry {
     fn open(&mut self) -> Option<&mut Subscription> {
         match &mut self.subscription {
             Waiting::Open(open) => Some(open),
-            Waiting::Resolving(_) => None,
+            Waiting::Parked(_) | Waiting::Resolving(_) => None,
         }
     }
 }
@@ -128,6 +152,7 @@ impl Session {
             hub.keys.check(Some(token)).map_err(|refusal| refused(&refusal))?;
         }
         let hub_messages = hub.settings.limits.messages;
+        let address = hub.address_messages.of(&caller::site(caller.peer.ip()), now);
         Ok(Self {
             hub,
             caller,
@@ -135,7 +160,11 @@ impl Session {
             state: State::AwaitHello,
             began: now,
             rate: Rate::new(hub_messages, now),
+            address,
+            subject: None,
             seat: None,
+            coming: None,
+            held: None,
             answers: VecDeque::new(),
             orders: Orders::default(),
             subscriptions: BTreeMap::new(),
@@ -153,141 +182,18 @@ impl Session {
         self.answers.len() < ANSWERS
     }
 
+    /// How much longer than others the client may be silent: the time that what is on its way takes over a slow link, six keep-alives at most.
+    pub fn patience(&self) -> Duration {
+        let State::Open { window, .. } = &self.state else {
+            return Duration::ZERO;
+        };
+        let over = Duration::from_secs(window.unacked_bytes() / SLOWEST);
+        over.min(self.hub.settings.keep_alive * 6)
+    }
+
     /// Bytes written to the socket so far.
     pub fn wrote(&mut self, wire_bytes: u64) {
         self.wire_bytes = wire_bytes;
-    }
-
-    /// A ping or pong of WebSocket's own.
-    ///
-    /// # Errors
-    /// [`Close`] where there are too many.
-    pub fn heard(&mut self, now: Instant) -> Result<(), Close> {
-        self.spend(1, now)
-    }
-
-    fn spend(&mut self, cost: u32, now: Instant) -> Result<(), Close> {
-        if self.rate.take(cost, now) {
-            return Ok(());
-        }
-        let most = self.hub.settings.limits.messages;
-        Err(Close::new(Close::LIMIT, format!("over {most} messages a second")))
-    }
-
-    /// A binary message of the client.
-    ///
-    /// # Errors
-    /// [`Close`] where the connection is to end.
-    pub fn receive(&mut self, message: &[u8], now: Instant, now_us: i64) -> Result<(), Close> {
-        let bad = |why: String| Close::new(Close::BAD_FRAME, why);
-        let frame = pb::ClientFrame::decode(message).map_err(|error| bad(format!("not a frame: {error}")))?;
-        let frame = frame
-            .frame
-            .ok_or_else(|| bad("an empty frame, or one of a kind unknown here".into()))?;
-        let cost = match frame {
-            ClientFrame::Subscribe(_) => SUBSCRIBE_COST,
-            _ => 1,
-        };
-        self.spend(cost, now)?;
-        if let (State::AwaitHello, ClientFrame::Hello(hello)) = (&self.state, &frame) {
-            return self.hello(hello, now_us);
-        }
-        let State::Open { window, grant } = &mut self.state else {
-            return Err(bad("the first frame must be a hello".into()));
-        };
-        match frame {
-            ClientFrame::Hello(_) => return Err(bad("a second hello".into())),
-            ClientFrame::Subscribe(subscribe) => self.subscribe(subscribe, now),
-            ClientFrame::Unsubscribe(unsubscribe) => self.remove(unsubscribe.id),
-            ClientFrame::Ack(ack) => {
-                self.hub.metrics.acks.inc();
-                let news = window
-                    .ack(&ack)
-                    .map_err(|beyond| Close::new(Close::ACK, beyond.to_string()))?;
-                if let Some((frames, sent)) = self.timed
-                    && ack.frames_total >= frames
-                {
-                    self.timed = None;
-                    let us = i64::try_from((now - sent).as_micros()).unwrap_or(i64::MAX);
-                    self.hub.metrics.round_trip.observe_us(us);
-                }
-                if window.is_settled() {
-                    self.unacked_since = None;
-                } else if news {
-                    self.unacked_since = Some(now);
-                }
-            }
-            ClientFrame::Token(token) => {
-                let fresh = self
-                    .hub
-                    .keys
-                    .check(Some(&token.token))
-                    .map_err(|refusal| refused(&refusal))?;
-                if fresh.subject != grant.subject {
-                    return Err(refused(&Refusal::Subject));
-                }
-                for entry in self.subscriptions.values_mut() {
-                    if let Waiting::Open(subscription) = &mut entry.subscription {
-                        subscription.narrow(&fresh);
-                    }
-                }
-                *grant = fresh;
-                let token_expires_us = grant.expires_us.unwrap_or(0);
-                self.answers
-                    .push_back(Frame::TokenAccepted(pb::TokenAccepted { token_expires_us }));
-            }
-            ClientFrame::Command(command) => self.command(command, now, now_us),
-            ClientFrame::Ping(ping) => {
-                let pong = pb::Pong {
-                    nonce: ping.nonce,
-                    time_us: now_us,
-                    wire_bytes: 0,
-                };
-                self.answers.push_back(Frame::Pong(pong));
-            }
-        }
-        Ok(())
-    }
-
-    fn hello(&mut self, hello: &pb::ClientHello, now_us: i64) -> Result<(), Close> {
-        // The one in the hello is the later.
-        let token = Some(hello.token.clone())
-            .filter(|token| !token.is_empty())
-            .or(self.token.take());
-        let grant = self
-            .hub
-            .keys
-            .check(token.as_deref())
-            .map_err(|refusal| refused(&refusal))?;
-        if !grant.subject.is_empty() {
-            let seat = self.hub.subjects.take(&grant.subject);
-            self.seat = Some(seat.ok_or_else(|| {
-                self.hub.metrics.refused("subject");
-                let most = self.hub.settings.limits.per_subject;
-                Close::new(
-                    Close::LIMIT,
-                    format!("{most} connections with this token's subject are open"),
-                )
-            })?);
-        }
-        let window = Window::new(hello.window, self.hub.settings.window());
-        let size = window.size();
-        let client: String = hello.client.chars().take(64).collect();
-        tracing::debug!(client, subject = %grant.subject, peer = %self.caller.peer, "hello");
-        self.answers.push_back(Frame::Welcome(pb::Welcome {
-            server: concat!("headwater-relay ", env!("CARGO_PKG_VERSION")).into(),
-            window: Some(pb::Window {
-                frames: size.frames,
-                bytes: size.bytes,
-            }),
-            partitions: self.hub.log().partitions(),
-            time_us: now_us,
-            token_expires_us: grant.expires_us.unwrap_or(0),
-            subject: grant.subject.clone(),
-            may_command: self.may_command(&grant),
-        }));
-        self.state = State::Open { window, grant };
-        Ok(())
     }
 
     fn error(&mut self, id: u32, code: pb::ErrorCode, message: String) {
@@ -299,7 +205,7 @@ impl Session {
         }));
     }
 
-    fn add(&mut self, id: u32, subscription: Waiting) -> Ticket {
+    fn add(&mut self, id: u32, held: Held, subscription: Waiting) {
         self.remove(id);
         self.number += 1;
         if let Waiting::Open(open) = &subscription {
@@ -309,14 +215,11 @@ impl Session {
             id,
             Entry {
                 number: self.number,
-                globs: 0,
+                globs: held.globs,
+                watching: held.watching,
                 subscription,
             },
         );
-        Ticket {
-            id,
-            number: self.number,
-        }
     }
 
     fn remove(&mut self, id: u32) {
@@ -338,6 +241,10 @@ impl Session {
 
     /// What is to be done next.
     pub fn poll(&mut self, now: Instant, now_us: i64) -> Step {
+        if let Some(frame) = self.coming.take() {
+            return Step::Send(frame);
+        }
+        let parked = self.rise(now);
         if let Some(mut answer) = self.answers.pop_front() {
             if let Frame::Pong(pong) = &mut answer {
                 pong.wire_bytes = self.wire_bytes;
@@ -348,7 +255,7 @@ impl Session {
             return step;
         }
         let (mut wake, open) = match self.deadlines(now, now_us) {
-            Ok(found) => found,
+            Ok((wake, open)) => (earliest(wake, parked), open),
             Err(close) => return Step::Close(close),
         };
         if let Some(step) = self.resolve() {
@@ -366,7 +273,7 @@ impl Session {
             .range(self.turn.saturating_add(1)..)
             .chain(self.subscriptions.range(..=self.turn));
         let ids: Vec<u32> = ids.map(|(&id, _)| id).collect();
-        let State::Open { window, grant } = &mut self.state else {
+        let State::Open { window, pace, grant } = &mut self.state else {
             return Step::Wait(wake);
         };
         let mut again = false;
@@ -379,14 +286,22 @@ impl Session {
             else {
                 continue;
             };
-            match open.poll(now, &self.hub, grant) {
+            match open.poll(now, &self.hub, grant, pace.frame()) {
                 Turn::Frame(counted) => {
                     self.turn = id;
                     window.sent(counted.frame.len());
+                    let (total, unacked) = (window.sent_bytes(), window.unacked_bytes());
+                    pace.sent(counted.frame.len(), total, unacked, now);
                     self.timed.get_or_insert((window.sent_frames(), now));
                     self.unacked_since.get_or_insert(now);
                     count(&self.hub, &counted, now_us);
-                    return Step::Send(counted.frame);
+                    let bytes = counted.frame.len() as u64;
+                    if bytes < LONG || !pace.may_be_slow() {
+                        return Step::Send(counted.frame);
+                    }
+                    self.coming = Some(counted.frame);
+                    let coming = Frame::Coming(pb::Coming { bytes });
+                    return Step::Send(Arc::new(Prepared::new(encode(coming))));
                 }
                 Turn::Tell(frame) => return Step::Send(Arc::new(Prepared::new(encode(frame)))),
                 Turn::Read(range) => return Step::Read(Ticket { id, number: *number }, range),
@@ -397,64 +312,6 @@ impl Session {
         Step::Wait(if again { Some(now) } else { wake })
     }
 
-    /// When to look again, and whether the window is open.
-    fn deadlines(&self, now: Instant, now_us: i64) -> Result<(Option<Instant>, bool), Close> {
-        let settings = &self.hub.settings;
-        let State::Open { window, grant } = &self.state else {
-            let until = self.began + settings.hello_timeout;
-            let late = || {
-                Close::new(
-                    Close::LATE,
-                    format!("no hello within {:?}", settings.hello_timeout),
-                )
-            };
-            return if now < until {
-                Ok((Some(until), false))
-            } else {
-                Err(late())
-            };
-        };
-        let mut wake = None;
-        if let Some(expires_us) = grant.expires_us {
-            let left = expires_us.saturating_sub(now_us);
-            if left <= 0 {
-                return Err(refused(&Refusal::Expired));
-            }
-            // A far expiry is looked at again now and then; so a clock that is set is noticed too.
-            let left = Duration::from_micros(left.unsigned_abs()).min(Duration::from_secs(60));
-            wake = Some(now + left);
-        }
-        if let Some(since) = self.unacked_since {
-            let until = since + settings.ack_timeout;
-            if now >= until {
-                let reason = format!("nothing acknowledged for {:?}", settings.ack_timeout);
-                return Err(Close::new(Close::LATE, reason));
-            }
-            wake = earliest(wake, Some(until));
-        }
-        Ok((wake, window.is_open()))
-    }
-
-    /// Nothing can be sent for now.
-    fn closed(&mut self, now: Instant, wake: Option<Instant>) -> Step {
-        let State::Open { grant, .. } = &self.state else {
-            return Step::Wait(wake);
-        };
-        let mut again = false;
-        for open in self.subscriptions.values_mut().filter_map(Entry::open) {
-            again |= open.closed(&self.hub, grant);
-        }
-        let wake = if again { Some(now) } else { wake };
-        let since = *self.closed_since.get_or_insert(now);
-        if now < since + LET_GO {
-            return Step::Wait(earliest(wake, Some(since + LET_GO)));
-        }
-        for open in self.subscriptions.values_mut().filter_map(Entry::open) {
-            open.let_go();
-        }
-        Step::Wait(wake)
-    }
-
     /// Where another gateway can go on from, for each subscription that has a cursor.
     pub fn cursors(&self) -> Vec<pb::SubscriptionCursor> {
         let cursor = |(&id, entry): (&u32, &Entry)| match &entry.subscription {
@@ -462,7 +319,7 @@ impl Session {
                 id,
                 cursor: Some(open.cursor()?),
             }),
-            Waiting::Resolving(_) => None,
+            Waiting::Parked(_) | Waiting::Resolving(_) => None,
         };
         self.subscriptions.iter().filter_map(cursor).collect()
     }
@@ -493,19 +350,6 @@ impl Drop for Session {
         for id in self.subscriptions.keys().copied().collect::<Vec<_>>() {
             self.remove(id);
         }
-    }
-}
-
-/// The token in a message, where it has one.
-pub fn token(message: &[u8]) -> Option<String> {
-    // The tags of `hello` and `token`: no other message is decoded for this.
-    if !matches!(message.first(), Some(0x0a | 0x2a)) {
-        return None;
-    }
-    match pb::ClientFrame::decode(message).ok()?.frame? {
-        ClientFrame::Hello(hello) => Some(hello.token),
-        ClientFrame::Token(token) => Some(token.token),
-        _ => None,
     }
 }
 

@@ -32,10 +32,15 @@ pub struct GatewaySettings {
     pub tls: TlsSettings,
     /// Memory for the end of the log, from which live subscribers read.
     pub log: ByteSize,
-    /// Records of each partition that are read into the log at the start.
+    /// Records of a partition that are read into the log when somebody comes to watch it.
     pub log_backfill: u32,
+    /// A partition that nobody watches any more is read on for this long.
+    #[serde(with = "headwater_config::duration")]
+    pub linger: Duration,
     /// Memory for the newest value of every metric.
     pub cache: ByteSize,
+    /// Memory for what LATEST and SERIES subscriptions hold, of all connections together.
+    pub held: ByteSize,
     /// Subscribers that fell behind the log read from Kafka, this many at a time.
     pub catch_up_readers: usize,
     /// The greatest window a client gets: frames.
@@ -73,7 +78,9 @@ impl Default for GatewaySettings {
             tls: TlsSettings::default(),
             log: ByteSize::mib(64),
             log_backfill: 1000,
+            linger: Duration::from_secs(60),
             cache: ByteSize::mib(64),
+            held: ByteSize::mib(128),
             catch_up_readers: 4,
             window_frames: 1024,
             window_bytes: ByteSize::mib(16),
@@ -158,8 +165,18 @@ pub struct LimitSettings {
     pub subscriptions: usize,
     /// Globs of all subscriptions of one connection together.
     pub globs: usize,
+    /// Connections a second that one address may begin, four seconds' worth at once; 0: no limit of its own.
+    pub connects_per_address: u32,
+    /// Those with tokens of one subject.
+    pub connects_per_subject: u32,
     /// Messages a second of one connection, four seconds' worth at once; a subscription counts for ten.
     pub messages: u32,
+    /// Those of all connections of one address together; 0: no limit of its own.
+    pub messages_per_address: u32,
+    /// Those of all connections of one token subject together; 0: no limit of its own.
+    pub messages_per_subject: u32,
+    /// Bytes that the LATEST and SERIES subscriptions of one connection hold for it while it does not take its frames.
+    pub held: ByteSize,
     /// Bytes of a message of a client, as it comes and inflated.
     pub message: ByteSize,
 }
@@ -172,8 +189,13 @@ impl Default for LimitSettings {
             per_subject: 1000,
             subscriptions: 64,
             globs: 1024,
+            connects_per_address: 0,
+            connects_per_subject: 250,
             messages: 5000,
-            message: ByteSize::kib(64),
+            messages_per_address: 0,
+            messages_per_subject: 50_000,
+            held: ByteSize::mib(8),
+            message: ByteSize::kib(256),
         }
     }
 }

@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Ok(wake) => wake,
                 Err(close) => return close,
             };
-            let alive = match self.keep_alive(hub.settings.keep_alive) {
+            let alive = match self.keep_alive(hub.settings.keep_alive, session.patience()) {
                 Ok(alive) => alive,
                 Err(close) => return Some(close),
             };
@@ -272,10 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.stream.get_mut().queue(frame);
     }
 
-    /// Pings a client that has been silent; gives up on one that does not answer. Returns when to look again.
-    fn keep_alive(&mut self, every: Duration) -> Result<Instant, Close> {
+    /// Pings a client that has been silent; gives up on one that does not answer, `patience` later where much is on its way. Returns when to look
+    /// again.
+    fn keep_alive(&mut self, every: Duration, patience: Duration) -> Result<Instant, Close> {
         let silent = self.heard.elapsed();
-        if silent >= every * 2 {
+        let late = every * 2 + patience;
+        if silent >= late {
             return Err(Close::new(Close::LATE, "no answer to pings"));
         }
         if silent < every {
@@ -288,7 +290,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             // Where it cannot be written, the flush says so.
             let _ = self.stream.start_send_unpin(Message::Frame(ping));
         }
-        Ok(self.heard + every * 2)
+        Ok(self.heard + late)
     }
 
     /// The next message, or that there is room for more frames; writes meanwhile.

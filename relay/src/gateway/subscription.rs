@@ -27,7 +27,7 @@ pub use latest::Latest;
 pub use presence::Presence;
 pub use series::Series;
 
-/// A LATEST, PRESENCE or SERIES frame is closed when it has grown to this many bytes.
+/// A LATEST, PRESENCE or SERIES frame is closed when it has grown to this many bytes, or earlier on a slow link.
 pub const FRAME_BYTES: usize = 64 << 10;
 
 /// How often a subscription that has caught up says so again, as its cursor moves on.
@@ -110,22 +110,29 @@ pub enum Subscription {
 }
 
 impl Subscription {
-    /// What it wants done next.
-    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
+    /// What it wants done next; a frame that can be of any size is closed when it has grown to `most` bytes.
+    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant, most: usize) -> Turn {
+        let most = most.min(FRAME_BYTES);
         match self {
-            Self::All(all) => all.poll(now, hub, grant),
-            Self::Latest(latest) => latest.poll(now, hub, grant),
-            Self::Presence(presence) => presence.poll(now, hub, grant),
-            Self::Series(series) => series.poll(now, hub, grant),
+            Self::All(all) => all.poll(now, hub, grant, most),
+            Self::Latest(latest) => latest.poll(now, hub, grant, most),
+            Self::Presence(presence) => presence.poll(now, hub, grant, most),
+            Self::Series(series) => series.poll(now, hub, grant, most),
         }
     }
 
-    /// The token is another from here on: what was taken in and not told yet of devices that it does not allow is dropped.
-    pub fn narrow(&mut self, grant: &Grant) {
+    /// The token is another from here on: what was taken in and not told yet of devices that it does not allow is dropped, and devices that it
+    /// allows beyond those of before are told of at once.
+    pub fn change(&mut self, before: &Grant, fresh: &Grant) {
+        if before.read_hash == fresh.read_hash {
+            return;
+        }
         match self {
-            Self::Series(series) => series.narrow(grant),
-            // These look at the token as they make a frame.
-            Self::All(_) | Self::Latest(_) | Self::Presence(_) => {}
+            Self::Series(series) => series.narrow(fresh),
+            Self::Latest(latest) => latest.look_again(),
+            Self::Presence(presence) => presence.look_again(before),
+            // It looks at the token as it makes a frame, and goes on from its cursor.
+            Self::All(_) => {}
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Grant {
     pub expires_us: Option<i64>,
     /// Devices whose data, snapshots and presence may be seen.
     pub read: Globs,
+    /// What they are written as, hashed: the same in tokens that allow the same in the same words.
+    pub read_hash: u64,
     /// Devices that commands may be sent to.
     pub command: Globs,
 }
@@ -164,6 +166,7 @@ impl Keys {
                 subject: String::new(),
                 expires_us: None,
                 read: Globs::All,
+                read_hash: 0,
                 command: Globs::All,
             });
         }
@@ -264,6 +267,10 @@ fn grant(claims: Claims, settings: &TokenSettings) -> Result<Grant, Refusal> {
     }
     Ok(Grant {
         read: globs(&claims.hw.read)?,
+        read_hash: std::hash::BuildHasher::hash_one(
+            &std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(),
+            &claims.hw.read,
+        ),
         command: globs(&claims.hw.command)?,
         subject: claims.sub,
         // Saturates; a token for ever is the signer's choice.

@@ -97,6 +97,21 @@ impl Window {
         self.sent_frames
     }
 
+    /// Their decoded bytes.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// Those that are acknowledged.
+    pub fn acked_bytes(&self) -> u64 {
+        self.acked_bytes
+    }
+
+    /// Those that are not.
+    pub fn unacked_bytes(&self) -> u64 {
+        self.sent_bytes - self.acked_bytes
+    }
+
     /// A counted frame of this decoded length goes out.
     pub fn sent(&mut self, bytes: usize) {
         self.sent_frames += 1;

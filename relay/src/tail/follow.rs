@@ -121,7 +121,7 @@ impl Follow {
                 let after = Duration::from_millis(goodbye.retry_after_ms.into());
                 Told::Goodbye(goodbye.reason, after)
             }
-            Frame::Reply(_) | Frame::Pong(_) => Told::Nothing,
+            Frame::Reply(_) | Frame::Pong(_) | Frame::Coming(_) => Told::Nothing,
         }
     }
 

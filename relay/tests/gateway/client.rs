@@ -25,6 +25,8 @@ pub(crate) struct Client {
     /// Whether the last message was compressed.
     pub(crate) deflated: bool,
     pub(crate) pings: usize,
+    /// Long frames that were told of before.
+    pub(crate) coming: usize,
     /// Acknowledge each counted frame at once.
     pub(crate) acks: bool,
 }
@@ -90,6 +92,7 @@ impl Client {
             decoded: 0,
             deflated: false,
             pings: 0,
+            coming: 0,
             acks: true,
         }
     }
@@ -206,7 +209,19 @@ impl Client {
                     self.ack(self.frames, self.bytes, None).await;
                 }
             }
+            if matches!(frame, Frame::Coming(_)) {
+                self.coming += 1;
+                continue;
+            }
             return Received::Frame(frame);
+        }
+    }
+
+    /// The next frame, however long it takes.
+    pub(crate) async fn receive_frame(&mut self) -> Frame {
+        match self.receive().await {
+            Received::Frame(frame) => frame,
+            other => panic!("{other:?}"),
         }
     }
 

@@ -343,6 +343,41 @@ async fn too_many_are_refused_and_the_audit_is_not_flooded() {
     gateway.stop().await;
 }
 
+/// A command that is refused does not let those behind it pass those before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_written_in_their_order_with_refused_ones_between_them() {
+    let (kafka, file) = (Kafka::start(), key_file());
+    let settings = GatewaySettings {
+        commands: CommandSettings {
+            per_subject: 1000,
+            rate: 1000,
+            ..CommandSettings::default()
+        },
+        ..keyed(&file)
+    };
+    let gateway = Gateway::start(&kafka, settings).await;
+    let commands = commands(&kafka);
+    let mut client = open(&gateway, "ann", &["mine"]).await;
+    for number in 0..200 {
+        let device = if number % 2 == 0 { "mine" } else { "foreign" };
+        let command = pb::Command {
+            id: number.to_string(),
+            device: device.into(),
+            name: "set".into(),
+            arguments: vec![number.to_string()],
+            ..pb::Command::default()
+        };
+        client.send(ClientFrame::Command(command)).await;
+    }
+    for number in (0..200).step_by(2) {
+        assert_eq!(commands.command().await.arguments, [number.to_string()]);
+    }
+    for _ in 0..100 {
+        assert_eq!(client.error().await.code(), ErrorCode::Forbidden);
+    }
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_audited_though_its_client_has_left() {
     let (kafka, file) = (Kafka::start(), key_file());

@@ -198,6 +198,68 @@ async fn keys_rotate_bad_answers_change_nothing_and_strangers_cause_few_fetches(
     gateway.stop().await;
 }
 
+/// An authority whose keys have no ids: a token of its next key fits the one of before, until the signature is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_without_an_id_rotates() {
+    let (kafka, server) = (Kafka::start(), Server::start(None).await);
+    let other = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let x = URL_SAFE_NO_PAD.encode(other.public_key_raw());
+    server.has(&[json!({"kty": "OKP", "crv": "Ed25519", "x": x})]);
+    let gateway = Gateway::start(&kafka, of(from_url(format!("http://{}/jwks", server.address)))).await;
+    let signed = |pem: &str| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let claims = json!({"sub": "ann", "exp": now + 600, "hw": {"read": ["*"]}});
+        let key = EncodingKey::from_ed_pem(pem.as_bytes()).unwrap();
+        encode(&Header::new(Algorithm::EdDSA), &claims, &key).unwrap()
+    };
+    let (before, next) = (
+        signed(&other.serialize_pem()),
+        signed(include_str!("../keys/ed.pem")),
+    );
+    let served = async |token: &str| hello(&mut connect(&gateway, token).await, String::new()).await;
+    for _ in 0..100 {
+        if served(&before).await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(served(&before).await && !served(&next).await);
+    let mut key = ed("");
+    key.as_object_mut().unwrap().remove("kid");
+    server.has(&[key]);
+    // The token has it fetched, as soon as that may be again.
+    for _ in 0..100 {
+        if served(&next).await {
+            assert!(!served(&before).await);
+            return gateway.stop().await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the next key is not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_want_a_key_at_once_cause_one_fetch() {
+    let (kafka, server) = (Kafka::start(), Server::start(None).await);
+    server.has(&[ed("a")]);
+    let mut set = from_url(format!("http://{}/jwks", server.address));
+    set.refetch = Duration::from_secs(3);
+    let gateway = Gateway::start(&kafka, of(set.clone())).await;
+    until_served(&gateway, "a").await;
+    tokio::time::sleep(set.refetch).await;
+    let (before, began) = (server.requests.load(Ordering::Relaxed), std::time::Instant::now());
+    let tries = (0..20).map(|number| {
+        let gateway = &gateway;
+        async move { is_served(gateway, &format!("unknown {number}")).await }
+    });
+    let served = futures_util::future::join_all(tries).await;
+    assert!(served.iter().all(|served| !served));
+    let fetched = server.requests.load(Ordering::Relaxed) - before;
+    let most = 1 + (began.elapsed().as_secs_f64() / set.refetch.as_secs_f64()) as usize;
+    assert!((1..=most).contains(&fetched), "{fetched} fetches");
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_makes_key_ids_up_does_not_make_the_gateway_fetch() {
     let (kafka, server) = (Kafka::start(), Server::start(None).await);

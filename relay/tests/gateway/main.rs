@@ -4,20 +4,25 @@
 #![allow(clippy::unwrap_used)]
 
 mod all;
+mod budget;
 mod client;
 mod commands;
 mod flood;
+mod fresh;
 mod hostile;
 mod kafka;
 mod keysets;
 mod limits;
 mod load;
 mod merged;
+mod rates;
 mod series;
+mod starts;
 mod tail;
 mod tenants;
 mod tls;
 mod tokens;
+mod watched;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use pb::server_frame::Frame;
 use pb::{ErrorCode, Mode, start::At};
 use serde_json::json;
 
-use crate::client::{Client, DEFLATE, from, subscribe};
+use crate::client::{Client, DEFLATE, Received, from, subscribe};
 use crate::kafka::{Kafka, batch};
 use crate::{Gateway, settings};
 
@@ -43,7 +43,7 @@ pub(crate) fn keyed(file: &tempfile::NamedTempFile) -> GatewaySettings {
     }
 }
 
-fn token(subject: &str, seconds: i64, read: &[&str]) -> String {
+pub(crate) fn token(subject: &str, seconds: i64, read: &[&str]) -> String {
     scoped(subject, seconds, read, &[])
 }
 
@@ -64,7 +64,7 @@ pub(crate) async fn connect(gateway: &Gateway, token: &str) -> Client {
     Client::with(gateway.address, &[&protocols, &offer]).await
 }
 
-fn hello(token: String) -> ClientFrame {
+pub(crate) fn hello(token: String) -> ClientFrame {
     ClientFrame::Hello(pb::ClientHello {
         client: "test".into(),
         token,
@@ -125,6 +125,11 @@ async fn only_its_devices_are_seen_in_every_mode() {
     let gateway = Gateway::start(&kafka, keyed(&file)).await;
     let mut client = connect(&gateway, &token("ann", 60, &["mine-*"])).await;
     client.hello(None).await;
+    // Its partitions are read from here on: what is asked for next begins at once.
+    client.subscribe(subscribe(9, Mode::All)).await;
+    client
+        .send(ClientFrame::Unsubscribe(pb::Unsubscribe { id: 9 }))
+        .await;
     let snapshot = || from(At::Snapshot(true));
     let (devices, start) = (vec!["*".to_string()], from(At::TimeUs(0)));
     for subscribe in [
@@ -149,7 +154,7 @@ async fn only_its_devices_are_seen_in_every_mode() {
     kafka.put(&batch("mine-1", 2, 2)).await;
     let (mut latest, mut data, mut presence) = (0, 0, 0);
     while let Some(received) = client.soon().await {
-        let crate::client::Received::Frame(frame) = received else {
+        let Received::Frame(frame) = received else {
             panic!("{received:?}")
         };
         match frame {

@@ -178,6 +178,7 @@ pub(crate) mod tests {
             subject: subject.into(),
             expires_us: None,
             read: Globs::none(),
+            read_hash: 0,
             command: Globs::compile(&globs).unwrap(),
         }
     }

@@ -312,6 +312,46 @@ mod tests {
         assert_eq!(walker.kinds, kinds.map(|(deflated, text)| kind(deflated, text)));
     }
 
+    /// Passes on what it has taken only when it is flushed, as TLS does.
+    #[derive(Default)]
+    struct Held {
+        taken: Vec<u8>,
+        passed: Vec<u8>,
+    }
+
+    impl AsyncWrite for Held {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.taken.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let taken = std::mem::take(&mut self.taken);
+            self.passed.extend(taken);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_has_left_the_transport_too_when_the_queue_is_empty() {
+        let mut shim = Shim::new(Held::default(), true);
+        shim.queue(Bytes::from_static(b"prepared"));
+        std::future::poll_fn(|cx| shim.poll_drain(cx)).await.unwrap();
+        assert_eq!(shim.transport.passed, b"prepared");
+        // What tungstenite writes goes with the next drain, though nothing is queued.
+        tokio::io::AsyncWriteExt::write(&mut shim, b"pong").await.unwrap();
+        std::future::poll_fn(|cx| shim.poll_drain(cx)).await.unwrap();
+        assert_eq!(shim.transport.passed, b"preparedpong");
+    }
+
     proptest! {
         /// Frames of ours and what tungstenite writes keep their order and stay whole, however little the transport takes at a time.
         #[test]

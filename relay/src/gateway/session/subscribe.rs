@@ -7,10 +7,13 @@ use headwater_proto::pb;
 use pb::server_frame::Frame;
 use pb::start::At;
 
+use super::parked::Parked;
 use super::{Session, State, Step, Ticket, Waiting};
+use crate::gateway::budget::{self, Budget};
 use crate::gateway::catchup;
 use crate::gateway::filter::{self, Filter, Globs};
 use crate::gateway::subscription::{All, Beginning, Latest, Presence, Series, Subscription, cursor};
+use crate::gateway::watch::Watching;
 
 /// The interval of LATEST and PRESENCE where none is said.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -40,21 +43,20 @@ enum Mode {
     Series(Globs, Duration),
 }
 
+/// What a subscription holds of the connection and the hub while it lives.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) globs: usize,
+    pub(super) watching: Watching,
+}
+
 type Refusal = (pb::ErrorCode, String);
 
 impl Session {
     pub(super) fn subscribe(&mut self, subscribe: pb::Subscribe, now: Instant) {
         let id = subscribe.id;
-        let globs = subscribe.devices.len() + subscribe.metrics.len();
-        match self.open(subscribe, now) {
-            Ok(()) => self.holds(id, globs),
-            Err((code, message)) => self.error(id, code, message),
-        }
-    }
-
-    fn holds(&mut self, id: u32, globs: usize) {
-        if let Some(entry) = self.subscriptions.get_mut(&id) {
-            entry.globs = globs;
+        if let Err((code, message)) = self.open(subscribe, now) {
+            self.error(id, code, message);
         }
     }
 
@@ -83,6 +85,11 @@ impl Session {
         }
         let devices = Globs::or_all(&subscribe.devices).map_err(|error| refused(&error))?;
         self.allowed(&subscribe.devices)?;
+        let watched = filter::partitions(&subscribe.devices, self.hub.log().partitions());
+        let held = Held {
+            globs: subscribe.devices.len() + subscribe.metrics.len(),
+            watching: self.hub.watches.watch(watched.as_deref()),
+        };
         let interval = |default| match subscribe.interval_ms {
             0 => default,
             given => Duration::from_millis(given.into()),
@@ -90,7 +97,8 @@ impl Session {
         let mode = subscribe.mode();
         let at = subscribe
             .start
-            .and_then(|start| start.at)
+            .as_ref()
+            .and_then(|start| start.at.clone())
             .unwrap_or(At::Now(true));
         match mode {
             pb::Mode::Unspecified => return bad("mode is missing: ALL, LATEST, SERIES or PRESENCE"),
@@ -104,13 +112,15 @@ impl Session {
                     let metrics = Globs::or_all(&subscribe.metrics).map_err(|error| refused(&error))?;
                     Mode::Series(metrics, interval(BUCKET))
                 };
-                let partitions = self.hub.log().partitions();
+                if !held.watching.is_awake() {
+                    return self.park(held, subscribe, now);
+                }
                 let wanted = Wanted {
                     devices,
-                    watched: filter::partitions(&subscribe.devices, partitions),
+                    watched,
                     mode,
                 };
-                return self.read(id, wanted, at, now);
+                return self.read(id, held, wanted, at, now);
             }
             pb::Mode::Latest => {
                 let snapshot = match at {
@@ -119,12 +129,22 @@ impl Session {
                     At::TimeUs(_) | At::Cursor(_) => return bad("LATEST starts now or with a snapshot"),
                 };
                 let metrics = Globs::or_all(&subscribe.metrics).map_err(|error| refused(&error))?;
-                let latest = Latest::new(id, devices, metrics, interval(INTERVAL), snapshot, now, &self.hub);
-                self.add(id, Waiting::Open(Subscription::Latest(latest)));
+                if !held.watching.is_awake() {
+                    return self.park(held, subscribe, now);
+                }
+                let budget = budget::Held::new(self.budget());
+                if budget.is_spent() {
+                    let why = "the subscriptions of this connection, or of all, hold what they may (gateway.limits.held, gateway.held)";
+                    return Err((pb::ErrorCode::Limit, why.into()));
+                }
+                let of_hub = (&*self.hub, budget);
+                let latest = Latest::new(id, devices, metrics, interval(INTERVAL), snapshot, now, of_hub);
+                self.add(id, held, Waiting::Open(Subscription::Latest(latest)));
             }
             pb::Mode::Presence => {
+                // States are read of all partitions; rates follow.
                 let presence = Presence::new(id, devices, interval(INTERVAL), now, &self.hub);
-                self.add(id, Waiting::Open(Subscription::Presence(presence)));
+                self.add(id, held, Waiting::Open(Subscription::Presence(presence)));
             }
         }
         self.answers.push_back(Frame::Subscribed(pb::Subscribed {
@@ -133,6 +153,18 @@ impl Session {
             cursor: None,
         }));
         Ok(())
+    }
+
+    /// What the subscriptions of this connection may hold.
+    fn budget(&mut self) -> Arc<Budget> {
+        let (hub, most) = (&self.hub, self.hub.settings.limits.held.as_u64());
+        let new = || {
+            Budget::new(
+                usize::try_from(most).unwrap_or(usize::MAX),
+                Some(Arc::clone(&hub.held)),
+            )
+        };
+        Arc::clone(self.held.get_or_insert_with(new))
     }
 
     /// A plain name that the token does not allow is refused; a glob is narrowed in silence.
@@ -153,7 +185,15 @@ impl Session {
         }
     }
 
-    fn read(&mut self, id: u32, wanted: Wanted, at: At, now: Instant) -> Result<(), Refusal> {
+    /// Until its partitions are read.
+    fn park(&mut self, held: Held, subscribe: pb::Subscribe, now: Instant) -> Result<(), Refusal> {
+        let id = subscribe.id;
+        let parked = Parked::new(subscribe, now);
+        self.add(id, held, Waiting::Parked(Box::new(parked)));
+        Ok(())
+    }
+
+    fn read(&mut self, id: u32, held: Held, wanted: Wanted, at: At, now: Instant) -> Result<(), Refusal> {
         let log = self.hub.log();
         let end = log.end();
         let mut beginning = Beginning {
@@ -180,7 +220,10 @@ impl Session {
                 // Before 1970 nothing arrived.
                 let time_us = time_us.max(0);
                 let found: Option<Vec<i64>> = (0..log.partitions())
-                    .map(|partition| log.at_time(partition, time_us))
+                    .map(|partition| match &wanted.watched {
+                        Some(watched) if !watched.contains(&partition) => Some(log.next(partition)),
+                        _ => log.at_time(partition, time_us),
+                    })
                     .collect();
                 let Some(found) = found else {
                     drop(log);
@@ -189,14 +232,14 @@ impl Session {
                         time_us,
                         asked: false,
                     };
-                    self.add(id, Waiting::Resolving(Box::new(pending)));
+                    self.add(id, held, Waiting::Resolving(Box::new(pending)));
                     return Ok(());
                 };
                 (beginning.positions, beginning.not_before_us) = (found, Some(time_us));
             }
         }
         drop(log);
-        self.start(id, wanted, beginning, now);
+        self.start(id, held, wanted, beginning, now);
         Ok(())
     }
 
@@ -211,7 +254,7 @@ impl Session {
                         matches!(&pending.wanted.mode, Mode::All(other) if other.number == filter.number)
                     }
                     Waiting::Open(Subscription::All(all)) => all.filter() == filter.number,
-                    Waiting::Open(_) => false,
+                    Waiting::Open(_) | Waiting::Parked(_) => false,
                 })
         };
         let mut copy = 0;
@@ -228,7 +271,8 @@ impl Session {
         }
     }
 
-    fn start(&mut self, id: u32, wanted: Wanted, beginning: Beginning, now: Instant) {
+    fn start(&mut self, id: u32, held: Held, wanted: Wanted, mut beginning: Beginning, now: Instant) {
+        beginning.leave_out();
         let cursor = Some(cursor::whole(&beginning.positions));
         let (subscription, filter) = match wanted.mode {
             Mode::All(filter) => {
@@ -238,11 +282,13 @@ impl Session {
             }
             Mode::Series(metrics, interval) => {
                 let globs = (wanted.devices, metrics);
-                let series = Series::new(id, globs, interval, beginning, now, &self.hub);
+                let budget = budget::Held::new(self.budget());
+                let of_hub = (&*self.hub, budget);
+                let series = Series::new(id, globs, interval, beginning, now, of_hub);
                 (Subscription::Series(Box::new(series)), 0)
             }
         };
-        self.add(id, Waiting::Open(subscription));
+        self.add(id, held, Waiting::Open(subscription));
         self.answers
             .push_back(Frame::Subscribed(pb::Subscribed { id, filter, cursor }));
     }
@@ -278,7 +324,10 @@ impl Session {
         let Some(entry) = self.subscriptions.remove(&ticket.id) else {
             return;
         };
-        let globs = entry.globs;
+        let held = Held {
+            globs: entry.globs,
+            watching: entry.watching,
+        };
         let Waiting::Resolving(pending) = entry.subscription else {
             return;
         };
@@ -290,8 +339,7 @@ impl Session {
                     snapshot: false,
                     watched: pending.wanted.watched.clone(),
                 };
-                self.start(ticket.id, pending.wanted, beginning, now);
-                self.holds(ticket.id, globs);
+                self.start(ticket.id, held, pending.wanted, beginning, now);
             }
             Err(error) => {
                 let message = format!("{error}; subscribe again");

@@ -66,9 +66,9 @@ impl All {
     }
 
     /// See [`super::Subscription::poll`].
-    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
+    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant, most: usize) -> Turn {
         if self.snapshot.is_some() {
-            return self.snapshot(hub, grant);
+            return self.snapshot(hub, grant, most);
         }
         let devices = &self.devices;
         let wants = |record: &Record| grant.read.matches(&record.device) && devices.matches(&record.device);
@@ -82,13 +82,13 @@ impl All {
         }
     }
 
-    fn snapshot(&mut self, hub: &Hub, grant: &Grant) -> Turn {
+    fn snapshot(&mut self, hub: &Hub, grant: &Grant, most: usize) -> Turn {
         let Some(snapshot) = &mut self.snapshot else {
             return Turn::Again;
         };
         let cache = hub.cache();
         let mut parts = Parts::default();
-        while snapshot.next < snapshot.end && !parts.is_full() {
+        while snapshot.next < snapshot.end && parts.bytes() < most {
             let Some(device) = cache.device(snapshot.next) else {
                 break;
             };

@@ -14,13 +14,15 @@ use crate::gateway::record::Record;
 
 /// Records looked at in one turn, so that one that matches nothing leaves room for others.
 const SCAN: usize = 256;
+/// The position in a partition that is not watched.
+const NOWHERE: i64 = -1;
 /// How long after a failed read the next is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Where a subscription starts.
 #[derive(Clone, Debug, Default)]
 pub struct Beginning {
-    /// The next offset of each partition.
+    /// The next offset of each partition; negative: it is not read.
     pub positions: Vec<i64>,
     /// What arrived before is left out, microseconds.
     pub not_before_us: Option<i64>,
@@ -28,6 +30,18 @@ pub struct Beginning {
     pub snapshot: bool,
     /// The partitions in which anything can match, ascending; `None`: all.
     pub watched: Option<Vec<u32>>,
+}
+
+impl Beginning {
+    /// Where nothing can match there is no position.
+    pub fn leave_out(&mut self) {
+        let Some(watched) = &self.watched else { return };
+        for (partition, position) in (0..).zip(&mut self.positions) {
+            if !watched.contains(&partition) {
+                *position = NOWHERE;
+            }
+        }
+    }
 }
 
 /// What comes next.
@@ -229,13 +243,7 @@ impl Cursor {
             _ if looked >= SCAN => Next::Again,
             Some(retry) => Next::Idle(retry),
             None if self.fetching || !self.ahead.is_empty() => Next::Idle(self.retry),
-            None => {
-                // Where nothing can match, there is nothing to read either.
-                for (partition, position) in self.positions.iter_mut().enumerate() {
-                    *position = (*position).max(log.next(partition as u32));
-                }
-                Next::End
-            }
+            None => Next::End,
         }
     }
 
@@ -327,14 +335,18 @@ impl Cursor {
     }
 }
 
-/// Positions as the client sees them.
+/// Positions as the client sees them: those there are.
 pub(in crate::gateway) fn message(positions: impl IntoIterator<Item = (usize, i64)>) -> pb::Cursor {
     let position = |(partition, offset)| pb::PartitionOffset {
         partition: partition as u32,
         offset,
     };
     pb::Cursor {
-        positions: positions.into_iter().map(position).collect(),
+        positions: positions
+            .into_iter()
+            .filter(|&(_, offset)| offset > NOWHERE)
+            .map(position)
+            .collect(),
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
-use super::{Counted, FRAME_BYTES, Kind, Turn};
+use super::{Counted, Kind, Turn};
+use crate::gateway::budget::Held;
 use crate::gateway::deflate::prepared::Prepared;
 use crate::gateway::filter::Globs;
 use crate::gateway::hub::Hub;
@@ -27,6 +28,8 @@ pub struct Latest {
     snapshot: u64,
     /// How many batches of each device, by slot, have been told or overwritten.
     told: Vec<u64>,
+    /// What that takes.
+    held: Held,
 }
 
 impl Latest {
@@ -38,7 +41,7 @@ impl Latest {
         interval: Duration,
         snapshot: bool,
         now: Instant,
-        hub: &Hub,
+        (hub, mut held): (&Hub, Held),
     ) -> Self {
         let cache = hub.cache();
         let version = cache.version();
@@ -47,6 +50,7 @@ impl Latest {
         } else {
             (version, 0, cache.batches())
         };
+        held.set(told.capacity() * size_of::<u64>());
         Self {
             id,
             devices,
@@ -56,11 +60,17 @@ impl Latest {
             seen,
             snapshot,
             told,
+            held,
         }
     }
 
+    /// See [`super::Subscription::change`]: what has been told of a device is known, so the others are told of.
+    pub fn look_again(&mut self) {
+        (self.seen, self.snapshot, self.due) = (0, 0, Instant::now());
+    }
+
     /// See [`super::Subscription::poll`].
-    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
+    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant, most: usize) -> Turn {
         let in_snapshot = self.seen < self.snapshot;
         if now < self.due && !in_snapshot {
             return Turn::Idle(Some(self.due));
@@ -73,7 +83,7 @@ impl Latest {
             if in_snapshot && version > self.snapshot {
                 break;
             }
-            if parts.is_full() || looked == SCAN {
+            if parts.bytes() >= most || looked == SCAN {
                 more = true;
                 break;
             }
@@ -92,6 +102,7 @@ impl Latest {
             }
         }
         drop(cache);
+        self.held.set(self.told.capacity() * size_of::<u64>());
         if in_snapshot && !more {
             // Devices that have changed since come as changes.
             self.seen = self.seen.max(self.snapshot);
@@ -130,8 +141,8 @@ impl Parts {
         self.batches.is_empty()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.batches.len() >= FRAME_BYTES
+    pub(super) fn bytes(&self) -> usize {
+        self.batches.len()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use headwater_proto::{Message as _, pb};
 use pb::server_frame::Frame;
 
-use super::{Counted, FRAME_BYTES, Kind, Turn};
+use super::{Counted, Kind, Turn};
 use crate::gateway::filter::Globs;
 use crate::gateway::hub::Hub;
 use crate::gateway::token::Grant;
@@ -24,6 +24,8 @@ pub struct Presence {
     seen: u64,
     /// Up to this change it is the snapshot; `None`: that is complete.
     snapshot: Option<u64>,
+    /// The token of before, and up to which change its devices have been told.
+    before: Option<(Globs, u64)>,
 }
 
 impl Presence {
@@ -37,11 +39,20 @@ impl Presence {
             due: now,
             seen: 0,
             snapshot,
+            before: None,
         }
     }
 
+    /// See [`super::Subscription::change`]: all are gone through again, and those told of left out.
+    pub fn look_again(&mut self, before: &Grant) {
+        // Where that was under way, some are told of twice, which is harmless.
+        self.before = self.before.is_none().then(|| (before.read.clone(), self.seen));
+        self.seen = 0;
+        self.due = Instant::now();
+    }
+
     /// See [`super::Subscription::poll`].
-    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
+    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant, most: usize) -> Turn {
         if now < self.due && self.snapshot.is_none() {
             return Turn::Idle(Some(self.due));
         }
@@ -51,12 +62,18 @@ impl Presence {
             if self.snapshot.is_some_and(|snapshot| version > snapshot) {
                 break;
             }
-            if bytes >= FRAME_BYTES || looked == SCAN {
+            if bytes >= most || looked == SCAN {
                 more = true;
                 break;
             }
             self.seen = version;
             if !grant.read.matches(name) || !self.devices.matches(name) {
+                continue;
+            }
+            if let Some((before, seen)) = &self.before
+                && version <= *seen
+                && before.matches(name)
+            {
                 continue;
             }
             let presence = fleet
@@ -68,6 +85,9 @@ impl Presence {
             }
         }
         drop(fleet);
+        if !more {
+            self.before = None;
+        }
         let snapshot = self.snapshot.is_some();
         if devices.is_empty() && (more || !snapshot) {
             return if more { Turn::Again } else { Turn::Idle(None) };

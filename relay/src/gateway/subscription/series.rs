@@ -3,7 +3,7 @@
 //! Records are taken into [`Buckets`] and these go out in one frame, all that is held, with the cursor after it: so a
 //! connection that breaks off is gone on with as if it had not, at whatever gateway. History is read only as fast as frames go out,
 //! in buckets of the width that was asked for. At the end of the log records are taken in while the window is closed
-//! too, and buckets widen; where that cannot bound what is held, the cursor waits.
+//! too, and buckets widen; where that cannot bound what is held, or others hold all that may be held, the cursor waits.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,9 @@ use headwater_proto::{pb, protobuf};
 use pb::server_frame::Frame;
 
 use super::cursor::{self, Beginning, Cursor, Next};
-use super::{CaughtUp, Counted, FRAME_BYTES, Kind, Turn};
+use super::{CaughtUp, Counted, Kind, Turn};
 use crate::gateway::buckets::{Buckets, HELD_BYTES};
+use crate::gateway::budget::Held;
 use crate::gateway::catchup::{self, Chunk, Range};
 use crate::gateway::filter::Globs;
 use crate::gateway::hub::Hub;
@@ -34,6 +35,8 @@ pub struct Series {
     every: Duration,
     due: Instant,
     buckets: Buckets,
+    /// What they take.
+    held: Held,
     cursor: Cursor,
     /// The cursor that the client knows.
     told: Vec<i64>,
@@ -54,7 +57,7 @@ impl Series {
         interval: Duration,
         beginning: Beginning,
         now: Instant,
-        hub: &Hub,
+        (hub, held): (&Hub, Held),
     ) -> Self {
         let width_us = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
         Self {
@@ -64,6 +67,7 @@ impl Series {
             every: interval.clamp(OFTENEST, RAREST),
             due: now,
             buckets: Buckets::new(width_us),
+            held,
             told: beginning.positions.clone(),
             cursor: Cursor::new(id, beginning, hub),
             gap: None,
@@ -79,7 +83,7 @@ impl Series {
     }
 
     /// See [`super::Subscription::poll`].
-    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
+    pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant, most: usize) -> Turn {
         if self.at_end {
             self.at_end = false;
             let turn = self.caught_up.poll(now, self.id, self.told.clone());
@@ -88,8 +92,9 @@ impl Series {
             }
         }
         for _ in 0..TAKEN {
-            let due = self.live && now >= self.due && !self.buckets.is_empty();
-            if due || self.buckets.frame_bytes() >= FRAME_BYTES {
+            // Where nothing more may be held, what is held goes out at once.
+            let due = self.live && now >= self.due || self.held.is_spent();
+            if due && !self.buckets.is_empty() || self.buckets.frame_bytes() >= most {
                 return self.frame(now);
             }
             if let Some(gap) = self.gap.take() {
@@ -137,6 +142,7 @@ impl Series {
             self.gap = Some(self.cursor.unreadable(record));
         } else if let Ok(batch) = protobuf::decode(&record.batch(), &hub.limits) {
             self.buckets.add(&batch, &self.metrics, record.arrival_us);
+            self.held.set(self.buckets.held());
         }
     }
 
@@ -151,6 +157,7 @@ impl Series {
         let moved = self.told.iter().copied().enumerate();
         let moved = moved.filter(|&(partition, offset)| offset != before[partition]);
         let taken = self.buckets.take();
+        self.held.set(self.buckets.held());
         let frame = Frame::Series(pb::SeriesFrame {
             id: self.id,
             columns: taken.columns,
@@ -161,7 +168,7 @@ impl Series {
         Turn::Frame(Counted::of(frame, Kind::Merged))
     }
 
-    /// See [`super::Subscription::narrow`].
+    /// See [`super::Subscription::change`].
     pub fn narrow(&mut self, grant: &Grant) {
         self.buckets.retain(|device| grant.read.matches(device));
     }
@@ -173,7 +180,12 @@ impl Series {
         }
         for _ in 0..TAKEN {
             self.buckets.settle();
-            if self.gap.is_some() || self.buckets.held() >= HELD_BYTES {
+            self.held.set(self.buckets.held());
+            if self.held.is_spent() {
+                self.buckets.settle_for_less();
+                self.held.set(self.buckets.held());
+            }
+            if self.gap.is_some() || self.buckets.held() >= HELD_BYTES || self.held.is_spent() {
                 return false;
             }
             let devices = &self.devices;

@@ -6,6 +6,7 @@ use crate::gateway::filter::Filters;
 use crate::gateway::metrics::Metrics;
 use crate::gateway::record::tests::{batch, record};
 use crate::gateway::settings::GatewaySettings;
+use crate::gateway::subscription::FRAME_BYTES;
 use crate::gateway::token::Keys;
 use crate::kafka::KafkaSettings;
 
@@ -60,7 +61,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// As a driver does, but for the turns that come to nothing.
 fn next(all: &mut All, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
     loop {
-        match all.poll(now, hub, grant) {
+        match all.poll(now, hub, grant, FRAME_BYTES) {
             Turn::Again => {}
             turn => return turn,
         }

@@ -5,6 +5,7 @@ use headwater_proto::{Limits, Message as _};
 use proptest::prelude::*;
 
 use crate::gateway::record::tests::{batch, record};
+use crate::gateway::subscription::FRAME_BYTES;
 use crate::gateway::subscription::all::tests::hub;
 
 /// A batch of five numbers in two buckets of a second: `door`, `hum` and `temp`.
@@ -32,13 +33,14 @@ fn series(hub: &Hub, positions: &[i64], now: Instant) -> (Series, Grant) {
         ..Beginning::default()
     };
     let globs = (Globs::All, Globs::All);
-    let series = Series::new(1, globs, Duration::from_secs(1), beginning, now, hub);
+    let held = Held::new(Arc::clone(&hub.held));
+    let series = Series::new(1, globs, Duration::from_secs(1), beginning, now, (hub, held));
     (series, hub.keys.check(None).unwrap())
 }
 
 fn next(series: &mut Series, now: Instant, hub: &Hub, grant: &Grant) -> Turn {
     loop {
-        match series.poll(now, hub, grant) {
+        match series.poll(now, hub, grant, FRAME_BYTES) {
             Turn::Again => {}
             turn => return turn,
         }
@@ -214,7 +216,7 @@ proptest! {
                 }
                 Step::Open(ms) => {
                     now += Duration::from_millis(ms);
-                    while look(current.poll(now, &hub, &grant), &mut known) {}
+                    while look(current.poll(now, &hub, &grant, FRAME_BYTES), &mut known) {}
                 }
                 Step::Closed => while current.closed(&hub, &grant) {},
                 Step::Break => {

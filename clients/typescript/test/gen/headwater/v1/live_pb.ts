@@ -8,7 +8,7 @@
 // 4. Both sides count the counted frames (Data, Latest, SeriesFrame, Presence, Gap) and their bytes (the length
 //    of the decoded message: after inflating, before protobuf decoding). The server sends one only while fewer than
 //    window.frames frames, and fewer than window.bytes bytes, are unacknowledged. The client sends Ack after it
-//    has *handled* frames: at half a window or after 50 ms.
+//    has *handled* frames: at half a window or after 50 ms. Where acknowledgements take long the server keeps less on the way.
 //
 // Close codes: 1001 going away, 1002 protocol error, 1003 text frame, 1007 undecodable deflate data, 1009 too big;
 // 4400 bad frame or out of turn, 4401 token missing, invalid or expired, 4403 not allowed, 4408 hello or ack too late,
@@ -32,7 +32,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file headwater/v1/live.proto.
  */
 export const file_headwater_v1_live: GenFile = /*@__PURE__*/
-  fileDesc("ChdoZWFkd2F0ZXIvdjEvbGl2ZS5wcm90bxIMaGVhZHdhdGVyLnYxIr4CCgtDbGllbnRGcmFtZRIqCgVoZWxsbxgBIAEoCzIZLmhlYWR3YXRlci52MS5DbGllbnRIZWxsb0gAEiwKCXN1YnNjcmliZRgCIAEoCzIXLmhlYWR3YXRlci52MS5TdWJzY3JpYmVIABIwCgt1bnN1YnNjcmliZRgDIAEoCzIZLmhlYWR3YXRlci52MS5VbnN1YnNjcmliZUgAEiYKA2FjaxgEIAEoCzIXLmhlYWR3YXRlci52MS5DbGllbnRBY2tIABIkCgV0b2tlbhgFIAEoCzITLmhlYWR3YXRlci52MS5Ub2tlbkgAEigKB2NvbW1hbmQYBiABKAsyFS5oZWFkd2F0ZXIudjEuQ29tbWFuZEgAEiIKBHBpbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUGluZ0gAQgcKBWZyYW1lIlIKC0NsaWVudEhlbGxvEg4KBmNsaWVudBgBIAEoCRINCgV0b2tlbhgCIAEoCRIkCgZ3aW5kb3cYAyABKAsyFC5oZWFkd2F0ZXIudjEuV2luZG93IicKBldpbmRvdxIOCgZmcmFtZXMYASABKA0SDQoFYnl0ZXMYAiABKAQilAEKCVN1YnNjcmliZRIKCgJpZBgBIAEoDRIPCgdkZXZpY2VzGAIgAygJEg8KB21ldHJpY3MYAyADKAkSIAoEbW9kZRgEIAEoDjISLmhlYWR3YXRlci52MS5Nb2RlEiIKBXN0YXJ0GAUgASgLMhMuaGVhZHdhdGVyLnYxLlN0YXJ0EhMKC2ludGVydmFsX21zGAYgASgNImsKBVN0YXJ0Eg0KA25vdxgBIAEoCEgAEhIKCHNuYXBzaG90GAIgASgISAASEQoHdGltZV91cxgDIAEoA0gAEiYKBmN1cnNvchgEIAEoCzIULmhlYWR3YXRlci52MS5DdXJzb3JIAEIECgJhdCI6CgZDdXJzb3ISMAoJcG9zaXRpb25zGAEgAygLMh0uaGVhZHdhdGVyLnYxLlBhcnRpdGlvbk9mZnNldCI0Cg9QYXJ0aXRpb25PZmZzZXQSEQoJcGFydGl0aW9uGAEgASgNEg4KBm9mZnNldBgCIAEoAyIZCgtVbnN1YnNjcmliZRIKCgJpZBgBIAEoDSJcCglDbGllbnRBY2sSFAoMZnJhbWVzX3RvdGFsGAEgASgEEhMKC2J5dGVzX3RvdGFsGAIgASgEEiQKBndpbmRvdxgDIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3ciFgoFVG9rZW4SDQoFdG9rZW4YASABKAkiFQoEUGluZxINCgVub25jZRgBIAEoBCK7BAoLU2VydmVyRnJhbWUSKAoHd2VsY29tZRgBIAEoCzIVLmhlYWR3YXRlci52MS5XZWxjb21lSAASLgoKc3Vic2NyaWJlZBgCIAEoCzIYLmhlYWR3YXRlci52MS5TdWJzY3JpYmVkSAASKwoJY2F1Z2h0X3VwGAMgASgLMhYuaGVhZHdhdGVyLnYxLkNhdWdodFVwSAASKgoFZXJyb3IYBCABKAsyGS5oZWFkd2F0ZXIudjEuU2VydmVyRXJyb3JIABIkCgVyZXBseRgFIAEoCzITLmhlYWR3YXRlci52MS5SZXBseUgAEigKB2dvb2RieWUYBiABKAsyFS5oZWFkd2F0ZXIudjEuR29vZGJ5ZUgAEiIKBHBvbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUG9uZ0gAEjUKDnRva2VuX2FjY2VwdGVkGAggASgLMhsuaGVhZHdhdGVyLnYxLlRva2VuQWNjZXB0ZWRIABIiCgRkYXRhGBAgASgLMhIuaGVhZHdhdGVyLnYxLkRhdGFIABImCgZsYXRlc3QYESABKAsyFC5oZWFkd2F0ZXIudjEuTGF0ZXN0SAASKwoGc2VyaWVzGBIgASgLMhkuaGVhZHdhdGVyLnYxLlNlcmllc0ZyYW1lSAASKgoIcHJlc2VuY2UYEyABKAsyFi5oZWFkd2F0ZXIudjEuUHJlc2VuY2VIABIgCgNnYXAYFCABKAsyES5oZWFkd2F0ZXIudjEuR2FwSABCBwoFZnJhbWUipAEKB1dlbGNvbWUSDgoGc2VydmVyGAEgASgJEiQKBndpbmRvdxgCIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3cSEgoKcGFydGl0aW9ucxgDIAEoDRIPCgd0aW1lX3VzGAQgASgDEhgKEHRva2VuX2V4cGlyZXNfdXMYBSABKAMSDwoHc3ViamVjdBgGIAEoCRITCgttYXlfY29tbWFuZBgHIAEoCCIpCg1Ub2tlbkFjY2VwdGVkEhgKEHRva2VuX2V4cGlyZXNfdXMYASABKAMiTgoKU3Vic2NyaWJlZBIKCgJpZBgBIAEoDRIOCgZmaWx0ZXIYAiABKAcSJAoGY3Vyc29yGAMgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvciI8CghDYXVnaHRVcBIKCgJpZBgBIAEoDRIkCgZjdXJzb3IYAiABKAsyFC5oZWFkd2F0ZXIudjEuQ3Vyc29yImIKC1NlcnZlckVycm9yEgoKAmlkGAEgASgNEiUKBGNvZGUYAiABKA4yFy5oZWFkd2F0ZXIudjEuRXJyb3JDb2RlEg8KB21lc3NhZ2UYAyABKAkSDwoHY29tbWFuZBgEIAEoCSJkCgdHb29kYnllEg4KBnJlYXNvbhgBIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgCIAEoDRIxCgdjdXJzb3JzGAMgAygLMiAuaGVhZHdhdGVyLnYxLlN1YnNjcmlwdGlvbkN1cnNvciJGChJTdWJzY3JpcHRpb25DdXJzb3ISCgoCaWQYASABKA0SJAoGY3Vyc29yGAIgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvciI6CgRQb25nEg0KBW5vbmNlGAEgASgEEg8KB3RpbWVfdXMYAiABKAMSEgoKd2lyZV9ieXRlcxgDIAEoBCJcCgREYXRhEg4KBmZpbHRlchgBIAEoBxIRCglwYXJ0aXRpb24YAiABKA0SDgoGb2Zmc2V0GAMgASgDEhIKCmFycml2YWxfdXMYBCABKAMSDQoFYmF0Y2gYBSABKAwiXAoGTGF0ZXN0EgoKAmlkGAEgASgNEiQKB2JhdGNoZXMYAiADKAsyEy5oZWFkd2F0ZXIudjEuQmF0Y2gSDgoGbWVyZ2VkGAMgASgNEhAKCHNuYXBzaG90GAQgASgIIqYBCgtTZXJpZXNGcmFtZRIKCgJpZBgBIAEoDRIrCgdjb2x1bW5zGAIgAygLMhouaGVhZHdhdGVyLnYxLlNlcmllc0NvbHVtbhIOCgZtZXJnZWQYAyABKA0SJAoGY3Vyc29yGAQgASgLMhQuaGVhZHdhdGVyLnYxLkN1cnNvchIoCgZsb3NzZXMYBSADKAsyGC5oZWFkd2F0ZXIudjEuU2VyaWVzTG9zcyK5AQoMU2VyaWVzQ29sdW1uEg4KBmRldmljZRgBIAEoCRIOCgZtZXRyaWMYAiABKAkSDAoEdW5pdBgDIAEoCRIQCghzdGFydF91cxgEIAEoAxIRCglidWNrZXRfdXMYBSABKAMSDgoGYnVja2V0GAYgAygNEgsKA21pbhgHIAMoARILCgNtYXgYCCADKAESDAoEbGFzdBgJIAMoARINCgVjb3VudBgKIAMoDRIPCgdsYXN0X3VzGAsgAygEImEKClNlcmllc0xvc3MSDgoGZGV2aWNlGAEgASgJEhgKEGZpcnN0X2Fycml2YWxfdXMYAiABKAMSFwoPbGFzdF9hcnJpdmFsX3VzGAMgASgDEhAKCHJlYWRpbmdzGAQgASgEInIKCFByZXNlbmNlEgoKAmlkGAEgASgNEi0KB2RldmljZXMYAiADKAsyHC5oZWFkd2F0ZXIudjEuRGV2aWNlUHJlc2VuY2USEAoIc25hcHNob3QYAyABKAgSGQoRc25hcHNob3RfY29tcGxldGUYBCABKAgijwIKDkRldmljZVByZXNlbmNlEg4KBmRldmljZRgBIAEoCRIOCgZvbmxpbmUYAiABKAgSEAoIc2luY2VfdXMYAyABKAMSFAoMbGFzdF9zZWVuX3VzGAQgASgDEiYKBWFnZW50GAUgASgLMhcuaGVhZHdhdGVyLnYxLkFnZW50SW5mbxImCgd3YWl0aW5nGAYgASgLMhUuaGVhZHdhdGVyLnYxLldhaXRpbmcSFQoNbG9zdF9yZWFkaW5ncxgHIAEoBBIWCg5yZWFkaW5nc19wZXJfcxgIIAEoARIVCg1iYXRjaGVzX3Blcl9zGAkgASgBEg4KBmxhZ191cxgKIAEoAxIPCgdyZW1vdmVkGAsgASgIInUKA0dhcBIKCgJpZBgBIAEoDRIRCglwYXJ0aXRpb24YAiABKA0SEwoLZnJvbV9vZmZzZXQYAyABKAMSEQoJdG9fb2Zmc2V0GAQgASgDEicKBnJlYXNvbhgFIAEoDjIXLmhlYWR3YXRlci52MS5HYXBSZWFzb24qXwoETW9kZRIUChBNT0RFX1VOU1BFQ0lGSUVEEAASDAoITU9ERV9BTEwQARIPCgtNT0RFX0xBVEVTVBACEg8KC01PREVfU0VSSUVTEAMSEQoNTU9ERV9QUkVTRU5DRRAEKqsBCglFcnJvckNvZGUSGgoWRVJST1JfQ09ERV9VTlNQRUNJRklFRBAAEhoKFkVSUk9SX0NPREVfQkFEX1JFUVVFU1QQARIYChRFUlJPUl9DT0RFX0ZPUkJJRERFThACEhQKEEVSUk9SX0NPREVfTElNSVQQAxIaChZFUlJPUl9DT0RFX1VOU1VQUE9SVEVEEAQSGgoWRVJST1JfQ09ERV9VTkFWQUlMQUJMRRAFKnIKCUdhcFJlYXNvbhIaChZHQVBfUkVBU09OX1VOU1BFQ0lGSUVEEAASGAoUR0FQX1JFQVNPTl9SRVRFTlRJT04QARIZChVHQVBfUkVBU09OX1VOUkVBREFCTEUQAhIUChBHQVBfUkVBU09OX1JFU0VUEANiBnByb3RvMw", [file_headwater_v1_batch, file_headwater_v1_command, file_headwater_v1_link]);
+  fileDesc("ChdoZWFkd2F0ZXIvdjEvbGl2ZS5wcm90bxIMaGVhZHdhdGVyLnYxIr4CCgtDbGllbnRGcmFtZRIqCgVoZWxsbxgBIAEoCzIZLmhlYWR3YXRlci52MS5DbGllbnRIZWxsb0gAEiwKCXN1YnNjcmliZRgCIAEoCzIXLmhlYWR3YXRlci52MS5TdWJzY3JpYmVIABIwCgt1bnN1YnNjcmliZRgDIAEoCzIZLmhlYWR3YXRlci52MS5VbnN1YnNjcmliZUgAEiYKA2FjaxgEIAEoCzIXLmhlYWR3YXRlci52MS5DbGllbnRBY2tIABIkCgV0b2tlbhgFIAEoCzITLmhlYWR3YXRlci52MS5Ub2tlbkgAEigKB2NvbW1hbmQYBiABKAsyFS5oZWFkd2F0ZXIudjEuQ29tbWFuZEgAEiIKBHBpbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUGluZ0gAQgcKBWZyYW1lIlIKC0NsaWVudEhlbGxvEg4KBmNsaWVudBgBIAEoCRINCgV0b2tlbhgCIAEoCRIkCgZ3aW5kb3cYAyABKAsyFC5oZWFkd2F0ZXIudjEuV2luZG93IicKBldpbmRvdxIOCgZmcmFtZXMYASABKA0SDQoFYnl0ZXMYAiABKAQilAEKCVN1YnNjcmliZRIKCgJpZBgBIAEoDRIPCgdkZXZpY2VzGAIgAygJEg8KB21ldHJpY3MYAyADKAkSIAoEbW9kZRgEIAEoDjISLmhlYWR3YXRlci52MS5Nb2RlEiIKBXN0YXJ0GAUgASgLMhMuaGVhZHdhdGVyLnYxLlN0YXJ0EhMKC2ludGVydmFsX21zGAYgASgNImsKBVN0YXJ0Eg0KA25vdxgBIAEoCEgAEhIKCHNuYXBzaG90GAIgASgISAASEQoHdGltZV91cxgDIAEoA0gAEiYKBmN1cnNvchgEIAEoCzIULmhlYWR3YXRlci52MS5DdXJzb3JIAEIECgJhdCI6CgZDdXJzb3ISMAoJcG9zaXRpb25zGAEgAygLMh0uaGVhZHdhdGVyLnYxLlBhcnRpdGlvbk9mZnNldCI0Cg9QYXJ0aXRpb25PZmZzZXQSEQoJcGFydGl0aW9uGAEgASgNEg4KBm9mZnNldBgCIAEoAyIZCgtVbnN1YnNjcmliZRIKCgJpZBgBIAEoDSJcCglDbGllbnRBY2sSFAoMZnJhbWVzX3RvdGFsGAEgASgEEhMKC2J5dGVzX3RvdGFsGAIgASgEEiQKBndpbmRvdxgDIAEoCzIULmhlYWR3YXRlci52MS5XaW5kb3ciFgoFVG9rZW4SDQoFdG9rZW4YASABKAkiFQoEUGluZxINCgVub25jZRgBIAEoBCLjBAoLU2VydmVyRnJhbWUSKAoHd2VsY29tZRgBIAEoCzIVLmhlYWR3YXRlci52MS5XZWxjb21lSAASLgoKc3Vic2NyaWJlZBgCIAEoCzIYLmhlYWR3YXRlci52MS5TdWJzY3JpYmVkSAASKwoJY2F1Z2h0X3VwGAMgASgLMhYuaGVhZHdhdGVyLnYxLkNhdWdodFVwSAASKgoFZXJyb3IYBCABKAsyGS5oZWFkd2F0ZXIudjEuU2VydmVyRXJyb3JIABIkCgVyZXBseRgFIAEoCzITLmhlYWR3YXRlci52MS5SZXBseUgAEigKB2dvb2RieWUYBiABKAsyFS5oZWFkd2F0ZXIudjEuR29vZGJ5ZUgAEiIKBHBvbmcYByABKAsyEi5oZWFkd2F0ZXIudjEuUG9uZ0gAEjUKDnRva2VuX2FjY2VwdGVkGAggASgLMhsuaGVhZHdhdGVyLnYxLlRva2VuQWNjZXB0ZWRIABImCgZjb21pbmcYCSABKAsyFC5oZWFkd2F0ZXIudjEuQ29taW5nSAASIgoEZGF0YRgQIAEoCzISLmhlYWR3YXRlci52MS5EYXRhSAASJgoGbGF0ZXN0GBEgASgLMhQuaGVhZHdhdGVyLnYxLkxhdGVzdEgAEisKBnNlcmllcxgSIAEoCzIZLmhlYWR3YXRlci52MS5TZXJpZXNGcmFtZUgAEioKCHByZXNlbmNlGBMgASgLMhYuaGVhZHdhdGVyLnYxLlByZXNlbmNlSAASIAoDZ2FwGBQgASgLMhEuaGVhZHdhdGVyLnYxLkdhcEgAQgcKBWZyYW1lIqQBCgdXZWxjb21lEg4KBnNlcnZlchgBIAEoCRIkCgZ3aW5kb3cYAiABKAsyFC5oZWFkd2F0ZXIudjEuV2luZG93EhIKCnBhcnRpdGlvbnMYAyABKA0SDwoHdGltZV91cxgEIAEoAxIYChB0b2tlbl9leHBpcmVzX3VzGAUgASgDEg8KB3N1YmplY3QYBiABKAkSEwoLbWF5X2NvbW1hbmQYByABKAgiKQoNVG9rZW5BY2NlcHRlZBIYChB0b2tlbl9leHBpcmVzX3VzGAEgASgDIhcKBkNvbWluZxINCgVieXRlcxgBIAEoBCJOCgpTdWJzY3JpYmVkEgoKAmlkGAEgASgNEg4KBmZpbHRlchgCIAEoBxIkCgZjdXJzb3IYAyABKAsyFC5oZWFkd2F0ZXIudjEuQ3Vyc29yIjwKCENhdWdodFVwEgoKAmlkGAEgASgNEiQKBmN1cnNvchgCIAEoCzIULmhlYWR3YXRlci52MS5DdXJzb3IiYgoLU2VydmVyRXJyb3ISCgoCaWQYASABKA0SJQoEY29kZRgCIAEoDjIXLmhlYWR3YXRlci52MS5FcnJvckNvZGUSDwoHbWVzc2FnZRgDIAEoCRIPCgdjb21tYW5kGAQgASgJImQKB0dvb2RieWUSDgoGcmVhc29uGAEgASgJEhYKDnJldHJ5X2FmdGVyX21zGAIgASgNEjEKB2N1cnNvcnMYAyADKAsyIC5oZWFkd2F0ZXIudjEuU3Vic2NyaXB0aW9uQ3Vyc29yIkYKElN1YnNjcmlwdGlvbkN1cnNvchIKCgJpZBgBIAEoDRIkCgZjdXJzb3IYAiABKAsyFC5oZWFkd2F0ZXIudjEuQ3Vyc29yIjoKBFBvbmcSDQoFbm9uY2UYASABKAQSDwoHdGltZV91cxgCIAEoAxISCgp3aXJlX2J5dGVzGAMgASgEIlwKBERhdGESDgoGZmlsdGVyGAEgASgHEhEKCXBhcnRpdGlvbhgCIAEoDRIOCgZvZmZzZXQYAyABKAMSEgoKYXJyaXZhbF91cxgEIAEoAxINCgViYXRjaBgFIAEoDCJcCgZMYXRlc3QSCgoCaWQYASABKA0SJAoHYmF0Y2hlcxgCIAMoCzITLmhlYWR3YXRlci52MS5CYXRjaBIOCgZtZXJnZWQYAyABKA0SEAoIc25hcHNob3QYBCABKAgipgEKC1Nlcmllc0ZyYW1lEgoKAmlkGAEgASgNEisKB2NvbHVtbnMYAiADKAsyGi5oZWFkd2F0ZXIudjEuU2VyaWVzQ29sdW1uEg4KBm1lcmdlZBgDIAEoDRIkCgZjdXJzb3IYBCABKAsyFC5oZWFkd2F0ZXIudjEuQ3Vyc29yEigKBmxvc3NlcxgFIAMoCzIYLmhlYWR3YXRlci52MS5TZXJpZXNMb3NzIrkBCgxTZXJpZXNDb2x1bW4SDgoGZGV2aWNlGAEgASgJEg4KBm1ldHJpYxgCIAEoCRIMCgR1bml0GAMgASgJEhAKCHN0YXJ0X3VzGAQgASgDEhEKCWJ1Y2tldF91cxgFIAEoAxIOCgZidWNrZXQYBiADKA0SCwoDbWluGAcgAygBEgsKA21heBgIIAMoARIMCgRsYXN0GAkgAygBEg0KBWNvdW50GAogAygNEg8KB2xhc3RfdXMYCyADKAQiYQoKU2VyaWVzTG9zcxIOCgZkZXZpY2UYASABKAkSGAoQZmlyc3RfYXJyaXZhbF91cxgCIAEoAxIXCg9sYXN0X2Fycml2YWxfdXMYAyABKAMSEAoIcmVhZGluZ3MYBCABKAQicgoIUHJlc2VuY2USCgoCaWQYASABKA0SLQoHZGV2aWNlcxgCIAMoCzIcLmhlYWR3YXRlci52MS5EZXZpY2VQcmVzZW5jZRIQCghzbmFwc2hvdBgDIAEoCBIZChFzbmFwc2hvdF9jb21wbGV0ZRgEIAEoCCKPAgoORGV2aWNlUHJlc2VuY2USDgoGZGV2aWNlGAEgASgJEg4KBm9ubGluZRgCIAEoCBIQCghzaW5jZV91cxgDIAEoAxIUCgxsYXN0X3NlZW5fdXMYBCABKAMSJgoFYWdlbnQYBSABKAsyFy5oZWFkd2F0ZXIudjEuQWdlbnRJbmZvEiYKB3dhaXRpbmcYBiABKAsyFS5oZWFkd2F0ZXIudjEuV2FpdGluZxIVCg1sb3N0X3JlYWRpbmdzGAcgASgEEhYKDnJlYWRpbmdzX3Blcl9zGAggASgBEhUKDWJhdGNoZXNfcGVyX3MYCSABKAESDgoGbGFnX3VzGAogASgDEg8KB3JlbW92ZWQYCyABKAgidQoDR2FwEgoKAmlkGAEgASgNEhEKCXBhcnRpdGlvbhgCIAEoDRITCgtmcm9tX29mZnNldBgDIAEoAxIRCgl0b19vZmZzZXQYBCABKAMSJwoGcmVhc29uGAUgASgOMhcuaGVhZHdhdGVyLnYxLkdhcFJlYXNvbipfCgRNb2RlEhQKEE1PREVfVU5TUEVDSUZJRUQQABIMCghNT0RFX0FMTBABEg8KC01PREVfTEFURVNUEAISDwoLTU9ERV9TRVJJRVMQAxIRCg1NT0RFX1BSRVNFTkNFEAQqqwEKCUVycm9yQ29kZRIaChZFUlJPUl9DT0RFX1VOU1BFQ0lGSUVEEAASGgoWRVJST1JfQ09ERV9CQURfUkVRVUVTVBABEhgKFEVSUk9SX0NPREVfRk9SQklEREVOEAISFAoQRVJST1JfQ09ERV9MSU1JVBADEhoKFkVSUk9SX0NPREVfVU5TVVBQT1JURUQQBBIaChZFUlJPUl9DT0RFX1VOQVZBSUxBQkxFEAUqcgoJR2FwUmVhc29uEhoKFkdBUF9SRUFTT05fVU5TUEVDSUZJRUQQABIYChRHQVBfUkVBU09OX1JFVEVOVElPThABEhkKFUdBUF9SRUFTT05fVU5SRUFEQUJMRRACEhQKEEdBUF9SRUFTT05fUkVTRVQQA2IGcHJvdG8z", [file_headwater_v1_batch, file_headwater_v1_command, file_headwater_v1_link]);
 
 /**
  * @generated from message headwater.v1.ClientFrame
@@ -255,7 +255,8 @@ export const StartSchema: GenMessage<Start> = /*@__PURE__*/
   messageDesc(file_headwater_v1_live, 4);
 
 /**
- * partition → the next offset to read.
+ * partition → the next offset to read. Partitions in which nothing of the subscription can be are left out; in one that a
+ * client leaves out it starts at the end.
  *
  * @generated from message headwater.v1.Cursor
  */
@@ -440,6 +441,12 @@ export type ServerFrame = Message<"headwater.v1.ServerFrame"> & {
     case: "tokenAccepted";
   } | {
     /**
+     * @generated from field: headwater.v1.Coming coming = 9;
+     */
+    value: Coming;
+    case: "coming";
+  } | {
+    /**
      * Counted:
      *
      * @generated from field: headwater.v1.Data data = 16;
@@ -555,6 +562,26 @@ export const TokenAcceptedSchema: GenMessage<TokenAccepted> = /*@__PURE__*/
   messageDesc(file_headwater_v1_live, 13);
 
 /**
+ * The next message is this long, decoded, and may be long on its way: nobody should take the silence until then for a dead connection. Sent
+ * before long messages where the link is not known to be quick. A page is told of whole messages alone, however they trickle in.
+ *
+ * @generated from message headwater.v1.Coming
+ */
+export type Coming = Message<"headwater.v1.Coming"> & {
+  /**
+   * @generated from field: uint64 bytes = 1;
+   */
+  bytes: bigint;
+};
+
+/**
+ * Describes the message headwater.v1.Coming.
+ * Use `create(ComingSchema)` to create a new message.
+ */
+export const ComingSchema: GenMessage<Coming> = /*@__PURE__*/
+  messageDesc(file_headwater_v1_live, 14);
+
+/**
  * @generated from message headwater.v1.Subscribed
  */
 export type Subscribed = Message<"headwater.v1.Subscribed"> & {
@@ -585,7 +612,7 @@ export type Subscribed = Message<"headwater.v1.Subscribed"> & {
  * Use `create(SubscribedSchema)` to create a new message.
  */
 export const SubscribedSchema: GenMessage<Subscribed> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 14);
+  messageDesc(file_headwater_v1_live, 15);
 
 /**
  * The subscription has delivered everything up to the end of the log, as of then; from here on it is live.
@@ -610,7 +637,7 @@ export type CaughtUp = Message<"headwater.v1.CaughtUp"> & {
  * Use `create(CaughtUpSchema)` to create a new message.
  */
 export const CaughtUpSchema: GenMessage<CaughtUp> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 15);
+  messageDesc(file_headwater_v1_live, 16);
 
 /**
  * @generated from message headwater.v1.ServerError
@@ -649,7 +676,7 @@ export type ServerError = Message<"headwater.v1.ServerError"> & {
  * Use `create(ServerErrorSchema)` to create a new message.
  */
 export const ServerErrorSchema: GenMessage<ServerError> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 16);
+  messageDesc(file_headwater_v1_live, 17);
 
 /**
  * The last frame before the server closes.
@@ -683,7 +710,7 @@ export type Goodbye = Message<"headwater.v1.Goodbye"> & {
  * Use `create(GoodbyeSchema)` to create a new message.
  */
 export const GoodbyeSchema: GenMessage<Goodbye> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 17);
+  messageDesc(file_headwater_v1_live, 18);
 
 /**
  * @generated from message headwater.v1.SubscriptionCursor
@@ -705,7 +732,7 @@ export type SubscriptionCursor = Message<"headwater.v1.SubscriptionCursor"> & {
  * Use `create(SubscriptionCursorSchema)` to create a new message.
  */
 export const SubscriptionCursorSchema: GenMessage<SubscriptionCursor> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 18);
+  messageDesc(file_headwater_v1_live, 19);
 
 /**
  * @generated from message headwater.v1.Pong
@@ -737,7 +764,7 @@ export type Pong = Message<"headwater.v1.Pong"> & {
  * Use `create(PongSchema)` to create a new message.
  */
 export const PongSchema: GenMessage<Pong> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 19);
+  messageDesc(file_headwater_v1_live, 20);
 
 /**
  * One record of the telemetry topic. Carries only what all receivers with this filter share, so it is built and
@@ -783,7 +810,7 @@ export type Data = Message<"headwater.v1.Data"> & {
  * Use `create(DataSchema)` to create a new message.
  */
 export const DataSchema: GenMessage<Data> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 20);
+  messageDesc(file_headwater_v1_live, 21);
 
 /**
  * @generated from message headwater.v1.Latest
@@ -821,7 +848,7 @@ export type Latest = Message<"headwater.v1.Latest"> & {
  * Use `create(LatestSchema)` to create a new message.
  */
 export const LatestSchema: GenMessage<Latest> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 21);
+  messageDesc(file_headwater_v1_live, 22);
 
 /**
  * Each reading is in one bucket of one frame, never in two: a bucket that is told again is told what came since, and the two are
@@ -880,7 +907,7 @@ export type SeriesFrame = Message<"headwater.v1.SeriesFrame"> & {
  * Use `create(SeriesFrameSchema)` to create a new message.
  */
 export const SeriesFrameSchema: GenMessage<SeriesFrame> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 22);
+  messageDesc(file_headwater_v1_live, 23);
 
 /**
  * One unit of one metric of one device. There may be several in a frame where times are far apart.
@@ -957,7 +984,7 @@ export type SeriesColumn = Message<"headwater.v1.SeriesColumn"> & {
  * Use `create(SeriesColumnSchema)` to create a new message.
  */
 export const SeriesColumnSchema: GenMessage<SeriesColumn> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 23);
+  messageDesc(file_headwater_v1_live, 24);
 
 /**
  * @generated from message headwater.v1.SeriesLoss
@@ -991,7 +1018,7 @@ export type SeriesLoss = Message<"headwater.v1.SeriesLoss"> & {
  * Use `create(SeriesLossSchema)` to create a new message.
  */
 export const SeriesLossSchema: GenMessage<SeriesLoss> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 24);
+  messageDesc(file_headwater_v1_live, 25);
 
 /**
  * @generated from message headwater.v1.Presence
@@ -1025,7 +1052,7 @@ export type Presence = Message<"headwater.v1.Presence"> & {
  * Use `create(PresenceSchema)` to create a new message.
  */
 export const PresenceSchema: GenMessage<Presence> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 25);
+  messageDesc(file_headwater_v1_live, 26);
 
 /**
  * @generated from message headwater.v1.DevicePresence
@@ -1098,7 +1125,7 @@ export type DevicePresence = Message<"headwater.v1.DevicePresence"> & {
  * Use `create(DevicePresenceSchema)` to create a new message.
  */
 export const DevicePresenceSchema: GenMessage<DevicePresence> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 26);
+  messageDesc(file_headwater_v1_live, 27);
 
 /**
  * What could not be delivered: offsets from..to of a partition, exclusive of `to`.
@@ -1137,7 +1164,7 @@ export type Gap = Message<"headwater.v1.Gap"> & {
  * Use `create(GapSchema)` to create a new message.
  */
 export const GapSchema: GenMessage<Gap> = /*@__PURE__*/
-  messageDesc(file_headwater_v1_live, 27);
+  messageDesc(file_headwater_v1_live, 28);
 
 /**
  * @generated from enum headwater.v1.Mode

@@ -1,0 +1,259 @@
+//! Reads the telemetry into the hub: the end of each partition that somebody watches, and no others.
+//!
+//! A partition is picked up at its first watcher's word. Subscriptions start in it once its end is in memory, with the newest values of devices
+//! that have been silent for longer than that reaches back; so a late watcher's snapshot is what an early one's is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, FuturesUnordered};
+use headwater_proto::Body;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::catchup::{self, Range};
+use super::hub::Hub;
+use super::reader::{Source, follow};
+use crate::admin::Check;
+use crate::kafka::{self, Context, KafkaSettings};
+
+/// Where Kafka does not say that it is a partition's end, so long a silence is.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Subscriptions wait so long for the newest values of silent devices; what is fetched later comes as changes.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Silent devices asked for at a time: subscribers that read history have the other readers.
+const TOGETHER: usize = 2;
+/// How long after a failure the next is tried.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why partitions could not be picked up; trying again later can help.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// Their ends are not to be had.
+    #[error(transparent)]
+    Ends(#[from] catchup::Error),
+    /// They cannot be read.
+    #[error("reading: {0}")]
+    Assign(#[from] KafkaError),
+}
+
+/// The reader of the telemetry; no group, nothing committed.
+pub struct Telemetry {
+    consumer: StreamConsumer<Context>,
+    topic: String,
+}
+
+impl Telemetry {
+    /// That reads nothing yet.
+    ///
+    /// # Errors
+    /// Settings that cannot be used.
+    pub fn new(settings: &KafkaSettings) -> Result<Self, kafka::Error> {
+        let consumer = super::reader::config(settings)?
+            .create_with_context(settings.context())
+            .map_err(kafka::Error::Client)?;
+        let topic = settings.topics().telemetry;
+        Ok(Self { consumer, topic })
+    }
+
+    /// Reads what is watched; never ends.
+    pub async fn run(&self, hub: &Arc<Hub>, check: &Check, failing: &AtomicBool) {
+        let source = Source {
+            take: batch,
+            ended: |hub, partition| {
+                hub.watches.came(partition, None);
+            },
+        };
+        tokio::join!(
+            follow(&self.consumer, hub, check, failing, source),
+            self.attend(hub, check, failing)
+        );
+    }
+
+    /// Picks partitions up as they are watched, and lets them go.
+    async fn attend(&self, hub: &Hub, check: &Check, failing: &AtomicBool) {
+        let mut interval = tokio::time::interval(Duration::from_secs(1));
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let called = hub.watches.call();
+            if !called.is_empty() {
+                under_way.push(async move {
+                    let result = self.pick_up(hub, &called).await;
+                    if result.is_err() {
+                        tokio::time::sleep(RETRY).await;
+                        hub.watches.sleep(&called);
+                    }
+                    result
+                });
+            }
+            tokio::select! {
+                () = hub.watches.called() => {}
+                Some(result) = under_way.next(), if !under_way.is_empty() => if let Err(error) = result {
+                    failing.store(true, Ordering::Relaxed);
+                    check.failing(error.to_string());
+                },
+                _ = interval.tick() => self.let_go(hub),
+            }
+            let read = hub.watches.read();
+            hub.metrics
+                .partitions_read
+                .set(i64::try_from(read).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Reads on from where these were left, or from a little before their ends.
+    async fn pick_up(&self, hub: &Hub, partitions: &[u32]) -> Result<(), Error> {
+        let began = Instant::now();
+        let ends = partitions.iter().map(|&partition| {
+            // Beyond every log there is nothing to read: only its ends are asked for.
+            hub.catch_up.read(Range {
+                partition,
+                from: i64::MAX,
+                until: i64::MAX,
+            })
+        });
+        let ends = try_join_all(ends).await?;
+        let mut list = TopicPartitionList::new();
+        for (&partition, ends) in partitions.iter().zip(&ends) {
+            let backfill = hub.settings.log_backfill;
+            let from = hub.log_mut().go_on(partition, (ends.low, ends.high), backfill);
+            hub.watches.reading(partition, from, ends.high);
+            list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from))?;
+        }
+        self.consumer.incremental_assign(&list)?;
+        come(hub, partitions).await;
+        let fetched = async {
+            let count = fetch_silent(hub, partitions).await;
+            if count > 0 {
+                tracing::info!(devices = count, "fetched the last values of silent devices");
+                hub.announce();
+            }
+        };
+        let mut fetched = std::pin::pin!(fetched);
+        let in_time = tokio::time::timeout(PATIENCE, fetched.as_mut()).await.is_ok();
+        hub.watches.wake(partitions);
+        hub.announce();
+        let took = began.elapsed();
+        tracing::debug!(?partitions, ?took, "partitions are watched, and read");
+        if !in_time {
+            fetched.await;
+        }
+        Ok(())
+    }
+
+    fn let_go(&self, hub: &Hub) {
+        let gone = hub.watches.let_go(Instant::now(), hub.settings.linger);
+        if gone.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for &partition in &gone {
+            list.add_partition(&self.topic, partition as i32);
+        }
+        match self.consumer.incremental_unassign(&list) {
+            Ok(()) => tracing::debug!(partitions = ?gone, "nobody watches: partitions are read no longer"),
+            Err(error) => {
+                tracing::warn!("partitions {gone:?} could not be let go, and are tried again: {error}");
+                hub.watches.wake(&gone);
+            }
+        }
+    }
+}
+
+/// Until all that stood in these partitions has come.
+async fn come(hub: &Hub, partitions: &[u32]) {
+    let mut changed = hub.listen();
+    let far = || -> i64 {
+        partitions
+            .iter()
+            .map(|&partition| hub.log().next(partition))
+            .sum()
+    };
+    let mut last = (far(), Instant::now());
+    while !hub.watches.are_read(partitions) {
+        let _ = tokio::time::timeout(SILENCE / 4, changed.changed()).await;
+        let now = far();
+        if now != last.0 {
+            last = (now, Instant::now());
+        } else if last.1.elapsed() >= SILENCE {
+            return;
+        }
+    }
+}
+
+/// A record. The cache comes before the log: a snapshot leaves out what stands in the log after its
+/// cursor, and must not miss what stands before.
+fn batch(hub: &Hub, message: &BorrowedMessage<'_>) {
+    let ledger = Arc::clone(hub.log().ledger());
+    let (record, decoded) = catchup::decoded(message, &hub.limits, &ledger);
+    hub.metrics.records.inc();
+    let is_news = hub.watches.came(record.partition, Some(record.offset + 1));
+    if let Some(newest_us) = record.newest_us.filter(|_| is_news) {
+        let us = record.arrival_us.saturating_sub(newest_us);
+        hub.metrics.sample_to_kafka.observe_us(us);
+    }
+    match &decoded {
+        Some(batch) => {
+            hub.cache_mut().update(&record, batch);
+            let readings = if let Body::Readings(readings) = &batch.body {
+                readings.len()
+            } else {
+                0
+            };
+            hub.fleet_mut()
+                .seen(&record.device, readings, record.arrival_us, record.newest_us);
+        }
+        None => {
+            hub.metrics.unreadable.inc();
+            tracing::warn!(
+                partition = record.partition,
+                offset = record.offset,
+                device = %record.device,
+                "a telemetry record cannot be decoded; subscribers are told of a gap"
+            );
+        }
+    }
+    hub.log_mut().append(record);
+}
+
+/// Fetches the newest batch of each device of these partitions that has been silent for longer than the log in memory reaches
+/// back. Returns of how many.
+async fn fetch_silent(hub: &Hub, partitions: &[u32]) -> usize {
+    let all = hub.log().partitions();
+    let silent: Vec<(Arc<str>, Range)> = {
+        let (fleet, cache) = (hub.fleet(), hub.cache());
+        let unknown = |name: &str, offset| cache.newest_offset(name).is_none_or(|known: i64| known < offset);
+        let range = |(name, from): (&Arc<str>, i64)| {
+            let partition = headwater_proto::shard::partition(name, all);
+            let until = from + 1;
+            let range = Range {
+                partition,
+                from,
+                until,
+            };
+            (partitions.contains(&partition) && unknown(name, from)).then(|| (Arc::clone(name), range))
+        };
+        fleet.newest_offsets().filter_map(range).collect()
+    };
+    let fetched = stream::iter(silent).map(|(name, range)| async move {
+        let chunk = hub.catch_up.read(range).await;
+        let mut count = 0;
+        for record in chunk.into_iter().flat_map(|chunk| chunk.records) {
+            let decoded = headwater_proto::protobuf::decode(&record.batch(), &hub.limits);
+            if let Ok(batch) = decoded
+                && record.device == name
+            {
+                hub.cache_mut().update(&record, &batch);
+                count += 1;
+            }
+        }
+        count
+    });
+    let fetched = fetched.buffer_unordered(TOGETHER);
+    fetched.fold(0, |sum, count| async move { sum + count }).await
+}
