@@ -33,7 +33,7 @@ for (const page of pages()) {
           );
       }
     },
-    { limit: 300_000 },
+    { limit: 600_000 },
   );
 }
 

@@ -110,7 +110,7 @@ step() { # HOW BODY PRINTED PLACE LINES
   local how=$1 body=$2 printed=$3 place=$4 lines=$5 deadline watched
   echo "-- $place ($how)"
   case $how in
-    once) timeout 100 bash -euo pipefail "$body" >"$printed" 2>&1 || {
+    once) timeout 200 bash -euo pipefail "$body" >"$printed" 2>&1 || {
       tail -n 40 "$printed"
       fail "$place failed"
     } ;;
