@@ -134,13 +134,19 @@ impl Agent {
             sampled: 0,
             ended: 0,
         };
+        let (certified, handle) = (self.setup.config.clone(), self.handle.clone());
         let mut controller = Controller::new(self.handle, self.setup, sources, output, self.inbox.requests);
         controller.steer_by(self.file).await;
         let mut controller = std::pin::pin!(controller.run(shutdown));
         let mut pipeline = std::pin::pin!(pipeline.run());
         // Sources end with the controller, so it is dropped with the pipeline should that fail.
         let result = {
-            let mut keeper = std::pin::pin!(keep_time(clock.clone(), known.clone()));
+            let mut keeper = std::pin::pin!(async {
+                tokio::join!(
+                    keep_time(clock.clone(), known.clone()),
+                    keep_certificate(&certified, &handle, &clock)
+                );
+            });
             tokio::select! {
                 result = &mut pipeline => result,
                 () = &mut controller => pipeline.await,
@@ -167,6 +173,17 @@ fn journal(
     };
     let wall_time = Box::new(move || clock.is_synchronised().then(|| clock.now_us()));
     Ok(Box::new(Flash::open(stream, settings, state, wall_time)?))
+}
+
+/// Sees to it that there is a certificate, where the settings say how; for ever.
+async fn keep_certificate(config: &Config, handle: &AgentHandle, clock: &Clock) {
+    #[cfg(feature = "enroll")]
+    crate::enroll::keep(config, handle.clone(), clock.clone()).await;
+    #[cfg(not(feature = "enroll"))]
+    {
+        let _ = (config, handle, clock);
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Looks after the clock's hardware, and keeps the last time known; for ever.

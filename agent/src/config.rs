@@ -3,6 +3,7 @@
 mod broker;
 mod clock;
 mod control;
+mod enroll;
 mod flow;
 mod health;
 mod journal;
@@ -20,6 +21,7 @@ use crate::Error;
 pub use broker::{Protocol, Tls};
 pub use clock::{Clock, Trust};
 pub use control::{CommandName, Control};
+pub use enroll::{Enroll, Token};
 pub use flow::{DataBudget, Drain};
 pub use headwater_config::Brokers;
 pub use health::Health;
@@ -52,6 +54,8 @@ pub struct Config {
     pub batch: Batch,
     /// The way to the relay.
     pub uplink: Uplink,
+    /// Where this agent's certificate comes from.
+    pub enroll: Enroll,
     /// Where batches wait for their acknowledgement.
     pub journal: Journal,
     /// The agent's own figures.
@@ -197,6 +201,9 @@ impl Config {
         }
         self.control.check()?;
         self.uplink.check_brokers()?;
+        if let Err((key, why)) = self.enroll.check(&self.uplink.tls) {
+            return setting(&format!("enroll.{key}"), why.into());
+        }
         Ok(())
     }
 

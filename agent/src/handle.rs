@@ -1,6 +1,6 @@
 //! What an agent tells of itself to the program it runs in, and what that program may ask of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ struct Shared {
     /// Commands that came while too many waited.
     dropped: AtomicU64,
     restarting: AtomicBool,
+    /// Until when the certificate is valid, seconds since the Unix epoch; 0: there is none.
+    certificate_until_s: AtomicI64,
 }
 
 impl AgentHandle {
@@ -102,6 +104,16 @@ impl AgentHandle {
     /// The agent's figures, as of its last step.
     pub fn stats(&self) -> AgentStats {
         *lock(&self.shared.stats)
+    }
+
+    /// Until when this agent's certificate is valid, seconds since the Unix epoch; `None`: it has none, or none with its key.
+    pub fn certificate_until_s(&self) -> Option<i64> {
+        Some(self.shared.certificate_until_s.load(Ordering::Relaxed)).filter(|until| *until != 0)
+    }
+
+    #[cfg(feature = "enroll")]
+    pub(crate) fn set_certificate_until(&self, seconds: i64) {
+        self.shared.certificate_until_s.store(seconds, Ordering::Relaxed);
     }
 
     /// The figures of each source, in the order of the settings.

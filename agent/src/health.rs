@@ -24,9 +24,10 @@ pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration)
         previous = Some(tick);
         let (stats, sources) = (handle.stats(), handle.sources());
         // A sensor of the processor may answer slowly.
-        let Ok(machine) = task::blocking(Machine::read).await else {
+        let Ok(mut machine) = task::blocking(Machine::read).await else {
             continue;
         };
+        machine.certificate_until_s = handle.certificate_until_s();
         let readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);
         let time_us = tick;
         output.send(Sample { time_us, readings }).await;
@@ -39,6 +40,8 @@ struct Machine {
     process: Option<Process>,
     /// Degrees Celsius.
     temperature: Option<f64>,
+    /// Seconds since the Unix epoch.
+    certificate_until_s: Option<i64>,
 }
 
 impl Machine {
@@ -46,6 +49,7 @@ impl Machine {
         Self {
             process: Process::read(),
             temperature: temperature(Path::new("/sys/class/thermal")),
+            certificate_until_s: None,
         }
     }
 }
@@ -136,6 +140,10 @@ impl Health {
                 add("agent.cpu", "%", Value::F64((percent * 100.0).round() / 100.0));
             }
         }
+        if let Some(until_s) = machine.certificate_until_s {
+            let tenths = (until_s - now_us / 1_000_000) / 8_640;
+            add("agent.certificate.days", "d", Value::F64(tenths as f64 / 10.0));
+        }
         if let Some(temperature) = machine.temperature {
             add("agent.temperature", "Cel", Value::F64(temperature));
         }
@@ -204,6 +212,8 @@ mod tests {
                 cpu_us,
             }),
             temperature: Some(48.3),
+            // Ten days and a half after the first sample.
+            certificate_until_s: Some(1_042 + 10 * 86_400 + 43_200),
         };
         let mut health = Health::default();
         let sources = [failing, SourceStats::default()];
@@ -211,6 +221,7 @@ mod tests {
         assert_eq!(value(&first, "agent.waiting.age"), Some(Value::I64(42)));
         assert_eq!(value(&first, "agent.sent"), Some(Value::I64(4)));
         assert_eq!(value(&first, "agent.sources.failing"), Some(Value::I64(1)));
+        assert_eq!(value(&first, "agent.certificate.days"), Some(Value::F64(10.5)));
         assert_eq!(value(&first, "agent.cpu"), None, "it takes two samples");
         assert_eq!(
             value(&first, "agent.journal.bytes"),

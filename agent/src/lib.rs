@@ -9,6 +9,7 @@
 //! - `journal`: where they wait until the relay has acknowledged them.
 //! - `uplink`: what is said to the relay, and what is made of its answers; `uplink::link` is the connection there is.
 //! - `mqtt`: a connection to a broker: packets, TLS, time-outs, bytes counted.
+//! - `enroll`: this agent's certificate, from the relay's enrolment endpoint; `first_boot`: the file that a field engineer lays on an SD card.
 //! - `thinning`: how coarsely readings are taken while the data budget runs short.
 //! - [`stats`], [`status`], `health`: the figures of all parts, and how they are told.
 //! - `state`: the small files that outlive the process.
@@ -24,7 +25,11 @@ pub mod check;
 mod clock;
 pub mod config;
 mod control;
+#[cfg(feature = "enroll")]
+pub mod enroll;
 pub mod error;
+#[cfg(feature = "enroll")]
+pub mod first_boot;
 #[cfg(feature = "source-exec")]
 mod group;
 pub mod handle;

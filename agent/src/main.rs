@@ -4,6 +4,9 @@
 mod arguments;
 #[path = "main/check.rs"]
 mod check;
+#[cfg(feature = "enroll")]
+#[path = "main/enroll.rs"]
+mod enroll;
 #[path = "main/init.rs"]
 mod init;
 #[path = "main/journal.rs"]
@@ -44,6 +47,15 @@ fn main() -> ExitCode {
             dir,
             json,
         } => journal::look(what, config.as_deref(), dir, json),
+        #[cfg(feature = "enroll")]
+        Call::Enroll(how) => enroll::enroll(how),
+        #[cfg(feature = "enroll")]
+        Call::FirstBoot { config, boot, wait } => enroll::first_boot(&config, &boot, wait),
+        #[cfg(not(feature = "enroll"))]
+        Call::Enroll(_) | Call::FirstBoot { .. } => {
+            eprintln!("headwater-agent: this build leaves enrolment out; build with the feature `enroll`");
+            ExitCode::from(2)
+        }
         Call::Help => {
             print!("{}", arguments::HELP);
             ExitCode::SUCCESS

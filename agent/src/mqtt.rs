@@ -18,7 +18,7 @@ mod reason;
 pub(crate) mod session;
 pub(crate) mod socket;
 #[cfg(feature = "tls")]
-mod tls;
+pub(crate) mod tls;
 pub(crate) mod traffic;
 #[cfg(feature = "websocket")]
 mod websocket;

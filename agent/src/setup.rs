@@ -61,6 +61,9 @@ impl Setup {
         let journal = self.config.journal != next.config.journal;
         let clock = (self.config.clock.trust, self.config.clock.wait)
             != (next.config.clock.trust, next.config.clock.wait);
+        if self.config.enroll != next.config.enroll {
+            return Some("settings of enroll take effect at the next start");
+        }
         match (journal, clock) {
             (true, true) => Some("settings of the journal and the clock take effect at the next start"),
             (true, false) => Some("settings of the journal take effect at the next start"),

@@ -3,6 +3,7 @@
 //! - [`bridge`]: MQTT → Kafka, with acknowledgements back to the agents after Kafka's delivery report.
 //! - [`command`]: one command to a device from the command line.
 //! - [`deadletter`]: looks at what could not be taken in, and tries it again.
+//! - [`enroll`]: devices' certificates: the endpoint that signs them, and the operator's commands.
 //! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
 //! - [`mint`]: tokens and keys for trying out.
 //! - `demo`: both with an embedded broker, an embedded Kafka and agents, for trying out (feature `demo`).
@@ -19,6 +20,7 @@ pub mod command;
 pub mod deadletter;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod enroll;
 pub mod gateway;
 pub mod kafka;
 mod log;

@@ -35,6 +35,16 @@ enum Command {
     /// Reads the settings and what they name, says whether `run` would go by them, and starts nothing.
     #[command(after_help = EXIT_CODES)]
     Check(Config),
+    /// Signs devices' certificates, for tokens and for renewal. It runs once; `run` does it too, where enroll.listen is set.
+    EnrollServer(Config),
+    /// Tokens and certificates of devices: what SD cards need, what is revoked.
+    #[command(after_help = EXIT_CODES)]
+    Fleet {
+        #[command(subcommand)]
+        options: headwater_relay::enroll::fleet::Options,
+        #[command(flatten)]
+        config: Config,
+    },
     /// Sends a command to a device, waits for the reply and prints it.
     #[command(name = "command", after_help = EXIT_CODES_OF_COMMAND)]
     Send {
@@ -97,11 +107,18 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Failure> {
     let (config, parts): (Config, &[Part]) = match command {
-        Command::Run(config) => (config, &[Part::Bridge, Part::Gateway, Part::Rows]),
+        Command::Run(config) => (config, &[Part::Bridge, Part::Gateway, Part::Rows, Part::Enroll]),
         Command::Bridge(config) => (config, &[Part::Bridge]),
         Command::Gateway(config) => (config, &[Part::Gateway]),
         Command::Rows(config) => (config, &[Part::Rows]),
         Command::Check(config) => return check(&config),
+        Command::EnrollServer(config) => (config, &[Part::Enroll]),
+        Command::Fleet { options, config } => {
+            let settings = prepare(&config, &[]).map_err(Failure::Settings)?;
+            let done = headwater_relay::enroll::fleet::run(&options, &settings.enroll);
+            let done = done.map_err(|error| Failure::Settings(error.into()))?;
+            return writeln!(std::io::stdout(), "{done}").map_err(|error| Failure::Run(error.into()));
+        }
         Command::Send { options, config } => return send(&options, &config),
         Command::Token { options, config } => return token(&options, &config),
         Command::Deadletter { options, config } => {
@@ -125,7 +142,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 }
 
 fn check(config: &Config) -> Result<(), Failure> {
-    let settings = prepare(config, &[Part::Bridge, Part::Gateway, Part::Rows]).map_err(Failure::Settings)?;
+    let settings = prepare(config, &[Part::Bridge, Part::Gateway, Part::Rows, Part::Enroll]).map_err(Failure::Settings)?;
     let said = format!(
         "ok: brokers {}, Kafka {} with topics {}.*; dashboards at {}, health and metrics at {}",
         settings.mqtt.broker,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Monitor};
 use crate::settings::{LogSettings, Settings};
-use crate::{bridge, gateway, kafka, log, rows};
+use crate::{bridge, enroll, gateway, kafka, log, rows};
 
 /// A part of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Part {
     Gateway,
     /// Kafka → Kafka, one record a reading.
     Rows,
+    /// Devices' certificates.
+    Enroll,
 }
 
 /// What ends the process. Each message is whole.
@@ -52,6 +54,9 @@ pub enum Error {
     /// The gateway ended.
     #[error("gateway: {0}")]
     Gateway(gateway::Error),
+    /// The enrolment endpoint ended.
+    #[error("enroll: {0}")]
+    Enroll(enroll::Error),
     /// The making of rows ended.
     #[error("rows: {0}")]
     Rows(kafka::Error),
@@ -74,7 +79,7 @@ pub fn log(settings: &LogSettings) -> Result<(), Error> {
 /// secrets, properties of Kafka's client, who would be served.
 ///
 /// # Errors
-/// [`Error::Bridge`], [`Error::Gateway`], [`Error::Rows`].
+/// [`Error::Bridge`], [`Error::Gateway`], [`Error::Rows`], [`Error::Enroll`].
 pub fn check(settings: &Settings, parts: &[Part]) -> Result<(), Error> {
     if parts.contains(&Part::Gateway) {
         gateway::check(&settings.gateway, &settings.kafka).map_err(Error::Gateway)?;
@@ -84,6 +89,12 @@ pub fn check(settings: &Settings, parts: &[Part]) -> Result<(), Error> {
     }
     if parts.contains(&Part::Rows) {
         settings.kafka.check().map_err(Error::Rows)?;
+    }
+    if parts == [Part::Enroll] && settings.enroll.listen.is_none() {
+        return Err(Error::Enroll(enroll::Error::Missing { key: "enroll.listen" }));
+    }
+    if parts.contains(&Part::Enroll) && settings.enroll.listen.is_some() {
+        enroll::check(&settings.enroll).map_err(Error::Enroll)?;
     }
     Ok(())
 }
@@ -130,6 +141,15 @@ pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
             rows::run(rows, kafka, limits, monitor, stop)
                 .await
                 .map_err(Error::Rows)
+        });
+    }
+    if let Some(address) = settings.enroll.listen.filter(|_| parts.contains(&Part::Enroll)) {
+        let listener = bind("enroll.listen", address).await?;
+        let (enroll, monitor, stop) = (settings.enroll.clone(), monitor.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            enroll::run(enroll, monitor, listener, stop)
+                .await
+                .map_err(Error::Enroll)
         });
     }
     if parts.contains(&Part::Bridge) {

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::bridge::foreign::settings::ForeignSettings;
 use crate::bridge::settings::BridgeSettings;
+use crate::enroll::settings::EnrollSettings;
 use crate::gateway::settings::GatewaySettings;
 use crate::kafka::KafkaSettings;
 use crate::mqtt::MqttSettings;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub foreign: Vec<ForeignSettings>,
     /// Kafka → WebSocket.
     pub gateway: GatewaySettings,
+    /// Devices' certificates.
+    pub enroll: EnrollSettings,
     /// Kafka → Kafka, one record a reading.
     pub rows: RowsSettings,
 }

@@ -35,6 +35,9 @@ pub struct Tls {
     pub key_file: Option<PathBuf>,
     /// The name that the broker's certificate must bear. `None`: the host in the broker's address.
     pub server_name: Option<String>,
+    /// The SHA-256 of the only authority that is trusted; in place of `ca_file`, and set by the program alone.
+    #[serde(skip)]
+    pub pin: Option<[u8; 32]>,
     /// How often it is looked, while a connection stands, whether the files have changed. Default 5 min; 1 s to 1 day.
     #[serde(with = "headwater_config::duration")]
     pub look_every: Duration,
@@ -47,6 +50,7 @@ impl Default for Tls {
             cert_file: None,
             key_file: None,
             server_name: None,
+            pin: None,
             look_every: Duration::from_secs(300),
         }
     }

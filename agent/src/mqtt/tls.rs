@@ -15,6 +15,8 @@ mod files;
 mod verifier;
 
 use std::io;
+#[cfg(feature = "enroll")]
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +24,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::ServerName;
+#[cfg(feature = "enroll")]
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+#[cfg(feature = "enroll")]
+use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::sign::CertifiedKey;
+#[cfg(feature = "enroll")]
+use tokio_rustls::rustls::sign::SigningKey;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SignatureScheme};
 
 use super::socket::Stream;
@@ -195,7 +203,8 @@ impl Inner {
     }
 
     fn load(&self, marks: Vec<Mark>) -> Result<Kept, Error> {
-        let verifier = Arc::new(Verifier::new(self.provider.clone(), self.clock.clone()));
+        let pin = self.settings.pin;
+        let verifier = Arc::new(Verifier::new(self.provider.clone(), self.clock.clone(), pin));
         if self.settings.ca_file.is_some() {
             verifier.set_authorities(self.authorities()?);
         }
@@ -264,6 +273,54 @@ impl ResolvesClientCert for Identity {
     fn has_certs(&self) -> bool {
         true
     }
+}
+
+/// From when to when the certificate in a file is valid, seconds since the Unix epoch, if it is that of the key in the other.
+///
+/// # Errors
+/// For a person: what keeps them from being used.
+#[cfg(feature = "enroll")]
+pub(crate) fn own(cert_file: &Path, key_file: &Path) -> Result<(i64, i64), String> {
+    let provider = ring::default_provider();
+    let identity = files::identity(cert_file, key_file, &provider).map_err(|error| error.to_string())?;
+    verifier::dates(&identity, &provider).ok_or_else(|| {
+        format!(
+            "the certificate in {} does not tell its dates",
+            cert_file.display()
+        )
+    })
+}
+
+/// The key in a file.
+///
+/// # Errors
+/// For a person.
+#[cfg(feature = "enroll")]
+pub(crate) fn key(key_file: &Path) -> Result<Arc<dyn SigningKey>, String> {
+    files::key(key_file, &ring::default_provider()).map_err(|error| error.to_string())
+}
+
+/// Whether a text in PEM holds nothing but certificates that can be read, one at least.
+///
+/// # Errors
+/// For a person: what is wrong.
+#[cfg(feature = "enroll")]
+pub(crate) fn check_certificates(pem: &[u8]) -> Result<(), String> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = certificates.map_err(|error| error.to_string())?;
+    match RootCertStore::empty().add_parsable_certificates(certificates) {
+        (0, _) => Err("there is no certificate in PEM form in it".into()),
+        (_, 0) => Ok(()),
+        (_, bad) => Err(format!("{bad} certificates in it cannot be read")),
+    }
+}
+
+/// The day of a time in seconds since the Unix epoch, as `2026-11-22`.
+#[cfg(feature = "enroll")]
+pub(crate) fn day_of(seconds: i64) -> String {
+    error::day(UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+        seconds.max(0).unsigned_abs(),
+    )))
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ impl Settings {
                 gateway.commands.longest_wait,
                 SECOND..=30 * DAY,
             ),
+            ("enroll.lifetime", self.enroll.lifetime, 10 * SECOND..=3_650 * DAY),
             ("gateway.drain", gateway.drain, Duration::ZERO..=HOUR),
             (
                 "gateway.tokens.leeway",
@@ -210,6 +211,11 @@ impl Settings {
                 "gateway.limits.per_subject",
                 gateway.limits.per_subject,
                 0..=1_000_000,
+            ),
+            (
+                "enroll.per_address",
+                self.enroll.per_address as usize,
+                1..=100_000,
             ),
             ("gateway.limits.globs", gateway.limits.globs, 1..=1_000_000),
             // Fewer would not let a client subscribe.
@@ -311,6 +317,8 @@ mod tests {
             ("gateway.limits", "subscriptions", "0", "1 to"),
             ("gateway.limits", "per_address", "1000001", "0 to 1000000"),
             ("gateway.limits", "per_subject", "1000001", "0 to 1000000"),
+            ("enroll", "lifetime", "'1s'", "10s to"),
+            ("enroll", "per_address", "0", "1 to 100000"),
             ("gateway.limits", "globs", "0", "1 to"),
             ("gateway.limits", "messages", "9", "10 to"),
             ("gateway", "drain", "'2h'", "0s to 1h"),

@@ -68,6 +68,7 @@ pub(super) fn explain(error: &io::Error, settings: &config::Tls, clock: &Clock) 
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let authorities = match &settings.ca_file {
         Some(path) => format!("those in {}", path.display()),
+        None if settings.pin.is_some() => "those that it sent, of which none is the one of enroll.pin".into(),
         None => "those that this system trusts (uplink.tls.ca_file is not set)".into(),
     };
     Some(match error {
@@ -173,7 +174,7 @@ fn names(presented: &[String]) -> String {
 }
 
 /// The day of a time, as `2026-11-22` (the proleptic Gregorian calendar in UTC; the algorithm is Howard Hinnant's `civil_from_days`).
-fn day(time: UnixTime) -> String {
+pub(super) fn day(time: UnixTime) -> String {
     let days = time.as_secs() / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -1,12 +1,16 @@
 //! PEM files, and how to tell that they have changed.
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "enroll")]
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
+#[cfg(feature = "enroll")]
+use tokio_rustls::rustls::sign::SigningKey;
 use tokio_rustls::rustls::{self, InconsistentKeys};
 
 use super::error::Error;
@@ -91,8 +95,39 @@ pub(super) fn identity(
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, Error> {
     let chain = certificates(cert_file)?;
+    let key = private_key(key_file)?;
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Error::KeyMismatch {
+            cert_file: cert_file.to_path_buf(),
+            key_file: key_file.to_path_buf(),
+        },
+        rustls::Error::InvalidCertificate(why) => Error::Unusable {
+            path: cert_file.to_path_buf(),
+            why,
+        },
+        other => Error::Key {
+            path: key_file.to_path_buf(),
+            why: other.to_string(),
+        },
+    })
+}
+
+/// A private key, ready to sign.
+#[cfg(feature = "enroll")]
+pub(super) fn key(key_file: &Path, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, Error> {
+    let key = private_key(key_file)?;
+    provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| Error::Key {
+            path: key_file.to_path_buf(),
+            why: error.to_string(),
+        })
+}
+
+fn private_key(key_file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let text = read(key_file)?;
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
         let encrypted = text.windows(9).any(|window| window == b"ENCRYPTED");
         Error::NotPem {
             path: key_file.to_path_buf(),
@@ -108,19 +143,5 @@ pub(super) fn identity(
                 }
             },
         }
-    })?;
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => Error::KeyMismatch {
-            cert_file: cert_file.to_path_buf(),
-            key_file: key_file.to_path_buf(),
-        },
-        rustls::Error::InvalidCertificate(why) => Error::Unusable {
-            path: cert_file.to_path_buf(),
-            why,
-        },
-        other => Error::Key {
-            path: key_file.to_path_buf(),
-            why: other.to_string(),
-        },
     })
 }

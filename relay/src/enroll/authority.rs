@@ -1,0 +1,319 @@
+//! The authority of devices' certificates: reads requests, signs, and lists what is revoked.
+
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use headwater_proto::name;
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    SubjectPublicKeyInfo,
+};
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, CertificateSigningRequestDer};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, X509Name};
+
+use super::Error;
+use super::register::Issued;
+use super::settings::EnrollSettings;
+use crate::mqtt::tls as pem;
+
+/// The longest common name (RFC 5280, appendix A.1: `ub-common-name`).
+pub(super) const NAME_MAX: usize = 64;
+/// What the relay is called by the broker, which no device may be.
+const RELAY: &str = "headwater-relay";
+/// Clocks of brokers may be behind by so much.
+const BEHIND: Duration = Duration::from_secs(300);
+/// Nobody but the broker has the list, and it is told of a new one: an early end would only lock every device out some day.
+const LIST_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
+/// Kinds of keys that brokers take everywhere, and that are of today: ECDSA P-256 and P-384, Ed25519.
+const KINDS: [&[u64]; 3] = [
+    &[1, 2, 840, 10045, 4, 3, 2],
+    &[1, 2, 840, 10045, 4, 3, 3],
+    &[1, 3, 101, 112],
+];
+
+/// What is asked for: a name, and the key that it is to be for, which has signed this.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) device: String,
+    /// The SHA-256 of the public key, hexadecimal.
+    pub(super) key: String,
+    public: SubjectPublicKeyInfo,
+}
+
+/// A certificate that a device has shown.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) device: String,
+    pub(super) issued: Issued,
+}
+
+pub(super) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    until_s: i64,
+    lifetime: Duration,
+}
+
+/// Without its key.
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Reads certificate and key.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(super) fn load(settings: &EnrollSettings) -> Result<Self, Error> {
+        let cert_file = settings.file("enroll.ca_cert_file", &settings.ca_cert_file)?;
+        let key_file = settings.file("enroll.ca_key_file", &settings.ca_key_file)?;
+        let wrong = |key: &'static str, path: &Path, why: String| Error::File {
+            key,
+            path: path.to_path_buf(),
+            why,
+        };
+        let of_cert = |why: String| wrong("enroll.ca_cert_file", cert_file, why);
+        let of_key = |why: String| wrong("enroll.ca_key_file", key_file, why);
+        let certificates = pem::certificates("ca_cert_file", cert_file)?;
+        let certificate = certificates
+            .first()
+            .ok_or_else(|| of_cert("it holds no certificate".into()))?;
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|error| of_cert(error.to_string()))?;
+        if !parsed.is_ca() {
+            return Err(of_cert("it is no authority's certificate (CA:TRUE)".into()));
+        }
+        let text = std::fs::read_to_string(key_file).map_err(|error| of_key(error.to_string()))?;
+        let key = KeyPair::from_pem(&text).map_err(|error| {
+            of_key(format!(
+                "it holds no private key that can sign (PKCS #8, without a password): {error}"
+            ))
+        })?;
+        use rcgen::PublicKeyData as _;
+        if key.subject_public_key_info() != parsed.public_key().raw {
+            return Err(of_key(format!("it is not the key of {}", cert_file.display())));
+        }
+        let until_s = parsed.validity().not_after.timestamp();
+        let issuer =
+            Issuer::from_ca_cert_der(certificate, key).map_err(|error| of_cert(error.to_string()))?;
+        Ok(Self {
+            issuer,
+            until_s,
+            lifetime: settings.lifetime,
+        })
+    }
+
+    /// Signs for `device`, from now on. Of the request it takes the public key alone.
+    ///
+    /// # Errors
+    /// What is wrong, for the log.
+    pub(super) fn sign(&self, request: &Request, device: &str, now_s: i64) -> Result<Issued, String> {
+        let mut serial = [0; 16];
+        SystemRandom::new()
+            .fill(&mut serial)
+            .map_err(|_| "the system gives no random numbers".to_string())?;
+        // Positive, and of one length.
+        serial[0] = 1;
+        let behind = (self.lifetime / 100).min(BEHIND).as_secs() as i64;
+        let (from_s, until_s) = (
+            now_s - behind,
+            (now_s + self.lifetime.as_secs() as i64).min(self.until_s),
+        );
+        if until_s <= now_s {
+            return Err("the authority's own certificate has expired".into());
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, device);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.not_before = at(from_s).into();
+        params.not_after = at(until_s).into();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let made = params
+            .signed_by(&request.public, &self.issuer)
+            .map_err(|error| format!("the authority cannot sign: {error}"))?;
+        Ok(Issued {
+            serial: hex(&serial),
+            key: request.key.clone(),
+            certificate: made.pem(),
+            from_s,
+            until_s,
+            revoked_s: None,
+        })
+    }
+
+    /// The list of what is revoked, in PEM: serial numbers, and since when.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub(super) fn list(&self, revoked: &[(Vec<u8>, i64)], now_s: i64) -> Result<String, String> {
+        let of = |(serial, since_s): &(Vec<u8>, i64)| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: at(*since_s).into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: at(now_s).into(),
+            next_update: (at(now_s) + LIST_LIFETIME).into(),
+            // It grows with each list.
+            crl_number: SerialNumber::from_slice(&now_s.to_be_bytes()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(of).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params
+            .signed_by(&self.issuer)
+            .map_err(|error| error.to_string())?;
+        list.pem().map_err(|error| error.to_string())
+    }
+}
+
+/// Reads a request, in DER or PEM, and checks its signature: who asks has the key.
+///
+/// # Errors
+/// What is wrong with it, for whoever sent it.
+pub(super) fn request(bytes: &[u8]) -> Result<Request, String> {
+    let text = bytes
+        .starts_with(b"-----")
+        .then(|| CertificateSigningRequestDer::from_pem_slice(bytes));
+    let der = match &text {
+        Some(Ok(der)) => der.as_ref(),
+        Some(Err(error)) => return Err(format!("the signing request is no PEM: {error}")),
+        None => bytes,
+    };
+    let (rest, parsed) = X509CertificationRequest::from_der(der)
+        .map_err(|_| "this is no signing request (PKCS #10)".to_string())?;
+    if !rest.is_empty() {
+        return Err("there is something behind the signing request".into());
+    }
+    let algorithm: Vec<u64> = parsed
+        .signature_algorithm
+        .algorithm
+        .iter()
+        .map(Iterator::collect)
+        .unwrap_or_default();
+    if !KINDS.contains(&&*algorithm) {
+        return Err("the key is neither ECDSA P-256, P-384 nor Ed25519".into());
+    }
+    parsed
+        .verify_signature()
+        .map_err(|_| "the signing request is not signed by its own key".to_string())?;
+    let info = &parsed.certification_request_info;
+    let device = device(&info.subject)?;
+    let public = SubjectPublicKeyInfo::from_der(info.subject_pki.raw)
+        .map_err(|error| format!("the key cannot be used: {error}"))?;
+    Ok(Request {
+        device,
+        key: hex(digest(&SHA256, info.subject_pki.raw).as_ref()),
+        public,
+    })
+}
+
+/// Reads a certificate that TLS has verified.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn shown(der: &[u8]) -> Result<Shown, String> {
+    let (_, parsed) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+    let validity = parsed.validity();
+    let issued = Issued {
+        serial: hex(parsed.raw_serial()),
+        key: hex(digest(&SHA256, parsed.public_key().raw).as_ref()),
+        certificate: pem_of(der),
+        from_s: validity.not_before.timestamp(),
+        until_s: validity.not_after.timestamp(),
+        revoked_s: None,
+    };
+    Ok(Shown {
+        device: device(parsed.subject())?,
+        issued,
+    })
+}
+
+/// What a list in PEM says is revoked: serial numbers, and since when.
+///
+/// # Errors
+/// It is no such list.
+pub(super) fn listed(text: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, String> {
+    let mut revoked = Vec::new();
+    for list in CertificateRevocationListDer::pem_slice_iter(text) {
+        let list = list.map_err(|error| error.to_string())?;
+        let (_, list) = CertificateRevocationList::from_der(&list).map_err(|error| error.to_string())?;
+        for entry in list.iter_revoked_certificates() {
+            revoked.push((entry.raw_serial().to_vec(), entry.revocation_date.timestamp()));
+        }
+    }
+    Ok(revoked)
+}
+
+/// The name that a subject bears.
+fn device(subject: &X509Name<'_>) -> Result<String, String> {
+    let names: Vec<_> = subject.iter_common_name().map(|name| name.as_str()).collect();
+    let [Ok(name)] = names[..] else {
+        return Err("the subject has to bear one common name, the device's".into());
+    };
+    check_name(name)?;
+    Ok(name.to_string())
+}
+
+/// Whether a device with a certificate can be called so.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    name::check_device(name).map_err(|error| error.to_string())?;
+    if name.len() > NAME_MAX {
+        return Err(format!(
+            "{name:?}: a name in a certificate has {NAME_MAX} characters at most"
+        ));
+    }
+    // Names of certificates are compared without regard to case here and there.
+    if name.eq_ignore_ascii_case(RELAY) {
+        return Err(format!("{RELAY} is the relay's name, and no device's"));
+    }
+    Ok(())
+}
+
+fn at(seconds: i64) -> std::time::SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs())
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of what [`hex`] has written.
+pub(super) fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter_map(|digit| digit.to_digit(16))
+        .map(|digit| digit as u8)
+        .collect();
+    digits
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
+        .collect()
+}
+
+fn pem_of(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = (0..text.len())
+        .step_by(64)
+        .map(|at| &text[at..text.len().min(at + 64)])
+        .collect();
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        lines.join("\n")
+    )
+}

@@ -1,0 +1,265 @@
+//! Who is given a certificate. The time is an argument; what is remembered is in the register.
+
+use globset::Glob;
+use ring::digest::{SHA256, digest};
+
+use super::Error;
+use super::authority::{self, Authority, Request};
+use super::register::{Issued, Register, Used};
+use super::settings::EnrollSettings;
+
+/// What a device is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Signed {
+    pub(super) device: String,
+    pub(super) issued: Issued,
+    /// It was given the same before: the answer was lost on its way.
+    pub(super) repeated: bool,
+}
+
+/// Why it is given nothing. What is said is for the field engineer who reads it on a card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The token lets nobody in, or not this one.
+    Token(String),
+    /// The name is revoked.
+    Revoked(String),
+    /// The request makes no sense.
+    Request(String),
+    /// Not yet.
+    Early(String),
+    /// It is the endpoint's own fault.
+    Failed(String),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Register and authority.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) register: Register,
+    authority: Authority,
+    /// Lists what was revoked by other means.
+    crl_file: Option<std::path::PathBuf>,
+}
+
+/// What a token is known by here.
+pub(super) fn hash(token: &str) -> String {
+    authority::hex(digest(&SHA256, token.as_bytes()).as_ref())
+}
+
+impl Desk {
+    pub(super) fn open(settings: &EnrollSettings) -> Result<Self, Error> {
+        Ok(Self {
+            register: Register::open(&settings.state)?,
+            authority: Authority::load(settings)?,
+            crl_file: settings.crl_file.clone(),
+        })
+    }
+
+    /// For who has a token.
+    pub(super) fn enroll(&self, token: &str, request: &[u8], now_s: i64) -> Result<Signed, Refusal> {
+        let request = authority::request(request).map_err(Refusal::Request)?;
+        let device = request.device.clone();
+        let hash = hash(token);
+        let refuse = |why: String| Err(Refusal::Token(why));
+        let _lock = self.register.lock()?;
+        let Some(token) = self.register.token(&hash)? else {
+            return refuse("this token is not known here".into());
+        };
+        let fits = Glob::new(&token.device).is_ok_and(|glob| glob.compile_matcher().is_match(&device));
+        if !fits {
+            return refuse(format!("this token is not for a device called {device}"));
+        }
+        if token.expires_s <= now_s {
+            return refuse("this token has expired".into());
+        }
+        self.may(&device)?;
+        if let Some(used) = self.register.used(&hash)? {
+            if (&used.device, &used.key) != (&device, &request.key) {
+                return refuse(format!(
+                    "this token has been used already, for {} with another key",
+                    used.device
+                ));
+            }
+            // Its answer was lost.
+            let issued = self.register.issued(&device)?;
+            return match issued.into_iter().find(|issued| issued.serial == used.serial) {
+                Some(issued) if issued.revoked_s.is_some() => {
+                    refuse("this token has been used, and what it was used for is revoked".into())
+                }
+                Some(issued) => Ok(Signed {
+                    device,
+                    issued,
+                    repeated: true,
+                }),
+                None => Err(Refusal::Failed(format!(
+                    "the certificate {} is not in the register",
+                    used.serial
+                ))),
+            };
+        }
+        let issued = self.sign(&request, now_s)?;
+        self.register.put_used(
+            &hash,
+            &Used {
+                device: device.clone(),
+                key: request.key,
+                serial: issued.serial.clone(),
+                at_s: now_s,
+            },
+        )?;
+        Ok(Signed {
+            device,
+            issued,
+            repeated: false,
+        })
+    }
+
+    /// For who has shown the certificate `shown`, which TLS has verified.
+    pub(super) fn renew(&self, shown: &[u8], request: &[u8], now_s: i64) -> Result<Signed, Refusal> {
+        let shown = authority::shown(shown).map_err(Refusal::Request)?;
+        let request = authority::request(request).map_err(Refusal::Request)?;
+        let device = shown.device;
+        if request.device != device {
+            let why = format!("{device} cannot have a certificate for {}", request.device);
+            return Err(Refusal::Request(why));
+        }
+        if request.key != shown.issued.key {
+            let why = "a certificate is renewed for its own key; for another, enrol anew with a token".into();
+            return Err(Refusal::Request(why));
+        }
+        let _lock = self.register.lock()?;
+        self.may(&device)?;
+        let known = self.register.issued(&device)?;
+        let of_shown = known.iter().find(|issued| issued.serial == shown.issued.serial);
+        let is_listed = || self.is_listed(&shown.issued.serial);
+        if of_shown.is_some_and(|issued| issued.revoked_s.is_some()) || is_listed()? {
+            return Err(Refusal::Revoked(format!(
+                "this certificate of {device} is revoked"
+            )));
+        }
+        // Its answer was lost: what has followed the one shown, and is not due itself.
+        let newest = known
+            .iter()
+            .filter(|issued| issued.revoked_s.is_none())
+            .max_by_key(|issued| issued.until_s);
+        if let Some(newest) = newest
+            && newest.key == request.key
+            && newest.from_s > shown.issued.from_s
+            && is_young(newest, now_s)
+        {
+            return Ok(Signed {
+                device,
+                issued: newest.clone(),
+                repeated: true,
+            });
+        }
+        if is_young(&shown.issued, now_s) {
+            return Err(Refusal::Early(format!(
+                "the certificate of {device} is not half through its time; is its clock right?"
+            )));
+        }
+        if of_shown.is_none() {
+            // Another hand has signed it with this authority's key; so it can be revoked here, too.
+            self.register.put_issued(&device, &shown.issued)?;
+        }
+        let issued = self.sign(&request, now_s)?;
+        Ok(Signed {
+            device,
+            issued,
+            repeated: false,
+        })
+    }
+
+    fn sign(&self, request: &Request, now_s: i64) -> Result<Issued, Refusal> {
+        let issued = self
+            .authority
+            .sign(request, &request.device, now_s)
+            .map_err(Refusal::Failed)?;
+        // First of all: what is not in the register could not be revoked.
+        self.register.put_issued(&request.device, &issued)?;
+        Ok(issued)
+    }
+
+    fn may(&self, device: &str) -> Result<(), Refusal> {
+        match self.register.revoked(device)? {
+            None => Ok(()),
+            Some(_) => Err(Refusal::Revoked(format!(
+                "{device} is revoked; the operator allows it again with headwater-relay fleet allow {device}"
+            ))),
+        }
+    }
+
+    fn is_listed(&self, serial: &str) -> Result<bool, Refusal> {
+        let Some(path) = &self.crl_file else {
+            return Ok(false);
+        };
+        let listed = listed(path).map_err(Refusal::Failed)?;
+        Ok(listed.iter().any(|(listed, _)| authority::hex(listed) == serial))
+    }
+
+    /// Takes all certificates of a name back, and writes the list anew. Returns how many were taken back.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub(super) fn revoke(&self, device: &str, now_s: i64) -> Result<usize, Error> {
+        let _lock = self.register.lock()?;
+        let path = self.crl_file.as_ref().ok_or(Error::Missing {
+            key: "enroll.crl_file",
+        })?;
+        let of_file = |why: String| Error::File {
+            key: "enroll.crl_file",
+            path: path.clone(),
+            why,
+        };
+        // The name first: what comes while this goes on is refused.
+        if self.register.revoked(device)?.is_none() {
+            self.register
+                .put_revoked(device, &super::register::Revoked { at_s: now_s })?;
+        }
+        let mut count = 0;
+        for mut issued in self.register.issued(device)? {
+            if issued.revoked_s.is_none() {
+                issued.revoked_s = Some(now_s);
+                self.register.put_issued(device, &issued)?;
+                count += 1;
+            }
+        }
+        // What others have revoked stays in it.
+        let mut revoked = listed(path).map_err(of_file)?;
+        for device in self.register.devices()? {
+            for issued in self.register.issued(&device)? {
+                let serial = authority::unhex(&issued.serial);
+                if let Some(since_s) = issued.revoked_s.filter(|_| issued.until_s > now_s)
+                    && !revoked.iter().any(|(other, _)| *other == serial)
+                {
+                    revoked.push((serial, since_s));
+                }
+            }
+        }
+        let list = self.authority.list(&revoked, now_s).map_err(of_file)?;
+        super::register::place(path, 0o644, list.as_bytes()).map_err(|error| of_file(error.to_string()))?;
+        Ok(count)
+    }
+}
+
+/// Whether less than half of its time has passed.
+fn is_young(issued: &Issued, now_s: i64) -> bool {
+    now_s < issued.from_s + (issued.until_s - issued.from_s) / 2
+}
+
+fn listed(path: &std::path::Path) -> Result<Vec<(Vec<u8>, i64)>, String> {
+    match std::fs::read(path) {
+        Ok(text) => authority::listed(&text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,378 @@
+//! `headwater-relay fleet`: what an operator does about devices' certificates.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::{Args, Subcommand};
+use globset::Glob;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::Error;
+use super::authority::check_name;
+use super::desk::{self, Desk};
+use super::register::{Register, Token, Used};
+use super::settings::EnrollSettings;
+
+/// What the sources of a box are where nothing else is said.
+const SOURCES: &str = "[[source]]\ntype = \"system\"\n";
+/// Where agents keep what is theirs.
+const STATE: &str = "/var/lib/headwater-agent";
+const DAY: i64 = 86_400;
+
+/// What is asked for.
+#[derive(Debug, Subcommand)]
+pub enum Options {
+    /// Makes what SD cards need: a folder with headwater.toml for each device, and labels.csv. Overwrites nothing.
+    Provision(Provision),
+    /// Prints a token for a device whose card is not made here, for headwater-agent enroll.
+    Token {
+        /// Its name, or a glob of names of which it lets one in.
+        device: String,
+        /// How long it can be used.
+        #[arg(long, value_name = "TIME", default_value = "7days", value_parser = humantime::parse_duration)]
+        expires: Duration,
+    },
+    /// Shows devices, until when their certificates are good, and tokens that wait.
+    List {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Takes all certificates of a device back, and lets it get no others.
+    Revoke {
+        /// Its name.
+        device: String,
+    },
+    /// Lets a revoked device enrol again, with a new token. What was taken back stays so.
+    Allow {
+        /// Its name.
+        device: String,
+    },
+}
+
+/// What `fleet provision` makes.
+#[derive(Args, Debug)]
+pub struct Provision {
+    /// How many devices.
+    #[arg(long, value_name = "N")]
+    pub count: u32,
+    /// What they are called: {} stands for the number, {:04} for it with zeros in front.
+    #[arg(long, value_name = "NAME", default_value = "gw-{:04}")]
+    pub name: String,
+    /// The first number.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub first: u32,
+    /// The folder that is made for them.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// How long the tokens can be used.
+    #[arg(long, value_name = "TIME", default_value = "90days", value_parser = humantime::parse_duration)]
+    pub expires: Duration,
+    /// Settings that all of them get: sources, and whatever else of agent.toml is not of the way to the relay. Unset: a machine's own
+    /// figures.
+    #[arg(long, value_name = "FILE")]
+    pub settings: Option<PathBuf>,
+}
+
+/// Does it. Returns what is to be printed.
+///
+/// # Errors
+/// [`Error`].
+pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error> {
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs() as i64;
+    match options {
+        Options::Provision(what) => provision(what, settings, now_s),
+        Options::Token { device, expires } => {
+            let glob = Glob::new(device).map_err(|error| Error::Argument(error.to_string()))?;
+            if glob.glob().chars().all(|letter| !"*?[{\\".contains(letter)) {
+                check_name(device).map_err(Error::Argument)?;
+            }
+            let register = Register::open(&settings.state)?;
+            let _lock = register.lock()?;
+            token(&register, device, *expires, now_s)
+        }
+        Options::List { json } => list(&Register::open(&settings.state)?, *json, now_s),
+        Options::Revoke { device } => {
+            check_name(device).map_err(Error::Argument)?;
+            let count = Desk::open(settings)?.revoke(device, now_s)?;
+            tracing::info!(%device, certificates = count, "revoked by the operator");
+            let list = settings.crl_file.as_deref().unwrap_or(Path::new("")).display();
+            Ok(format!(
+                "{device} is revoked: {count} certificate(s) taken back, no others are given. Put {list} on the broker, if it is not there, and \
+                 restart it: connections that stand end then. (SIGHUP alone keeps out who comes anew.)"
+            ))
+        }
+        Options::Allow { device } => {
+            check_name(device).map_err(Error::Argument)?;
+            let register = Register::open(&settings.state)?;
+            let _lock = register.lock()?;
+            if !register.allow(device)? {
+                return Err(Error::Argument(format!("{device} is not revoked")));
+            }
+            tracing::info!(%device, "allowed by the operator");
+            Ok(format!(
+                "{device} may enrol again; it needs a new token: headwater-relay fleet token {device}"
+            ))
+        }
+    }
+}
+
+/// A new token, which is known to the register.
+fn token(register: &Register, device: &str, expires: Duration, now_s: i64) -> Result<String, Error> {
+    let mut secret = [0; 32];
+    SystemRandom::new()
+        .fill(&mut secret)
+        .map_err(|_| Error::Argument("the system gives no random numbers".into()))?;
+    let text = URL_SAFE_NO_PAD.encode(secret);
+    let token = Token {
+        device: device.to_string(),
+        expires_s: now_s.saturating_add(i64::try_from(expires.as_secs()).unwrap_or(i64::MAX)),
+        made_s: now_s,
+    };
+    register.put_token(&desk::hash(&text), &token)?;
+    Ok(text)
+}
+
+/// The name of device number `n`.
+fn name(pattern: &str, n: u32) -> Result<String, Error> {
+    let wrong = || {
+        Error::Argument(format!(
+            "--name {pattern:?}: write {{}} or {{:04}} once, where the number is to be"
+        ))
+    };
+    let (before, rest) = pattern.split_once('{').ok_or_else(wrong)?;
+    let (form, after) = rest.split_once('}').ok_or_else(wrong)?;
+    if before.contains('}') || after.contains(['{', '}']) {
+        return Err(wrong());
+    }
+    let width = match form {
+        "" => 0,
+        form => form
+            .strip_prefix(":0")
+            .and_then(|width| width.parse().ok())
+            .filter(|width| *width <= 20)
+            .ok_or_else(wrong)?,
+    };
+    let name = format!("{before}{n:0width$}{after}");
+    check_name(&name).map_err(Error::Argument)?;
+    Ok(name)
+}
+
+fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<String, Error> {
+    let missing = |key| Error::Missing { key };
+    let url = settings.url.as_deref().ok_or(missing("enroll.url"))?;
+    let broker = settings.broker.as_deref().ok_or(missing("enroll.broker"))?;
+    let trust_file = settings.file("enroll.trust_file", &settings.trust_file)?;
+    let of = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error: std::io::Error| Error::Argument(format!("{}: {error}", path.display()))
+    };
+    let authorities = fs::read_to_string(trust_file).map_err(of(trust_file))?;
+    let sources = match &what.settings {
+        Some(path) => fs::read_to_string(path).map_err(of(path))?,
+        None => SOURCES.to_string(),
+    };
+    if !(1..=100_000).contains(&what.count) {
+        return Err(Error::Argument(format!(
+            "--count {}: 1 to 100000 are made at a time",
+            what.count
+        )));
+    }
+    let last = what.first.checked_add(what.count - 1);
+    let last =
+        last.ok_or_else(|| Error::Argument(format!("--first {}: the numbers go too far", what.first)))?;
+    let names = (what.first..=last)
+        .map(|n| name(&what.name, n))
+        .collect::<Result<Vec<_>, _>>()?;
+    let register = Register::open(&settings.state)?;
+    let _lock = register.lock()?;
+    let known = register.devices()?;
+    let waiting = register.tokens()?;
+    for name in &names {
+        let waits =
+            |(token, used): &(Token, Option<Used>)| used.is_none() && token.device == *name && token.expires_s > now_s;
+        if known.contains(name) || waiting.iter().any(waits) {
+            return Err(Error::Argument(format!(
+                "{name} is known already, so nothing was made; begin behind it with --first, or, for a new card of that box alone: headwater-relay \
+                 fleet token {name}"
+            )));
+        }
+    }
+    fs::DirBuilder::new_private().create(&what.out).map_err(|error| {
+        Error::Argument(format!("--out {}: {error}; nothing was made", what.out.display()))
+    })?;
+    let mut labels = String::from("device,token_expires,file\n");
+    let expires_s = now_s.saturating_add(what.expires.as_secs() as i64);
+    let day = day(expires_s);
+    for name in &names {
+        let token = token(&register, name, what.expires, now_s)?;
+        let folder = what.out.join(name);
+        fs::DirBuilder::new_private()
+            .create(&folder)
+            .map_err(of(&folder))?;
+        let file = folder.join("headwater.toml");
+        write_new(
+            &file,
+            &card(name, broker, url, &token, &authorities, &sources, &day),
+        )
+        .map_err(of(&file))?;
+        // Writing to a string cannot fail.
+        let _ = writeln!(labels, "{name},{day},{name}/headwater.toml");
+    }
+    let file = what.out.join("labels.csv");
+    write_new(&file, &labels).map_err(of(&file))?;
+    tracing::info!(count = names.len(), first = %names[0], out = %what.out.display(), "cards were provisioned");
+    Ok(format!(
+        "{} devices, {} to {}: each folder's headwater.toml goes onto the boot partition of that device's card by {day}. Who reads one can \
+         enrol in its place: keep them as passwords are kept.",
+        names.len(),
+        names[0],
+        names[names.len() - 1]
+    ))
+}
+
+/// A device's headwater.toml.
+fn card(
+    name: &str,
+    broker: &str,
+    url: &str,
+    token: &str,
+    authorities: &str,
+    sources: &str,
+    day: &str,
+) -> String {
+    // Basic strings of TOML are escaped as those of JSON are, but for DEL, which none of these has.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    format!(
+        "# {name}: onto the boot partition of its SD card, as headwater.toml, before {day}. The token lets one machine in, once.\n\
+         device = {device}\n\n\
+         [uplink]\nbroker = {broker}\n\n\
+         [uplink.tls]\nca_file = \"{STATE}/tls/ca.crt\"\ncert_file = \"{STATE}/tls/device.crt\"\nkey_file = \"{STATE}/tls/device.key\"\n\n\
+         [enroll]\nurl = {url}\ntoken = {token}\nca = '''\n{authorities}'''\n\n\
+         {sources}",
+        device = quoted(name),
+        broker = quoted(broker),
+        url = quoted(url),
+        token = quoted(token),
+        authorities = ensure_line(authorities),
+    )
+}
+
+fn ensure_line(text: &str) -> String {
+    format!("{}\n", text.trim_end())
+}
+
+trait Private {
+    fn new_private() -> Self;
+}
+
+impl Private for fs::DirBuilder {
+    fn new_private() -> Self {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let mut builder = Self::new();
+        builder.mode(0o700);
+        builder
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The day of a time, seconds since the Unix epoch.
+fn day(seconds: i64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(seconds.clamp(0, 253_402_300_799).unsigned_abs());
+    humantime::format_rfc3339_seconds(time).to_string()[..10].to_string()
+}
+
+fn list(register: &Register, json: bool, now_s: i64) -> Result<String, Error> {
+    let revoked = register.all_revoked()?;
+    let mut rows: Vec<(String, &'static str, Option<i64>)> = Vec::new();
+    let mut names = register.devices()?;
+    names.extend(revoked.iter().map(|(name, _)| name.clone()));
+    names.sort();
+    names.dedup();
+    for name in names {
+        let until = register
+            .issued(&name)?
+            .into_iter()
+            .filter(|issued| issued.revoked_s.is_none());
+        let until = until.map(|issued| issued.until_s).max();
+        let state = match until {
+            _ if revoked.iter().any(|(other, _)| *other == name) => "revoked",
+            None => "without a certificate",
+            Some(until) if until <= now_s => "expired",
+            Some(until) if until - now_s < 30 * DAY => "ends soon",
+            Some(_) => "enrolled",
+        };
+        rows.push((name, state, until));
+    }
+    for (token, used) in register.tokens()? {
+        if used.is_none() {
+            let state = if token.expires_s > now_s {
+                "token waits"
+            } else {
+                "token expired"
+            };
+            rows.push((token.device, state, Some(token.expires_s)));
+        }
+    }
+    let mut out = String::new();
+    if json {
+        for (device, state, until_s) in rows {
+            let row = serde_json::json!({ "device": device, "state": state, "until_s": until_s });
+            let _ = writeln!(out, "{row}");
+        }
+        return Ok(out.trim_end().to_string());
+    }
+    let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0).max(6);
+    let _ = writeln!(out, "{:<width$}  {:<21}  UNTIL", "DEVICE", "STATE");
+    for (device, state, until_s) in rows {
+        let _ = writeln!(
+            out,
+            "{device:<width$}  {state:<21}  {}",
+            until_s.map(day).unwrap_or_default()
+        );
+    }
+    Ok(out.trim_end().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_where_the_pattern_says() {
+        for (pattern, made) in [("gw-{:04}", "gw-0007"), ("{}-a", "7-a"), ("x{:02}", "x07")] {
+            assert_eq!(name(pattern, 7).unwrap(), made);
+        }
+        assert_eq!(name("gw-{:02}", 12_345).unwrap(), "gw-12345");
+        for bad in [
+            "gw", "gw-{", "gw-}", "{}{}", "{:4}", "{:x}", "{:099}", "a b{}", "-{}",
+        ] {
+            assert!(name(bad, 7).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn days_are_days() {
+        assert_eq!(day(0), "1970-01-01");
+        assert_eq!(day(1_893_456_000), "2030-01-01");
+        assert_eq!(day(i64::MAX), "9999-12-31");
+    }
+}
