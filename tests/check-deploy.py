@@ -15,6 +15,8 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = ["1.29", "1.37"]
 # What `systemd-analyze security` may say of a unit, in tenths: 0 is nothing exposed, 100 everything.
 EXPOSURE = 20
+# That of the first boot, which is root's, since the boot partition is.
+EXPOSURE_FIRST_BOOT = 22
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
@@ -86,7 +88,8 @@ def systemd() -> None:
             # A key that it does not know is worth a line to it, and no exit code.
             told = run("systemd-analyze", "verify", file).stderr
             assert file.name not in told, told
-            run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", file)
+            exposure = EXPOSURE_FIRST_BOOT if name == "headwater-first-boot" else EXPOSURE
+            run("systemd-analyze", "security", "--offline=true", f"--threshold={exposure}", "--no-pager", file)
 
 
 def main() -> None:
