@@ -59,6 +59,7 @@ pub async fn enroll(config: &Config, wait: Duration) -> Result<String, Failure> 
 /// [`Failure::Local`].
 pub fn request(config: &Config) -> Result<String, Failure> {
     let enrolling = Enrolling::of(config)?;
+    let _lock = enrolling.files.lock().map_err(Failure::Local)?;
     let key = enrolling.files.key().map_err(Failure::Local)?;
     let request = request::request(&enrolling.device, &*key).map_err(Failure::Local)?;
     Ok(request::pem("CERTIFICATE REQUEST", &request))
@@ -76,6 +77,7 @@ pub fn install(config: &Config, certificate: &Path, authorities: Option<&Path>) 
     };
     let authorities = authorities.map(read).transpose()?.unwrap_or_default();
     let files = Enrolling::of(config)?.files;
+    let _lock = files.lock().map_err(Failure::Local)?;
     files
         .install(&read(certificate)?, &authorities)
         .map_err(Failure::Local)
@@ -86,7 +88,14 @@ pub(crate) async fn keep(config: &Config, handle: AgentHandle, clock: Clock) {
     let Some(files) = Files::of(config) else {
         return std::future::pending().await;
     };
-    let enrolling = config.enroll.url.is_some().then(|| Enrolling::of(config));
+    let enrolling = match config.enroll.url.is_some().then(|| Enrolling::of(config)) {
+        Some(Ok(enrolling)) => Some(enrolling),
+        Some(Err(why)) => {
+            log::error!("this agent cannot be enrolled: {why}");
+            None
+        }
+        None => None,
+    };
     let mut plan = Plan::new(getrandom::u32().unwrap_or(0));
     let mut said = String::new();
     loop {
@@ -96,12 +105,13 @@ pub(crate) async fn keep(config: &Config, handle: AgentHandle, clock: Clock) {
             continue;
         };
         handle.set_certificate_until(held.dates.map_or(0, |(_, until)| until));
-        let Some(Ok(enrolling)) = &enrolling else {
+        let Some(enrolling) = &enrolling else {
             tokio::time::sleep(LOOK).await;
             continue;
         };
         let standing = Standing {
-            token: held.token || config.enroll.token().is_some(),
+            // That of the settings nobody takes away: it counts until there is a certificate.
+            token: held.token || held.dates.is_none() && config.enroll.token().is_some(),
             dates: held.dates,
         };
         let (now, wall) = (Instant::now(), known_s(&clock));

@@ -32,6 +32,8 @@ const LENGTH_MAX: u64 = 256 * 1024;
 pub async fn run(folders: &[PathBuf], config: &Path, wait: Duration) -> bool {
     let of = folders.iter().find(|folder| folder.join(NAME).is_file());
     let folder = of.or_else(|| folders.iter().find(|folder| folder.join(ERROR).is_file()));
+    // A token may wait that was taken from there before.
+    let folder = folder.or_else(|| folders.iter().find(|folder| folder.is_dir()));
     let Some(folder) = folder else {
         return true;
     };
@@ -97,26 +99,27 @@ fn take(folder: &Path, config: &Path) -> Result<Option<Config>, String> {
     }
     let text = text(&content)?;
     let settings = check(text)?;
+    let full = |why| format!("{why}. What to do: see that the disk under it has room, and can be written");
     let clean = without_token(text, settings.enroll.token())?;
     let before = fs::read_to_string(config).ok();
     if let Some(files) = Files::of(&settings) {
         let device = before.as_deref().and_then(device_of);
         if device.is_some() && device != settings.device {
-            files.put_aside()?;
+            files.put_aside().map_err(full)?;
         }
         if let Some(token) = settings.enroll.token() {
-            files.keep_token(token)?;
+            files.keep_token(token).map_err(full)?;
         }
     }
     if before.as_deref() != Some(&clean) {
         if let Some(before) = before {
             let mut old = config.as_os_str().to_owned();
             old.push(".old");
-            place(Path::new(&old), 0o644, before.as_bytes())?;
+            place(Path::new(&old), 0o644, before.as_bytes()).map_err(full)?;
         }
-        place(config, 0o644, clean.as_bytes())?;
+        place(config, 0o644, clean.as_bytes()).map_err(full)?;
     }
-    place(&folder.join(TAKEN), 0o644, clean.as_bytes())?;
+    place(&folder.join(TAKEN), 0o644, clean.as_bytes()).map_err(full)?;
     remove(file, &path, content.len())?;
     log::info!("{} is taken over as {}", path.display(), config.display());
     Ok(Some(settings))
@@ -144,6 +147,7 @@ fn remove(mut file: File, path: &Path, length: usize) -> Result<(), String> {
 async fn finish(settings: Option<Config>, config: &Path, wait: Duration) -> Result<(), String> {
     let settings = match settings {
         Some(settings) => settings,
+        None if !config.exists() => return Ok(()),
         None => match Config::load(config) {
             Ok(settings) => settings,
             Err(error) => return Err(error.to_string()),

@@ -142,7 +142,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 }
 
 fn check(config: &Config) -> Result<(), Failure> {
-    let settings = prepare(config, &[Part::Bridge, Part::Gateway, Part::Rows, Part::Enroll]).map_err(Failure::Settings)?;
+    let settings = prepare(config, &[Part::Bridge, Part::Gateway, Part::Rows, Part::Enroll])
+        .map_err(Failure::Settings)?;
     let said = format!(
         "ok: brokers {}, Kafka {} with topics {}.*; dashboards at {}, health and metrics at {}",
         settings.mqtt.broker,

@@ -70,6 +70,7 @@ class Machine {
       STATE_DIRECTORY: this.path("state"),
       HEADWATER_AGENT_BATCH__AGE: "200ms",
       HEADWATER_AGENT_HEALTH__INTERVAL: "0s",
+      HEADWATER_AGENT_UPLINK__BACKOFF__MIN: "50ms",
       HEADWATER_AGENT_UPLINK__BACKOFF__MAX: "500ms",
       HEADWATER_AGENT_UPLINK__TLS__LOOK_EVERY: "1s",
     };
@@ -155,7 +156,7 @@ scenario(
           broker: `mqtts://127.0.0.1:${broker.ports.relay}`,
           tls: { ca_file: of("services-ca.crt"), cert_file: of("relay.crt"), key_file: of("relay.key") },
         },
-        enroll: endpoint(site, broker, port, { lifetime: "60s" }),
+        enroll: endpoint(site, broker, port, { lifetime: "90s" }),
       },
     });
     const sources = site.write("sources.toml", SOURCES);
@@ -223,14 +224,6 @@ scenario(
     // Lost.
     assert.match(fleet(relay, "revoke", "gw-01"), /gw-01 is revoked: [2-9] certificate/);
     broker.program.child.kill("SIGHUP");
-    const mark = first.program.log().length;
-    await broker.restart();
-    await until(
-      "the broker has turned the lost one away",
-      () => /revoked/.test(first.program.log().slice(mark)),
-      PATIENCE,
-    );
-    assert.match(fleet(relay, "list"), /gw-01 +revoked/);
     const csr = site.path("gw-01.csr");
     assert.equal((await first.enroll("--csr", csr)).code, 0);
     const files = ["ca.crt", "device.crt", "device.key"].map((file) => first.read(`state/tls/${file}`));
@@ -243,6 +236,14 @@ scenario(
       body: readFileSync(csr),
     });
     assert.deepEqual([renewal.status, /revoked/.test(renewal.text)], [403, true], renewal.text);
+    const mark = first.program.log().length;
+    await broker.restart();
+    await until(
+      "the broker has turned the lost one away",
+      () => /revoked/.test(first.program.log().slice(mark)),
+      PATIENCE,
+    );
+    assert.match(fleet(relay, "list"), /gw-01 +revoked/);
     const barred = await first.enroll("--token", fleet(relay, "token", "gw-01"));
     assert.ok(barred.code === 1 && barred.said.includes("gw-01 is revoked"), barred.said);
     // The other one is none the worse for it.
@@ -384,11 +385,15 @@ scenario("nobody gets a certificate by asking badly, nor keeps others from their
     [{ headers: of("x".repeat(43)) }, 401, "not known"],
     [{}, 401, "not known"],
     [{ headers: of(tokens[1]), body: "garbage" }, 400, "no signing request"],
-    [{ headers: of(tokens[1]), body: "x".repeat(100_000) }, 413, ""],
+    [{ headers: of(tokens[1]), body: "x".repeat(20_000) }, 413, ""],
     [{ path: "/v1/renew" }, 401, "none was shown"],
     [{ path: "/v1/other" }, 404, ""],
   ]) {
-    const answer = await ask(options);
+    const answer = await ask(options).catch((error) => {
+      // What is too long is not read to its end.
+      if (status === 413 && ["ECONNRESET", "EPIPE"].includes(error.code)) return { status, text: "" };
+      throw error;
+    });
     assert.ok(answer.status === status && answer.text.includes(part), `${status} ${part}: ${answer.text}`);
   }
   const used = await ask({ headers: of(tokens[0]), body: await csr(good) });
@@ -438,7 +443,7 @@ scenario("nobody gets a certificate by asking badly, nor keeps others from their
 
   // The limit of one address.
   const answers = [];
-  while (answers.at(-1)?.status !== 429 && answers.length < 70) answers.push(await ask({}));
+  while (answers.at(-1)?.status !== 429 && answers.length < 150) answers.push(await ask({}));
   assert.equal(answers.at(-1).status, 429);
   const log = relay.program.log();
   for (const token of tokens) assert.ok(!log.includes(token), "no token is logged");

@@ -192,8 +192,16 @@ impl Settings {
 }
 
 /// Whether settings that came from outside may be used on a machine whose own file says `local`: which commands are carried out, which programs
-/// run, and as whom, is not for those to say who send commands.
+/// run, and as whom, and who signs the agent's certificate, is not for those to say who send commands.
 fn permitted(local: &Config, next: &Config) -> Result<(), Error> {
+    let desk = |config: &Config| {
+        let enroll = &config.enroll;
+        (enroll.url.clone(), enroll.ca.clone(), enroll.pin.clone())
+    };
+    if desk(local) != desk(next) {
+        let key = "enroll".to_string();
+        return Err(Error::Local { key });
+    }
     let wider = |command: &&CommandName| !local.control.commands.contains(command);
     if let Some(command) = next.control.commands.iter().find(wider) {
         let key = format!("control.commands = \"{}\"", command.as_str());
@@ -321,6 +329,12 @@ mod tests {
             error.contains("\"restart\"") && error.contains("on the machine itself"),
             "{error}"
         );
+        #[cfg(feature = "enroll")]
+        {
+            let tls = "[uplink.tls]\ncert_file = 'c'\nkey_file = 'k'\n[enroll]\nurl = 'http://127.0.0.1:1'";
+            let error = with(tls);
+            assert!(error.contains("`enroll`"), "{error}");
+        }
         let error = with("commands = ['exec']\n[control.exec]\nup = ['/bin/sh']");
         assert!(error.contains("control.exec.up"), "{error}");
         let error = with("commands = ['exec']\n[control.exec]\nother = ['/usr/bin/uptime']");

@@ -213,3 +213,24 @@ fn a_power_cut_after_any_step_is_made_good_at_the_next_start() {
         );
     }
 }
+
+#[test]
+fn what_cannot_be_written_leaves_the_card_as_it_is() {
+    let rig = Rig::new();
+    let text = rig.settings("gw-01", TOKEN);
+    rig.lay(&text);
+    // In the place of the directory, as good as a full disk.
+    fs::write(rig.path("state"), "").unwrap();
+    assert!(!rig.start());
+    let error = rig.read("boot/headwater.error.txt").unwrap();
+    assert!(
+        error.contains("cannot make") && error.contains("What to do: see that the disk"),
+        "{error}"
+    );
+    assert_eq!(rig.read("boot/headwater.toml").unwrap(), text);
+    assert_eq!(rig.read("etc/agent.toml"), None);
+    fs::remove_file(rig.path("state")).unwrap();
+    assert!(!rig.start(), "nobody answers at the endpoint");
+    assert_eq!(rig.read("boot/headwater.toml"), None);
+    assert_eq!(rig.read("state/tls/token").unwrap(), TOKEN);
+}

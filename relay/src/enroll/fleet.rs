@@ -198,8 +198,9 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
     let known = register.devices()?;
     let waiting = register.tokens()?;
     for name in &names {
-        let waits =
-            |(token, used): &(Token, Option<Used>)| used.is_none() && token.device == *name && token.expires_s > now_s;
+        let waits = |(token, used): &(Token, Option<Used>)| {
+            used.is_none() && token.device == *name && token.expires_s > now_s
+        };
         if known.contains(name) || waiting.iter().any(waits) {
             return Err(Error::Argument(format!(
                 "{name} is known already, so nothing was made; begin behind it with --first, or, for a new card of that box alone: headwater-relay \

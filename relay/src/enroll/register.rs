@@ -23,55 +23,55 @@ use super::Error;
 
 /// A token, which is known here by its hash alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
+pub(super) struct Token {
     /// The device's name, or a glob of names.
-    pub device: String,
+    pub(super) device: String,
     /// Seconds since the Unix epoch.
-    pub expires_s: i64,
+    pub(super) expires_s: i64,
     /// Seconds since the Unix epoch.
-    pub made_s: i64,
+    pub(super) made_s: i64,
 }
 
 /// What a token was used for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Used {
+pub(super) struct Used {
     /// By whom.
-    pub device: String,
+    pub(super) device: String,
     /// The SHA-256 of its public key.
-    pub key: String,
+    pub(super) key: String,
     /// What it was given.
-    pub serial: String,
+    pub(super) serial: String,
     /// Seconds since the Unix epoch.
-    pub at_s: i64,
+    pub(super) at_s: i64,
 }
 
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Issued {
+pub(super) struct Issued {
     /// Hexadecimal.
-    pub serial: String,
+    pub(super) serial: String,
     /// The SHA-256 of its public key (as SubjectPublicKeyInfo), hexadecimal.
-    pub key: String,
+    pub(super) key: String,
     /// In PEM.
-    pub certificate: String,
+    pub(super) certificate: String,
     /// Seconds since the Unix epoch.
-    pub from_s: i64,
+    pub(super) from_s: i64,
     /// Seconds since the Unix epoch.
-    pub until_s: i64,
+    pub(super) until_s: i64,
     /// When it was revoked, seconds since the Unix epoch.
-    pub revoked_s: Option<i64>,
+    pub(super) revoked_s: Option<i64>,
 }
 
 /// That a name gets no certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revoked {
+pub(super) struct Revoked {
     /// Seconds since the Unix epoch.
-    pub at_s: i64,
+    pub(super) at_s: i64,
 }
 
 /// The directory; clones are the same.
 #[derive(Clone, Debug)]
-pub struct Register {
+pub(super) struct Register {
     dir: PathBuf,
 }
 
@@ -82,7 +82,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    pub(super) fn open(dir: &Path) -> Result<Self, Error> {
         let register = Self {
             dir: dir.to_path_buf(),
         };
@@ -118,7 +118,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn lock(&self) -> Result<File, Error> {
+    pub(super) fn lock(&self) -> Result<File, Error> {
         let file = self.lock_file("lock")?;
         file.lock().map_err(|error| self.wrong(&self.dir, &error))?;
         Ok(file)
@@ -128,7 +128,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::Held`], [`Error::File`].
-    pub fn endpoint(&self) -> Result<File, Error> {
+    pub(super) fn endpoint(&self) -> Result<File, Error> {
         let file = self.lock_file("endpoint.lock")?;
         match file.try_lock() {
             Ok(()) => Ok(file),
@@ -174,7 +174,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn token(&self, hash: &str) -> Result<Option<Token>, Error> {
+    pub(super) fn token(&self, hash: &str) -> Result<Option<Token>, Error> {
         self.read(&self.token_path("tokens", hash))
     }
 
@@ -182,7 +182,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn put_token(&self, hash: &str, token: &Token) -> Result<(), Error> {
+    pub(super) fn put_token(&self, hash: &str, token: &Token) -> Result<(), Error> {
         self.write(&self.token_path("tokens", hash), token)
     }
 
@@ -190,7 +190,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn tokens(&self) -> Result<Vec<(Token, Option<Used>)>, Error> {
+    pub(super) fn tokens(&self) -> Result<Vec<(Token, Option<Used>)>, Error> {
         let all = self.all::<Token>(&self.dir.join("tokens"))?;
         all.into_iter()
             .map(|(hash, token)| Ok((token, self.used(&hash)?)))
@@ -201,7 +201,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn used(&self, hash: &str) -> Result<Option<Used>, Error> {
+    pub(super) fn used(&self, hash: &str) -> Result<Option<Used>, Error> {
         self.read(&self.token_path("used", hash))
     }
 
@@ -209,7 +209,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn put_used(&self, hash: &str, used: &Used) -> Result<(), Error> {
+    pub(super) fn put_used(&self, hash: &str, used: &Used) -> Result<(), Error> {
         self.write(&self.token_path("used", hash), used)
     }
 
@@ -217,7 +217,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn issued(&self, device: &str) -> Result<Vec<Issued>, Error> {
+    pub(super) fn issued(&self, device: &str) -> Result<Vec<Issued>, Error> {
         let folder = self.dir.join("devices").join(device);
         if !folder.exists() {
             return Ok(Vec::new());
@@ -229,7 +229,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn put_issued(&self, device: &str, issued: &Issued) -> Result<(), Error> {
+    pub(super) fn put_issued(&self, device: &str, issued: &Issued) -> Result<(), Error> {
         let folder = self.dir.join("devices").join(device);
         make_dir(&folder).map_err(|error| self.wrong(&folder, &error))?;
         self.write(&folder.join(format!("{}.json", issued.serial)), issued)
@@ -239,7 +239,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn devices(&self) -> Result<Vec<String>, Error> {
+    pub(super) fn devices(&self) -> Result<Vec<String>, Error> {
         let folder = self.dir.join("devices");
         let paths = entries(&folder).map_err(|error| self.wrong(&folder, &error))?;
         Ok(paths
@@ -252,7 +252,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn revoked(&self, device: &str) -> Result<Option<Revoked>, Error> {
+    pub(super) fn revoked(&self, device: &str) -> Result<Option<Revoked>, Error> {
         self.read(&self.dir.join("revoked").join(format!("{device}.json")))
     }
 
@@ -260,7 +260,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn put_revoked(&self, device: &str, revoked: &Revoked) -> Result<(), Error> {
+    pub(super) fn put_revoked(&self, device: &str, revoked: &Revoked) -> Result<(), Error> {
         self.write(&self.dir.join("revoked").join(format!("{device}.json")), revoked)
     }
 
@@ -268,7 +268,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn all_revoked(&self) -> Result<Vec<(String, Revoked)>, Error> {
+    pub(super) fn all_revoked(&self) -> Result<Vec<(String, Revoked)>, Error> {
         self.all(&self.dir.join("revoked"))
     }
 
@@ -276,7 +276,7 @@ impl Register {
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn allow(&self, device: &str) -> Result<bool, Error> {
+    pub(super) fn allow(&self, device: &str) -> Result<bool, Error> {
         let path = self.dir.join("revoked").join(format!("{device}.json"));
         match fs::remove_file(&path).and_then(|()| sync_dir_of(&path)) {
             Ok(()) => Ok(true),
