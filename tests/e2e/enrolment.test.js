@@ -420,13 +420,13 @@ scenario("nobody gets a certificate by asking badly, nor keeps others from their
   const requested = site.path("gw-0003.csr");
   await csr(other);
   const signed = site.path("gw-0003.crt");
+  const extensions = site.write("client.ext", "extendedKeyUsage = clientAuth\nbasicConstraints = CA:FALSE\n");
   const sign = ["x509", "-req", "-in", requested, "-CA", broker.devices.cert, "-CAkey", broker.devices.key];
   execFileSync(
     "openssl",
-    [...sign, "-set_serial", "7", "-days", "30", "-extfile", "/dev/stdin", "-out", signed],
+    [...sign, "-set_serial", "7", "-days", "30", "-extfile", extensions, "-out", signed],
     {
-      input: "extendedKeyUsage = clientAuth\nbasicConstraints = CA:FALSE\n",
-      stdio: ["pipe", "ignore", "ignore"],
+      stdio: "pipe",
     },
   );
   const foreign = await other.enroll("--certificate", join(good.root, "state/tls/device.crt"));

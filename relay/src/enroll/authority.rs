@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, CertificateSigningRequestDer};
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate, X509Name};
+use x509_parser::prelude::{CertificateRevocationList, FromDer, ParsedExtension, X509Certificate, X509Name};
 
 use super::Error;
 use super::register::Issued;
@@ -54,6 +54,8 @@ pub(super) struct Shown {
 
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// By which a list says whose it is: brokers look for that of the authority's certificate.
+    key_id: KeyIdMethod,
     until_s: i64,
     lifetime: Duration,
 }
@@ -100,10 +102,18 @@ impl Authority {
             return Err(of_key(format!("it is not the key of {}", cert_file.display())));
         }
         let until_s = parsed.validity().not_after.timestamp();
+        let key_id = parsed
+            .extensions()
+            .iter()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(KeyIdMethod::PreSpecified(id.0.to_vec())),
+                _ => None,
+            });
         let issuer =
             Issuer::from_ca_cert_der(certificate, key).map_err(|error| of_cert(error.to_string()))?;
         Ok(Self {
             issuer,
+            key_id: key_id.unwrap_or(KeyIdMethod::Sha256),
             until_s,
             lifetime: settings.lifetime,
         })
@@ -169,7 +179,7 @@ impl Authority {
             crl_number: SerialNumber::from_slice(&now_s.to_be_bytes()),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(of).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
+            key_identifier_method: self.key_id.clone(),
         };
         let list = params
             .signed_by(&self.issuer)

@@ -23,6 +23,8 @@ impl Rig {
         params
             .distinguished_name
             .push(DnType::CommonName, "Headwater devices");
+        // Of the key by openssl's way, which is not rcgen's.
+        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
         let key = KeyPair::generate().unwrap();
         fs::write(
             temp.path().join("ca.crt"),
@@ -311,13 +313,11 @@ fn a_register_that_cannot_be_written_gives_nothing_away_and_uses_no_token() {
     let rig = Rig::new();
     rig.token("secret", "gw-01", NOW + DAY);
     let key = KeyPair::generate().unwrap();
-    // In the place of the folder of what tokens were used for: writing there fails, as on a full disk.
+    // Without the folder of what tokens were used for, writing there fails, as on a full disk.
     let used = rig.temp.path().join("state/used");
     fs::remove_dir(&used).unwrap();
-    fs::write(&used, "").unwrap();
     let refused = rig.desk.enroll("secret", &request("gw-01", &key), NOW);
     assert!(matches!(refused, Err(Refusal::Failed(_))), "{refused:?}");
-    fs::remove_file(&used).unwrap();
     fs::create_dir(&used).unwrap();
     let given = rig.desk.enroll("secret", &request("gw-01", &key), NOW).unwrap();
     assert!(!given.repeated);
