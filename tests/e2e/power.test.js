@@ -32,7 +32,7 @@ const CUTS = Number(process.env.HEADWATER_CUTS ?? 2);
 const SEED = Number(process.env.HEADWATER_SEED ?? 1);
 /** Beside sync_after, for a machine that gets little of a processor. */
 const SLACK_S = 20;
-const LIMIT = 180_000;
+const LIMIT = 300_000;
 /** What a write of zeros has at least when it makes a segment: 16 blocks. */
 const ZEROS = Buffer.alloc(64 * 1024);
 const sensors = Trace.read(join(repository, "bench/data/sensors-1hz.csv"));
@@ -178,6 +178,7 @@ class Pole {
       }
     }
     const { told } = this.machine;
+    this.checkStart(cut);
     if (told.length === 0) return;
     for (const { stream, first_seq, durable_seq } of told.at(-1).status.streams) {
       const acked = first_seq - 1;
@@ -187,9 +188,17 @@ class Pole {
       await until(
         `${cut}: Kafka has ${elsewhere} of ${stream}, of which ${durable} was found`,
         () => this.held(stream) >= elsewhere,
+        LIMIT,
       );
     }
     this.ends.push({ cut, sync: this.sync, told });
+  }
+
+  /** The cut before has left nothing that this start could not read. */
+  checkStart(cut) {
+    assert.doesNotMatch(this.machine.log(), /EXT4-fs error|cannot be mounted|the agent ended|panic/, cut);
+    for (const { status } of this.machine.told.slice(-1))
+      assert.equal(status.stats.journal.quarantined, 0, cut);
   }
 
   /** How old the oldest closed batch was that a cut took, by the machine's own clock, when it last told of itself. */
@@ -221,6 +230,7 @@ class Pole {
     );
     await this.untilHeldMore(1);
     await this.gateway.cut("all");
+    this.checkStart(`${this.device}, at the end`);
   }
 
   check() {
@@ -388,5 +398,5 @@ scenario(
     }
     assert.ok(stake >= CUTS, "the cuts came when something was at stake");
   },
-  { limit: 300_000 + CUTS * 90_000 },
+  { limit: 900_000 + CUTS * 90_000 },
 );

@@ -5,6 +5,7 @@ import {
   copyFileSync,
   existsSync,
   mkdirSync,
+  readFileSync,
   rmSync,
   statSync,
   truncateSync,
@@ -23,14 +24,18 @@ const target = resolve(process.env.CARGO_TARGET_DIR ?? join(repository, "target"
 const STATE = "/var/lib/private/headwater-agent";
 
 /**
- * The agent for aarch64: as it ships, if `scripts/cross aarch64-unknown-linux-musl` has built it, else as tests under emulation have it, where
- * tests/cross/run has put a script in its place.
+ * The agent for aarch64, the newest that there is: as it ships (`scripts/cross aarch64-unknown-linux-musl` builds it), or as tests under emulation
+ * have it, where tests/cross/run puts a script in its place.
  */
 export const agent =
   process.env.HEADWATER_AARCH64_AGENT ??
   ["dist/headwater-agent", "emulated/headwater-agent.real", "emulated/headwater-agent"]
     .map((name) => join(target, "aarch64-unknown-linux-musl", name))
-    .find((program) => existsSync(program));
+    .filter(
+      (program) => existsSync(program) && readFileSync(program).subarray(1, 4).equals(Buffer.from("ELF")),
+    )
+    .sort((a, b) => statSync(a).mtimeMs - statSync(b).mtimeMs)
+    .at(-1);
 /** Whether that is the one that ships. */
 export const ships = agent !== undefined && !/\/emulated\//.test(agent);
 

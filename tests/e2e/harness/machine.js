@@ -86,7 +86,7 @@ export class Machine {
   }
 
   /** Waits for something that only this machine, running, can bring about. */
-  until(what, check, limit = 120_000) {
+  until(what, check, limit = 300_000) {
     return this.program.ready(what, check, limit);
   }
 
@@ -97,7 +97,7 @@ export class Machine {
   }
 
   /** What a command, one line, of the machine's shell prints. */
-  async run(command, limit = 60_000) {
+  async run(command, limit = 180_000) {
     this.number = (this.number ?? 0) + 1;
     const end = `=${this.number}=`;
     const from = this.output.length;
