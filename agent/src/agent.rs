@@ -131,6 +131,7 @@ impl Agent {
             alarm: Alarm::new(),
             hold: config.clock.hold,
             stop_timeout: config.uplink.stop_timeout,
+            beside: 0,
             sampled: 0,
             ended: 0,
         };

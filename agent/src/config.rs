@@ -9,6 +9,7 @@ mod health;
 mod journal;
 mod metric;
 mod source;
+mod update;
 mod uplink;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use source::{
     ReplaySource, ReplayTimes, SerialFormat, SerialSource, SimulatedSource, SocketSource, Source, SourceKind,
     Speed, SysfsFile, SysfsParse, SysfsPreset, SysfsSource, SystemGroup, SystemSource, Trace,
 };
+pub use update::Update;
 pub use uplink::{Backoff, Compression, Encoding, Uplink, Window};
 
 /// What an environment variable that overrides a key begins with: `HEADWATER_AGENT_UPLINK__BROKER`.
@@ -62,6 +64,8 @@ pub struct Config {
     pub health: Health,
     /// Commands from the relay, and what shows this agent's state.
     pub control: Control,
+    /// Updates over the air.
+    pub update: Update,
     /// What is done to readings, metric by metric; the first that matches holds.
     #[serde(rename = "metric")]
     pub metrics: Vec<Metric>,
@@ -200,6 +204,7 @@ impl Config {
             );
         }
         self.control.check()?;
+        self.update.check()?;
         self.uplink.check_brokers()?;
         if let Err((key, why)) = self.enroll.check(&self.uplink.tls) {
             return setting(&format!("enroll.{key}"), why.into());

@@ -14,6 +14,11 @@ mod settings;
 mod socket;
 mod sources;
 mod trial;
+#[cfg(feature = "update")]
+mod update;
+#[cfg(not(feature = "update"))]
+#[path = "control/update/left_out.rs"]
+mod update;
 
 use std::future::Future;
 use std::pin::pin;
@@ -34,6 +39,7 @@ use file::Trying;
 use ledger::Ledger;
 use settings::Loaded;
 use socket::Socket;
+use update::Updates;
 
 pub(crate) use file::FileSettings;
 pub(crate) use sources::Sources;
@@ -59,6 +65,7 @@ pub(crate) struct Controller {
     /// Settings that are rolled back unless the relay answers.
     trying: Option<Trying>,
     commands: Commands,
+    updates: Updates,
     /// Commands that are carried out beside: their id, what came of them, whether a repetition would change something.
     work: JoinSet<(String, Outcome, bool)>,
     /// Payloads that were no command.
@@ -103,6 +110,7 @@ impl Controller {
             file: None,
             trying: None,
             commands,
+            updates: Updates::default(),
             work: JoinSet::new(),
             garbage: 0,
             postponed: None,
@@ -121,7 +129,8 @@ impl Controller {
                     () = self.sources.ended() => None,
                     Some(request) = self.requests.recv() => Some(Next::Request(request)),
                     Some(Ok((id, outcome, effect))) = self.work.join_next() => Some(Next::Done(id, outcome, effect)),
-                    () = tokio::time::sleep(LOOK), if self.trying.is_some() => Some(Next::Look),
+                    ready = self.updates.fetched() => Some(Next::Fetched(ready)),
+                    () = tokio::time::sleep(LOOK), if self.trying.is_some() || self.updates.on_trial() => Some(Next::Look),
                 }
             };
             let next = tokio::select! {
@@ -132,7 +141,11 @@ impl Controller {
                 match next {
                     Some(Next::Request(request)) => self.answer(request).await,
                     Some(Next::Done(id, outcome, effect)) => self.finish(&id, &outcome, effect).await,
-                    Some(Next::Look) => self.look(Instant::now()).await,
+                    Some(Next::Look) => {
+                        self.look(Instant::now()).await;
+                        self.look_at_update(Instant::now()).await;
+                    }
+                    Some(Next::Fetched(ready)) => self.fetched(ready).await,
                     None => {}
                 }
             };
@@ -146,6 +159,7 @@ impl Controller {
             self.handle.restarting();
         }
         self.work.shutdown().await;
+        self.updates = Updates::default();
         self.sources.stop().await;
         self.health = None;
         self.handle.order(Order::Stop).await;
@@ -264,6 +278,8 @@ enum Next {
     Request(Request),
     Done(String, Outcome, bool),
     Look,
+    /// What was to be downloaded is there, or is given up.
+    Fetched(bool),
 }
 
 /// Does what may block on a thread of its own.

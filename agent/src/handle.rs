@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::setup::Setup;
 use crate::source::Meter;
 use crate::stats::{AgentStats, SourceStats};
-use crate::status::{Link, OtherBox, Settings, Status, Stream};
+use crate::status::{Link, OtherBox, Settings, Status, Stream, Update};
 use crate::uplink::Publication;
 use crate::{Config, Error};
 
@@ -58,6 +58,7 @@ struct Shared {
     sources: Mutex<Vec<Meter>>,
     settings: Mutex<Settings>,
     link: Mutex<Link>,
+    update: Mutex<Update>,
     other_boxes: Mutex<Vec<OtherBox>>,
     /// Commands that came while too many waited.
     dropped: AtomicU64,
@@ -169,6 +170,7 @@ impl AgentHandle {
             answering: streams.is_some(),
             settings: lock(&self.shared.settings).clone(),
             link: lock(&self.shared.link).clone(),
+            update: self.update(),
             other_boxes: lock(&self.shared.other_boxes).clone(),
             stats: self.stats(),
             streams: streams.unwrap_or_default().into_iter().map(stream).collect(),
@@ -177,6 +179,24 @@ impl AgentHandle {
             cpu_us: process.cpu_us,
             ..self.shared.fixed.clone()
         }
+    }
+
+    /// What is known of the last update.
+    pub(crate) fn update(&self) -> Update {
+        lock(&self.shared.update).clone()
+    }
+
+    /// What is known of it from now on.
+    #[cfg(feature = "update")]
+    pub(crate) fn set_update(&self, update: Update) {
+        *lock(&self.shared.update) = update;
+    }
+
+    /// So many bytes have passed beside the link; returns whether the data budget lets more.
+    #[cfg(feature = "update")]
+    pub(crate) async fn beside(&self, bytes: u64) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Beside(bytes, answer)).await && answered.await.unwrap_or(false)
     }
 
     async fn look(&self) -> Option<Vec<Extent>> {

@@ -28,7 +28,8 @@ pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration)
             continue;
         };
         machine.certificate_until_s = handle.certificate_until_s();
-        let readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);
+        let mut readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);
+        readings.extend(health.update(&handle.update().state));
         let time_us = tick;
         output.send(Sample { time_us, readings }).await;
     }
@@ -60,9 +61,23 @@ struct Health {
     metrics: Vec<Arc<Metric>>,
     /// When the processor time was last read, and how much it was.
     cpu: Option<(Instant, u64)>,
+    update: Option<Arc<Metric>>,
 }
 
 impl Health {
+    /// Whether the last update has failed, if there was one.
+    fn update(&mut self, state: &str) -> Option<Reading> {
+        let failed = match state {
+            "failed" => true,
+            "updated" => false,
+            _ => return None,
+        };
+        let metric = self
+            .update
+            .get_or_insert_with(|| Metric::new("agent.update.failed", ""));
+        Some(Reading::new(metric.clone(), Value::Bool(failed)))
+    }
+
     fn readings(
         &mut self,
         now: Instant,
@@ -235,6 +250,15 @@ mod tests {
         for reading in second {
             headwater_proto::name::check_metric(&reading.metric.name).unwrap();
         }
+    }
+
+    #[test]
+    fn what_came_of_an_update_is_a_metric_from_then_on() {
+        let mut health = Health::default();
+        let told = ["", "downloading", "failed", "trying", "updated"]
+            .map(|state| health.update(state).map(|reading| reading.value));
+        let [failed, updated] = [true, false].map(|failed| Some(Value::Bool(failed)));
+        assert_eq!(told, [None, None, failed, None, updated]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! - `mqtt`: a connection to a broker: packets, TLS, time-outs, bytes counted.
 //! - `enroll`: this agent's certificate, from the relay's enrolment endpoint; `first_boot`: the file that a field engineer lays on an SD card.
 //! - `thinning`: how coarsely readings are taken while the data budget runs short.
+//! - [`update`]: another version of this program, over the air; [`version`]: which one this is.
 //! - [`stats`], [`status`], `health`: the figures of all parts, and how they are told.
 //! - `state`: the small files that outlive the process.
 //! - `pipeline`: the driver that ties the parts together, woken by its `alarm`; `control`: what is done to a running agent from outside; [`agent`]: the
@@ -35,7 +36,12 @@ mod group;
 pub mod handle;
 mod health;
 mod host;
-#[cfg(any(feature = "enroll", feature = "prometheus", feature = "source-http"))]
+#[cfg(any(
+    feature = "enroll",
+    feature = "prometheus",
+    feature = "source-http",
+    feature = "update"
+))]
 mod http;
 pub mod journal;
 mod mqtt;
@@ -43,7 +49,7 @@ mod pipeline;
 #[cfg(test)]
 #[path = "../tests/link/port.rs"]
 mod port;
-mod process;
+pub mod process;
 mod replies;
 mod rules;
 mod sealer;
@@ -54,7 +60,14 @@ pub mod stats;
 pub mod status;
 mod task;
 mod thinning;
+#[cfg(feature = "update")]
+pub mod update;
 mod uplink;
+#[cfg_attr(
+    not(feature = "update"),
+    allow(dead_code, reason = "which of two is newer is asked by updates alone")
+)]
+pub mod version;
 
 pub use agent::Agent;
 pub use config::Config;

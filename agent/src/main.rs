@@ -29,6 +29,12 @@ use arguments::Call;
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
+    program(env!("CARGO_PKG_VERSION"))
+}
+
+/// The program, as that of this version.
+pub(crate) fn program(version: &'static str) -> ExitCode {
+    headwater_agent::version::of_program(version);
     let call = match arguments::parse(std::env::args_os().skip(1).collect()) {
         Ok(call) => call,
         Err(error) => {
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Call::Version => {
-            println!("headwater-agent {}", env!("CARGO_PKG_VERSION"));
+            println!("headwater-agent {version}");
             ExitCode::SUCCESS
         }
     }

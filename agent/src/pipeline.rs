@@ -19,6 +19,7 @@ use crate::state::State;
 use crate::stats::{JournalMode, JournalStats};
 use crate::thinning::Thinning;
 use crate::uplink::backoff::Backoff;
+use crate::uplink::budget::Allowance;
 use crate::uplink::link::{Event, Link};
 use crate::uplink::meter::Meter;
 use crate::uplink::{Publication, Uplink};
@@ -38,6 +39,9 @@ pub(crate) enum Order {
     Say(Publication),
     /// To say when the broker has all replies.
     Said(oneshot::Sender<()>),
+    /// To count bytes that pass beside the link, and to say whether more may.
+    #[cfg_attr(not(feature = "update"), allow(dead_code, reason = "updates alone do"))]
+    Beside(u64, oneshot::Sender<bool>),
     /// To tell what is held of each stream.
     Look(oneshot::Sender<Vec<Extent>>),
     /// To stop; the sources have.
@@ -79,6 +83,8 @@ pub(crate) struct Pipeline {
     pub(crate) hold: Duration,
     /// How long a stop waits for acknowledgements.
     pub(crate) stop_timeout: Duration,
+    /// Bytes that passed beside the link: an update's.
+    pub(crate) beside: u64,
     pub(crate) sampled: u64,
     /// Readings that ended with the agent: neither acknowledged nor on flash.
     pub(crate) ended: u64,
@@ -123,6 +129,12 @@ impl Pipeline {
             }
             Order::Say(reply) => self.replies.push(reply),
             Order::Said(done) => self.said.push(done),
+            Order::Beside(bytes, answer) => {
+                self.beside += bytes;
+                let (link, backlog) = self.link_bytes();
+                let allowance = self.meter.look(Instant::now(), self.wall(), link, backlog);
+                let _ = answer.send(allowance == Allowance::All);
+            }
             Order::Look(answer) => drop(answer.send(self.journal.streams())),
             Order::Stop => {}
         }
@@ -216,8 +228,9 @@ impl Pipeline {
     /// Bytes that passed the link since the start, and those of a backlog among them.
     fn link_bytes(&self) -> (u64, u64) {
         let bytes = self.link.bytes();
-        let link = bytes.sent + bytes.received;
-        (link, self.uplink.counters().backlog_bytes)
+        let link = bytes.sent + bytes.received + self.beside;
+        // Like a backlog it could be done without for now, and says nothing of the rate of live data.
+        (link, self.uplink.counters().backlog_bytes + self.beside)
     }
 
     fn take(&mut self, sample: Sample) {

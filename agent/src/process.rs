@@ -1,6 +1,21 @@
 //! What this process takes of its machine, as the kernel counts it. Reading it costs two short files of /proc, and never waits.
 
-use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::{fs, io};
+
+/// Says to a program in which slot it is, and that it is not to look for another.
+pub(crate) const SLOT: &str = "HEADWATER_SLOT";
+
+/// Starts, in the place of this program, what whoever started it would start: with the same arguments, and the packaged program, which decides
+/// anew which one runs. It returns only if that fails.
+pub fn replace() -> io::Error {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    #[cfg(feature = "update")]
+    crate::update::calm();
+    Command::new(program).args(arguments).env_remove(SLOT).exec()
+}
 
 /// What a process takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -75,7 +75,7 @@ impl Setup {
     /// What hello tells of this agent; the uplink draws the process' number.
     pub(crate) fn about(&self) -> pb::AgentInfo {
         pb::AgentInfo {
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: crate::version::current().into(),
             target: env!("TARGET").into(),
             boot_id: host::boot_id(),
             config_hash: self.config.hash(),

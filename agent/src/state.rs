@@ -52,6 +52,22 @@ impl State {
         }
     }
 
+    /// A folder in it, whose bytes count with the others.
+    #[cfg(feature = "update")]
+    pub(crate) fn folder(&self, name: &str) -> Self {
+        Self {
+            dir: self.dir.join(name),
+            written: self.written.clone(),
+        }
+    }
+
+    /// So many bytes were written there otherwise.
+    #[cfg(feature = "update")]
+    pub(crate) fn wrote(&self, bytes: u64) {
+        self.written
+            .fetch_add(bytes.next_multiple_of(BLOCK), Ordering::Relaxed);
+    }
+
     /// Its directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

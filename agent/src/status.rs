@@ -1,11 +1,15 @@
 //! An agent's state as one document: what `headwater-agent status` shows, and the command `status` answers.
 
+mod update;
+
 use std::fmt::Write as _;
 
 use headwater_proto::pb;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::{AgentStats, ClockState, JournalMode, SourceState, SourceStats};
+
+pub use update::Update;
 
 /// An agent's state.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -31,6 +35,8 @@ pub struct Status {
     pub settings: Settings,
     /// The way to the relay.
     pub link: Link,
+    /// The last update over the air.
+    pub update: Update,
     /// Other boxes that use this device's name, as the relay tells.
     pub other_boxes: Vec<OtherBox>,
     /// The figures of all parts.
@@ -237,6 +243,9 @@ impl Status {
             );
         }
         lines.add("clock", clock);
+        if !self.update.state.is_empty() {
+            lines.add("update", self.update.text());
+        }
         let budget = &stats.budget;
         let thinned = match stats.thinning {
             0 | 1 => String::new(),

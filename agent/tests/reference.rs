@@ -287,6 +287,18 @@ fn values_that_make_no_sense_are_refused_by_key() {
             "setting `journal.memory`",
         ),
         (
+            format!("[update]\nkeys = ['RWQ']\n{source}"),
+            "setting `update.keys`: \"RWQ\" is no public key",
+        ),
+        (
+            format!("[update]\nconfirm_within = '0s'\n{source}"),
+            "setting `update.confirm_within`",
+        ),
+        (
+            format!("[update]\nrate = '1B'\n{source}"),
+            "setting `update.rate`",
+        ),
+        (
             format!("[uplink]\nbroker = 'localhost'\n{source}"),
             "setting `uplink.broker`: \"localhost\" has no scheme",
         ),

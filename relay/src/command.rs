@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Options {
     /// The device.
     pub device: String,
-    /// The command: ping, status, flush, set, config, restart, exec.
+    /// The command: ping, status, flush, set, config, restart, update, exec.
     pub name: String,
     /// Its arguments, as in `set batch.age 10s`, `config get`, `exec NAME`.
     #[arg(allow_hyphen_values = true)]

@@ -4,6 +4,7 @@
 //! - [`command`]: one command to a device from the command line.
 //! - [`deadletter`]: looks at what could not be taken in, and tries it again.
 //! - [`enroll`]: devices' certificates: the endpoint that signs them, and the operator's commands.
+//! - [`fleet`]: what is done to many devices at a time; [`release`]: signs what is installed on them.
 //! - [`gateway`]: Kafka → WebSocket, and the dashboard page.
 //! - [`mint`]: tokens and keys for trying out.
 //! - `demo`: both with an embedded broker, an embedded Kafka and agents, for trying out (feature `demo`).
@@ -21,11 +22,13 @@ pub mod deadletter;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod enroll;
+pub mod fleet;
 pub mod gateway;
 pub mod kafka;
 mod log;
 pub mod mint;
 pub mod mqtt;
+pub mod release;
 pub mod rows;
 pub mod serve;
 pub mod settings;

@@ -11,6 +11,8 @@ use headwater_relay::settings::Settings;
 const EXIT_CODES: &str = "Exit codes: 0 stopped as asked; 1 could not go on; 2 wrong arguments or settings.";
 const EXIT_CODES_OF_COMMAND: &str = "Exit codes: 0 carried out; 1 no reply, or Kafka cannot be reached; 2 wrong arguments or settings; \
     3 the reply says that it was not carried out: failed, refused, expired, unknown device, unknown command.";
+const EXIT_CODES_OF_FLEET: &str = "Exit codes: 0 done; 1 Kafka cannot be reached; 2 wrong arguments or settings; 3 not every device that was meant \
+    has it.";
 const EXIT_CODES_OF_DEADLETTER: &str = "Exit codes: 0 done; 1 Kafka cannot be reached, or there is no such letter; 2 wrong arguments or settings; \
     3 not every letter could be retried.";
 
@@ -37,11 +39,11 @@ enum Command {
     Check(Config),
     /// Signs devices' certificates, for tokens and for renewal. It runs once; `run` does it too, where enroll.listen is set.
     EnrollServer(Config),
-    /// Tokens and certificates of devices: what SD cards need, what is revoked.
-    #[command(after_help = EXIT_CODES)]
+    /// Many devices: their tokens and certificates, what SD cards need, what is revoked; and updates of their agents.
+    #[command(after_help = EXIT_CODES_OF_FLEET)]
     Fleet {
         #[command(subcommand)]
-        options: headwater_relay::enroll::fleet::Options,
+        options: Fleet,
         #[command(flatten)]
         config: Config,
     },
@@ -60,6 +62,12 @@ enum Command {
         #[command(flatten)]
         config: Config,
     },
+    /// Makes and signs what agents are told of a release.
+    #[command(after_help = EXIT_CODES)]
+    Release {
+        #[command(subcommand)]
+        options: headwater_relay::release::Options,
+    },
     /// Looks at what could not be taken in, and tries it again.
     #[command(after_help = EXIT_CODES_OF_DEADLETTER)]
     Deadletter {
@@ -74,6 +82,14 @@ enum Command {
     /// Everything in one process, embedded, for trying out: nothing to install, nothing kept.
     #[cfg(feature = "demo")]
     Demo(headwater_relay::demo::Options),
+}
+
+#[derive(Subcommand)]
+enum Fleet {
+    #[command(flatten)]
+    Devices(headwater_relay::enroll::fleet::Options),
+    #[command(flatten)]
+    Releases(headwater_relay::fleet::Options),
 }
 
 #[derive(Args)]
@@ -113,14 +129,26 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Rows(config) => (config, &[Part::Rows]),
         Command::Check(config) => return check(&config),
         Command::EnrollServer(config) => (config, &[Part::Enroll]),
-        Command::Fleet { options, config } => {
+        Command::Fleet {
+            options: Fleet::Devices(options),
+            config,
+        } => {
             let settings = prepare(&config, &[]).map_err(Failure::Settings)?;
             let done = headwater_relay::enroll::fleet::run(&options, &settings.enroll);
             let done = done.map_err(|error| Failure::Settings(error.into()))?;
             return writeln!(std::io::stdout(), "{done}").map_err(|error| Failure::Run(error.into()));
         }
+        Command::Fleet {
+            options: Fleet::Releases(options),
+            config,
+        } => return fleet(&options, &config),
         Command::Send { options, config } => return send(&options, &config),
         Command::Token { options, config } => return token(&options, &config),
+        Command::Release { options } => {
+            let made =
+                headwater_relay::release::run(&options).map_err(|error| Failure::Settings(error.into()))?;
+            return writeln!(std::io::stdout(), "{made}").map_err(|error| Failure::Run(error.into()));
+        }
         Command::Deadletter { options, config } => {
             let settings = prepare(&config, &[]).map_err(Failure::Settings)?;
             let done = headwater_relay::deadletter::run(&options, &settings);
@@ -166,6 +194,17 @@ fn send(options: &headwater_relay::command::Options, config: &Config) -> Result<
     use headwater_relay::command::{self, Error};
     let settings = prepare(config, &[]).map_err(Failure::Settings)?;
     match command::run(options, &settings.kafka) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::NotDone),
+        Err(error @ Error::Argument(_)) => Err(Failure::Settings(error.into())),
+        Err(error) => Err(Failure::Run(error.into())),
+    }
+}
+
+fn fleet(options: &headwater_relay::fleet::Options, config: &Config) -> Result<(), Failure> {
+    use headwater_relay::fleet::{self, Error};
+    let settings = prepare(config, &[]).map_err(Failure::Settings)?;
+    match fleet::run(options, &settings) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::NotDone),
         Err(error @ Error::Argument(_)) => Err(Failure::Settings(error.into())),

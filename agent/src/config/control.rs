@@ -62,19 +62,22 @@ pub enum CommandName {
     Config,
     /// Starts the agent anew.
     Restart,
+    /// Installs another version of the agent, or tells how that goes.
+    Update,
     /// Runs a program of `control.exec`.
     Exec,
 }
 
 impl CommandName {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ping,
         Self::Status,
         Self::Flush,
         Self::Set,
         Self::Config,
         Self::Restart,
+        Self::Update,
         Self::Exec,
     ];
 
@@ -87,6 +90,7 @@ impl CommandName {
             Self::Set => "set",
             Self::Config => "config",
             Self::Restart => "restart",
+            Self::Update => "update",
             Self::Exec => "exec",
         }
     }

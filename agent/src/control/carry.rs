@@ -60,7 +60,7 @@ impl Controller {
         let handle = self.handle.clone();
         let (outcome, effect) = match name {
             CommandName::Ping => {
-                let output = format!("{} {}", handle.device(), env!("CARGO_PKG_VERSION"));
+                let output = format!("{} {}", handle.device(), crate::version::current());
                 (Outcome::ok(output), false)
             }
             CommandName::Status => {
@@ -104,6 +104,7 @@ impl Controller {
                 self.restart = true;
                 return;
             }
+            CommandName::Update => self.update(&id, &arguments).await,
             CommandName::Exec => {
                 let control = &self.setup.config.control;
                 let (program, limit) = (

@@ -145,6 +145,18 @@ impl Commands {
         reply
     }
 
+    /// What came of a command that was only begun when it was replied to: who sends it again gets to know. Returns whether that is news.
+    #[cfg(feature = "update")]
+    pub(crate) fn amend(&mut self, id: &str, outcome: &Outcome, now_us: Option<i64>) -> bool {
+        let reply = self.reply(id, outcome, now_us);
+        let known = self.ledger.get(id);
+        if known.is_some_and(|known| known.status == reply.status && known.output == reply.output) {
+            return false;
+        }
+        self.ledger.add(reply, true);
+        true
+    }
+
     /// What has to outlive the process.
     pub(crate) fn content(&self) -> Vec<u8> {
         self.ledger.content()

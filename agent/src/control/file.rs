@@ -48,6 +48,12 @@ impl FileSettings {
         self.state.clone()
     }
 
+    /// The state directory that settings name, whatever else is wrong with them.
+    #[cfg(feature = "update")]
+    pub(crate) fn state_of(path: &Path) -> Option<State> {
+        Settings::new(path).state()
+    }
+
     /// Reads the settings, and leaves everything as it is.
     ///
     /// # Errors
@@ -113,6 +119,7 @@ impl Controller {
                 self.finish(&id, &outcome, true).await;
             }
         }
+        self.open_updates().await;
         self.show();
     }
 
@@ -217,6 +224,11 @@ impl Controller {
         };
         if let Some(trying) = &self.trying {
             return Some(on_trial(trying));
+        }
+        if self.updates.on_trial() {
+            return Some(Outcome::refused(
+                "a new version of the agent is on trial; try again",
+            ));
         }
         if let Some(length) = text.map(str::len).filter(|length| *length > CONFIG_MAX) {
             return Some(Outcome::refused(format!(
@@ -326,7 +338,7 @@ fn locked(key: &str) -> Option<String> {
         "uplink" => Some(
             "settings of the uplink are changed with `config apply`, which is rolled back if the relay is not reached by them".into(),
         ),
-        "control" | "device" | "state_dir" => Some(format!("{first} is changed on the machine itself, or with `config apply`")),
+        "control" | "device" | "state_dir" | "update" => Some(format!("{first} is changed on the machine itself, or with `config apply`")),
         _ => None,
     }
 }

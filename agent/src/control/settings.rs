@@ -213,6 +213,15 @@ fn permitted(local: &Config, next: &Config) -> Result<(), Error> {
             return Err(Error::Local { key });
         }
     }
+    if next
+        .update
+        .keys
+        .iter()
+        .any(|key| !local.update.keys.contains(key))
+    {
+        let key = "update.keys".to_string();
+        return Err(Error::Local { key });
+    }
     for source in &next.sources {
         if source.kind.name() == "exec" && !local.sources.contains(source) {
             let key = "source (type exec)".to_string();

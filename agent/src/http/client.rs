@@ -129,7 +129,7 @@ pub(crate) async fn ask(ways: &Ways, request: Request<'_>, by: Instant) -> Resul
         request.url.path,
         server.host,
         server.port,
-        env!("CARGO_PKG_VERSION")
+        crate::version::current()
     );
     for (name, value) in request.headers {
         if [name, value]

@@ -8,7 +8,7 @@ use anyhow::Context;
 use headwater_agent::config::Token;
 use headwater_agent::{Config, enroll as certificate, first_boot as boot};
 
-use crate::arguments::Enroll;
+use super::arguments::Enroll;
 
 pub(crate) fn enroll(how: Enroll) -> ExitCode {
     match certify(how) {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use headwater_agent::Config;
 use headwater_agent::journal::view::{Form, View};
 
-use crate::arguments::Look;
+use super::arguments::Look;
 
 pub(crate) fn look(what: Look, config: Option<&Path>, dir: Option<PathBuf>, json: bool) -> ExitCode {
     let dir = match dir.map_or_else(|| configured(config), Ok) {

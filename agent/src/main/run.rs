@@ -1,28 +1,45 @@
 //! `headwater-agent run`.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+#[cfg(feature = "update")]
+use headwater_agent::update;
 use headwater_agent::{Agent, AgentHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::notify;
+use super::notify;
 
 pub(crate) fn run(config: &Path) -> ExitCode {
     // The library of the MQTT client logs as errors what is retried anyway.
     let filter = env_logger::Env::default().default_filter_or("info,rumqttc=off");
     env_logger::Builder::from_env(filter).format_target(false).init();
+    #[cfg(feature = "update")]
+    update::launch(config);
     match Agent::from_file(config) {
         Err(error) => {
+            #[cfg(feature = "update")]
+            if update::gave_up(config, &error) {
+                return restart();
+            }
             eprintln!("headwater-agent: {error}");
             ExitCode::from(2)
         }
         Ok((agent, handle)) => match serve(agent, &handle) {
-            Ok(()) if handle.is_restarting() => restart(),
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(()) => {
+                #[cfg(feature = "update")]
+                update::stopped(config);
+                if handle.is_restarting() {
+                    return restart();
+                }
+                ExitCode::SUCCESS
+            }
             Err(error) => {
+                #[cfg(feature = "update")]
+                if update::gave_up(config, &error) {
+                    return restart();
+                }
                 eprintln!("headwater-agent: {error:#}");
                 ExitCode::FAILURE
             }
@@ -32,9 +49,7 @@ pub(crate) fn run(config: &Path) -> ExitCode {
 
 /// Becomes a new agent, with the arguments and in the place of this one: so it works with and without a service manager.
 fn restart() -> ExitCode {
-    let mut arguments = std::env::args_os();
-    let program = arguments.next().unwrap_or_default();
-    let error = std::process::Command::new(program).args(arguments).exec();
+    let error = headwater_agent::process::replace();
     eprintln!("headwater-agent: cannot start anew: {error}");
     ExitCode::FAILURE
 }

@@ -1,0 +1,113 @@
+//! The first thing that a started program does: it becomes the program that is to run.
+
+use std::fmt::Display;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::alarm;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::medium::Directory;
+use super::rack::Rack;
+use super::slots::{Begun, Slot};
+use crate::control::FileSettings;
+use crate::host;
+use crate::process::SLOT;
+use crate::version;
+
+/// Starts the program that came by an update in the place of this one, if there is one that is to run. It returns where this one is to run itself:
+/// always in a program that was started so.
+pub fn launch(config: &Path) {
+    if slot().is_some() {
+        return;
+    }
+    let Some(state) = FileSettings::state_of(config).filter(|state| state.dir().join("slots/state").exists())
+    else {
+        return;
+    };
+    // Another agent's slots are its own business; that it holds the directory is told when this one takes it. It is let go with execve(2).
+    let Ok(_lock) = state.lock() else { return };
+    let directory = Directory::of(&state);
+    let mut rack = match Rack::open(directory.clone()) {
+        Ok(rack) => rack,
+        Err(error) => return log::error!("the slots cannot be read, and the packaged program runs: {error}"),
+    };
+    while let Some(slot) = rack.launch(version::current(), &now()) {
+        let on_trial = rack
+            .slots
+            .on_trial()
+            .filter(|(next, _)| next.program.slot == slot);
+        let watch = on_trial.map(|(next, _)| watch(next.within));
+        if let Some(seconds) = watch {
+            alarm::set(seconds);
+        }
+        let mut arguments = std::env::args_os();
+        let own = arguments.next().unwrap_or_default();
+        let error = Command::new(directory.path(slot))
+            .arg0(own)
+            .args(arguments)
+            .env(SLOT, slot.name())
+            .exec();
+        calm();
+        rack.unusable(slot, &error);
+    }
+}
+
+/// Seconds after which a start that has neither reached the relay nor given up is ended from outside: a quarter more than it has for that.
+fn watch(within: u64) -> u32 {
+    u32::try_from(within + within / 4 + 5).unwrap_or(u32::MAX)
+}
+
+/// The slot that this program was started in; `None`: it is the packaged one.
+pub(crate) fn slot() -> Option<Slot> {
+    Slot::parse(std::env::var(SLOT).ok()?.as_str())
+}
+
+/// The watch over a trial is over.
+pub(crate) fn calm() {
+    alarm::cancel();
+}
+
+/// The agent has ended as it was asked to: if it was on trial, that is no sign of a fault.
+pub fn stopped(config: &Path) {
+    of_trial(config, |rack| rack.pause());
+}
+
+/// The agent cannot go on, and why. If it was on trial, that is its end, and `true` is returned: the process is to be replaced.
+pub fn gave_up(config: &Path, why: &dyn Display) -> bool {
+    of_trial(config, |rack| {
+        let version = version::current();
+        rack.give_up(&format!("rolled back: {version} could not go on: {why}"))
+    })
+}
+
+/// Does something about the trial that this process is; returns whether it is one.
+fn of_trial(config: &Path, then: impl FnOnce(&mut Rack<Directory>) -> io::Result<()>) -> bool {
+    let Some((slot, state)) = slot().zip(FileSettings::state_of(config)) else {
+        return false;
+    };
+    // Its own agent has ended; another one's would be no business of this process.
+    let Ok(_lock) = state.lock() else { return false };
+    let Ok(mut rack) = Rack::open(Directory::of(&state)) else {
+        return false;
+    };
+    let mine = rack
+        .slots
+        .on_trial()
+        .is_some_and(|(next, _)| next.program.slot == slot);
+    if mine && let Err(error) = then(&mut rack) {
+        log::error!("the slots cannot be written: {error}");
+    }
+    mine
+}
+
+/// This moment.
+fn now() -> Begun {
+    let time = clock_gettime(ClockId::Boottime);
+    Begun {
+        boot: host::boot_id(),
+        uptime: u64::try_from(time.tv_sec).unwrap_or(0),
+    }
+}
