@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { binaries } from "./site.js";
 import { toml } from "./toml.js";
 
-/** `headwater-agent run` that replays a trace once, at its own times. `name`: what its files are called. */
+/** `headwater-agent run` that replays a trace once, at its own times. `name`: what its files are called. `program`: which agent. */
 export function startAgent(
   site,
   {
@@ -15,6 +15,7 @@ export function startAgent(
     uplink = {},
     source = {},
     settings: more = {},
+    program = join(binaries, "headwater-agent"),
   },
 ) {
   const settings = {
@@ -32,5 +33,5 @@ export function startAgent(
     source: [{ type: "replay", path: trace.path, speed, at_end: "stop", times: "original", ...source }],
   };
   const config = site.write(`agent-${name}.toml`, toml(settings));
-  return site.start(`agent-${name}`, join(binaries, "headwater-agent"), ["run", "--config", config]);
+  return site.start(`agent-${name}`, program, ["run", "--config", config]);
 }

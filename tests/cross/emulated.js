@@ -1,0 +1,22 @@
+import { chmodSync } from "node:fs";
+import { join } from "node:path";
+import { binaries } from "../e2e/harness/site.js";
+
+/** qemu's user emulation of the oldest processor that a target is for. */
+const PROCESSORS = {
+  aarch64: ["qemu-aarch64", "cortex-a53"],
+  arm: ["qemu-arm", "arm1176"],
+  armv7: ["qemu-arm", "cortex-a7"],
+};
+
+/** The agent of that target, as `scripts/cross` leaves it. */
+export const built = (target) => join(binaries, "..", target, "dist", "headwater-agent");
+
+/** A program of the site's that is this agent under qemu. `emulator`: what of qemu's name follows, as in qemu-arm-static. */
+export function emulated(site, target, emulator = "-static") {
+  const [qemu, processor] = PROCESSORS[target.split("-")[0]];
+  const text = `#!/bin/sh\nexec ${qemu}${emulator} -cpu ${processor} ${built(target)} "$@"\n`;
+  const program = site.write(`agent-${target}${emulator}`, text);
+  chmodSync(program, 0o755);
+  return program;
+}
