@@ -18,9 +18,6 @@ ELSEWHERE = (
     "promtool", "bench/", "curl", "tar", "install", "lsblk", "udevadm", "i2cdetect", "export", "cp",
 )
 
-# Pages that come with the programs they are about: a link to one that has not come yet is not wrong.
-COMING = {"provisioning.md", "packages.md", "updating.md"}
-
 
 def listed(*patterns):
     out = subprocess.run(
@@ -95,8 +92,6 @@ def main():
             path, _, anchor = target.partition("#")
             file = (ROOT / name).parent / path if path else ROOT / name
             if not file.exists():
-                if file.name in COMING:
-                    continue
                 wrong.append(f"{place(name, plain, match.start())}: {target} is not there")
             elif anchor and anchor not in anchors(file.read_text(encoding="utf-8")):
                 wrong.append(f"{place(name, plain, match.start())}: {target}: there is no such heading")
