@@ -296,7 +296,7 @@ mod tests {
         };
         let (root, other) = (root.der().clone(), other.der().clone());
         assert!(verify(sha256(&root), "relay", &[other.clone(), root.clone()]));
-        assert!(!verify(sha256(&root), "another", &[root.clone()]));
+        assert!(!verify(sha256(&root), "another", std::slice::from_ref(&root)));
         assert!(!verify(sha256(&root), "relay", &[]), "it has to be sent");
         assert!(
             !verify(sha256(&other), "relay", &[root.clone(), other.clone()]),
