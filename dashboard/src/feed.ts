@@ -3,7 +3,13 @@
  * (mode ALL), so that single readings, suspect ones and losses can be told; long ones as buckets (mode SERIES).
  */
 
-import { type Connection, RefusedError, type Subscription, type SubscriptionEvent } from "@headwater/client";
+import {
+  type Connection,
+  type Refusal,
+  RefusedError,
+  type Subscription,
+  type SubscriptionEvent,
+} from "@headwater/client";
 import { signal } from "@preact/signals";
 import { Latencies } from "./latency";
 import { clockOffset, now, whenConnected } from "./link";
@@ -20,6 +26,10 @@ const FULL_BACK_MS = 60 * 60_000;
 const BUCKETS = 1000;
 /** A range is changed often while a hand moves: what is read follows when it rests. */
 const REST_MS = 250;
+/** What is refused for a while is asked for again, later each time, up to this. */
+const AGAIN_CAP_MS = 60_000;
+/** What the relay says that it waits for begins by itself; if nothing comes of it for so long, it is asked anew. */
+const WAITED_MS = 60_000;
 /** So much is read beyond either edge, as a share of the range: a small step to the side finds it there. */
 const MARGIN = 0.5;
 
@@ -51,6 +61,9 @@ export class Feed {
   private readonly release: () => void;
   private hiddenTimer: ReturnType<typeof setTimeout> | null = null;
   private restTimer: ReturnType<typeof setTimeout> | null = null;
+  private againTimer: ReturnType<typeof setTimeout> | null = null;
+  /** How often in a row it was put off. */
+  private putOff = 0;
   /** What this relay does not do. */
   private without = { series: false, time: false };
   private begun = false;
@@ -112,8 +125,15 @@ export class Feed {
 
   private leave(): void {
     this.deafen();
+    this.calm();
     for (const subscription of this.subscriptions) subscription.close();
     this.subscriptions = [];
+  }
+
+  /** It need not be asked again. */
+  private calm(): void {
+    if (this.againTimer !== null) clearTimeout(this.againTimer);
+    this.againTimer = null;
   }
 
   private begin(): void {
@@ -140,6 +160,8 @@ export class Feed {
     if (this.store.value.lines.size === 0) show();
     let version = store.version;
     const take = (event: SubscriptionEvent) => {
+      this.calm();
+      this.putOff = 0;
       if (event.type === "batch") this.take(store, event.batch, event.arrivalUs / 1000);
       else if (event.type === "latest") for (const batch of event.batches) this.take(store, batch, 0);
       else if (event.type === "series") {
@@ -161,13 +183,24 @@ export class Feed {
     this.subscriptions = [subscribe(connection, { devices, mode, start, intervalMs: bucket }, take)];
     const mine = this.subscriptions[0];
     this.deafen = connection.on("error", ({ subscription, error }) => {
-      if (subscription !== mine || !(error instanceof RefusedError)) return;
+      if (subscription === mine && error instanceof RefusedError) this.refused(error.code, bucket);
+    });
+  }
+
+  /** What was asked for is refused, or has to wait. */
+  private refused(code: Refusal, bucket: number): void {
+    if (code === "limit" || code === "unavailable") {
+      this.calm();
+      // Pages that were refused together do not come back together.
+      const later = Math.random() * Math.min(AGAIN_CAP_MS, 2000 * 2 ** this.putOff++);
+      this.againTimer = setTimeout(() => this.begin(), later + (code === "limit" ? 1000 : WAITED_MS));
+    } else if (code === "unsupported" || code === "bad request") {
       // A relay that does not make buckets is read in full; one that does not read from a time on gives the present state.
       if (bucket > 0 && !this.without.series) this.without.series = true;
       else if (!this.without.time) this.without.time = true;
       else return;
       this.begin();
-    });
+    }
   }
 
   private caughtUp(store: Store): void {
