@@ -13,6 +13,7 @@ export class Site {
   #closers = [];
   #onFailure = [];
   #count = 0;
+  #closed = false;
 
   constructor() {
     this.directory = mkdtempSync(join(tmpdir(), "headwater-e2e-"));
@@ -27,8 +28,9 @@ export class Site {
     return this.path(name);
   }
 
-  /** Starts a program; its output goes to a log of that name. */
+  /** Starts a program; its output goes to a log of that name. Fails once the site is closed: nobody would end the program any more. */
   start(name, command, args, options = {}) {
+    if (this.#closed) throw new Error(`${name} is not started: the scenario is over`);
     const log = this.path(`${String(++this.#count).padStart(2, "0")}-${name}.log`);
     // What it leaves in a temporary directory goes with the site.
     const env = { TMPDIR: this.directory, ...options.env };
@@ -37,9 +39,10 @@ export class Site {
     return program;
   }
 
-  /** Called when the scenario ends, the last given first. */
+  /** Called when the scenario ends, the last given first; at once if it has ended. */
   onClose(close) {
-    this.#closers.push(close);
+    if (!this.#closed) this.#closers.push(close);
+    else Promise.resolve(close()).catch(() => {});
   }
 
   /** Called when the scenario has failed, while everything still runs. */
@@ -62,7 +65,17 @@ export class Site {
   }
 
   async close({ keep = false } = {}) {
-    for (const close of this.#closers.reverse()) await close();
+    this.#closed = true;
+    const failures = [];
+    for (const close of this.#closers.reverse()) {
+      try {
+        await close();
+      } catch (error) {
+        // The others are to be closed all the same.
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
     if (!keep) rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 });
   }
 }
