@@ -7,15 +7,20 @@ import { GivenUp, until } from "./until.js";
 /** What Kafka holds, as an independent client sees it: kafka-python, and code that protoc generated for Python. */
 export class Telemetry {
   records = [];
+  /** How often it was asked to read to the end, and for which of these it has. */
+  #asked = 0;
+  #reached = 0;
 
   /** `isolation`: whether records of open and aborted transactions are seen. */
   constructor(site, kafka, { topic = "headwater.telemetry", isolation = "read_committed" } = {}) {
     const script = join(repository, "tests/e2e/python/telemetry.py");
     const args = [script, kafka.bootstrap, topic, isolation];
-    this.program = site.start("telemetry", python, args, { stdout: "pipe" });
+    this.program = site.start("telemetry", python, args, { stdin: "pipe", stdout: "pipe" });
+    this.program.child.stdin.on("error", () => {});
     createInterface({ input: this.program.child.stdout }).on("line", (line) => {
       const record = JSON.parse(line);
       if (record.ready) this.ready = record;
+      else if (record.reached) this.#reached = record.reached;
       else this.records.push(record);
     });
   }
@@ -43,6 +48,13 @@ export class Telemetry {
       },
       limit,
     );
+  }
+
+  /** Waits until all is read that Kafka holds by now, what is part of an open transaction too. */
+  async untilEnd(limit = 240_000) {
+    const asked = ++this.#asked;
+    this.program.child.stdin.write("\n");
+    await this.program.ready("all that Kafka holds is read", () => this.#reached >= asked, limit);
   }
 
   /**

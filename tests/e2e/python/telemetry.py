@@ -1,10 +1,14 @@
 """Prints what Kafka holds: a JSON object a record, from the first record of a topic on, until it is ended.
 
 Usage: telemetry.py BOOTSTRAP TOPIC read_committed|read_uncommitted
+
+A line on standard input is answered with {"reached": how many lines came} when all is printed that Kafka held as the line was taken,
+records of transactions that were open then included, if they are to be seen at all.
 """
 
 import json
 import sys
+import threading
 import time
 
 import contract  # noqa: F401
@@ -32,14 +36,42 @@ def connect(bootstrap, topic, isolation):
 def main():
     bootstrap, topic, isolation = sys.argv[1:]
     consumer, partitions = connect(bootstrap, topic, isolation)
-    consumer.assign([TopicPartition(topic, partition) for partition in sorted(partitions)])
+    assigned = [TopicPartition(topic, partition) for partition in sorted(partitions)]
+    consumer.assign(assigned)
     consumer.seek_to_beginning()
     print(json.dumps({"ready": True, "partitions": len(partitions)}), flush=True)
+    asked = []
+    threading.Thread(target=listen, args=(asked,), daemon=True).start()
+    reached, of, ends = 0, 0, None
     while True:
         for records in consumer.poll(timeout_ms=200).values():
             for record in records:
                 print(json.dumps(describe(record)))
             sys.stdout.flush()
+        if ends is None and len(asked) > reached:
+            of, ends = len(asked), end_of(bootstrap, assigned)
+        if ends and all((consumer.position(partition) or 0) >= end for partition, end in ends.items()):
+            reached, ends = of, None
+            print(json.dumps({"reached": reached}), flush=True)
+
+
+def listen(asked):
+    for line in sys.stdin:
+        asked.append(line)
+
+
+def end_of(bootstrap, partitions):
+    """Where the log ends, open transactions included; None if Kafka does not say."""
+    try:
+        # One that sees only what is committed is told that the log ends before the first open transaction.
+        consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, group_id=None)
+        try:
+            return consumer.end_offsets(partitions) or None
+        finally:
+            consumer.close()
+    except KafkaError as error:
+        print(f"not yet: {error}", file=sys.stderr)
+        return None
 
 
 def describe(record):
