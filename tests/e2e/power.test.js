@@ -161,7 +161,9 @@ class Pole {
 
   /** What the cut has left, and what it has taken. */
   async examine(cut) {
-    const found = this.gateway.found();
+    const found = await this.gateway.found();
+    // What was acknowledged before the cut was in Kafka by then: from here on this process knows of it too.
+    await this.telemetry.untilEnd(LIMIT);
     for (const [stream, numbers] of found) {
       const last = numbers.at(-1);
       const first = numbers[0];
@@ -371,15 +373,23 @@ scenario(
         Pole.make(site, parts, { device: `pole-${mount}`, mount, seed: SEED * 2 + index }),
       ),
     );
+    const failures = [];
     await Promise.all(
       poles.map(async (pole, index) => {
-        for (let cut = index; cut < CUTS; cut += poles.length) {
-          // The two begin with different moments, and each comes to all of them.
-          await pole.live(Math.floor(cut / poles.length) + index);
+        try {
+          for (let cut = index; cut < CUTS && failures.length === 0; cut += poles.length) {
+            // The two begin with different moments, and each comes to all of them.
+            await pole.live(Math.floor(cut / poles.length) + index);
+          }
+          if (failures.length === 0) await pole.drain();
+        } catch (error) {
+          // The other one is not left in the middle of something.
+          failures.push(error);
         }
-        await pole.drain();
       }),
     );
+    if (failures.length > 1) throw new AggregateError(failures, failures.map(String).join("\n"));
+    if (failures.length > 0) throw failures[0];
     let stake = 0;
     for (const pole of poles) {
       const { streams, batches, readings } = pole.check();

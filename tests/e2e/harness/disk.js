@@ -7,7 +7,7 @@
  * old or new. The first block is never torn: ext4 itself takes it that its superblock is written as one.
  */
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 
 const SECTOR = 512;
@@ -45,8 +45,8 @@ export class Disk {
     this.image = image;
   }
 
-  powerOn() {
-    this.medium = readFileSync(this.image);
+  async powerOn() {
+    this.medium = await readFile(this.image);
     this.seen = Buffer.from(this.medium);
     this.cache = [];
     this.done = { writes: 0, flushes: 0, bytes: 0 };
@@ -74,8 +74,10 @@ export class Disk {
    * What is left, in the image: `random` draws from [0, 1), `mode` is "none", "all" or "some" of the cache. Returns how many
    * writes the cache held, and how many of them are lost or torn.
    */
-  powerOff(random, mode) {
+  async powerOff(random, mode) {
     this.stop();
+    // What the machine that is no more has sent is of no concern to the next.
+    for (const socket of this.sockets) socket.destroy();
     const lost = this.cache.filter(([offset, bytes]) => {
       if (mode === "all" || (mode === "some" && random() < 0.5)) {
         bytes.copy(this.medium, offset);
@@ -89,7 +91,7 @@ export class Disk {
     });
     const cut = { cached: this.cache.length, lost: lost.length };
     this.cache = [];
-    writeFileSync(this.image, this.medium);
+    await writeFile(this.image, this.medium);
     return cut;
   }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import {
   chmodSync,
   copyFileSync,
@@ -11,7 +11,9 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
+import { copyFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { promisify } from "node:util";
 import { Disk } from "./disk.js";
 import { durable } from "./journal.js";
 import { BROKER, debian, Machine } from "./machine.js";
@@ -51,16 +53,16 @@ export class Gateway {
     Object.assign(gateway, { site, name, mount, random, boots: 0 });
     const path = (what) => site.path(`${name}.${what}`);
     const root = path("root");
-    build(root, settings, files);
+    await build(root, settings, files);
     const image = path("card.ext4");
     const mebibytes = Math.ceil(statSync(agent).size / 2 ** 20) + (mount === "root" ? 40 : 16);
-    format(image, mebibytes, ["-L", "gateway", "-d", root]);
+    await format(image, mebibytes, ["-L", "gateway", "-d", root]);
     rmSync(root, { recursive: true });
     gateway.image = image;
     if (mount === "own") {
       gateway.image = path("journal.ext4");
       // As deploy/fstab says.
-      format(gateway.image, 24, [
+      await format(gateway.image, 24, [
         "-L",
         "headwater",
         "-m",
@@ -76,7 +78,7 @@ export class Gateway {
 
   /** `settings`: the name of those to run by. */
   async powerOn({ broker, settings, variables = {}, options = [] }) {
-    this.disk.powerOn();
+    await this.disk.powerOn();
     const disks = [{ id: "cut", node: { driver: "nbd", server: { type: "unix", path: this.disk.path } } }];
     if (this.card) {
       disks.push({ id: "card", node: { driver: "file", filename: this.card, "read-only": true } });
@@ -103,28 +105,30 @@ export class Gateway {
 
   /**
    * The journal as a start will find it, looked at from outside: the file system is whole once its own journal is replayed, and so
-   * is the agent's. Returns stream → numbers, by code of the tests' own.
+   * is the agent's. Returns stream → numbers, by code of the tests' own. Nothing here may hold up this process: it is other gateways' disk.
    */
-  found() {
+  async found() {
     const copy = this.site.path(`${this.name}.found.ext4`);
-    copyFileSync(this.image, copy);
+    await copyFile(this.image, copy);
     // A first run replays the file system's journal, and a second finds nothing to mend.
-    tool("e2fsck", ["-p", copy], [0, 1]);
-    tool("e2fsck", ["-fn", copy]);
+    await tool("e2fsck", ["-p", copy], [0, 1]);
+    await tool("e2fsck", ["-fn", copy]);
     const out = this.site.path(`${this.name}.found`);
     rmSync(out, { recursive: true, force: true });
     mkdirSync(out);
     const directory = this.mount === "own" ? "/journal" : `${STATE}/journal`;
-    tool("debugfs", ["-R", `rdump ${directory} ${out}`, copy]);
+    await tool("debugfs", ["-R", `rdump ${directory} ${out}`, copy]);
     const journal = join(out, "journal");
     rmSync(copy);
-    if (existsSync(journal)) tool(join(binaries, "headwater-agent"), ["journal", "verify", "--dir", journal]);
+    if (existsSync(journal)) {
+      await tool(join(binaries, "headwater-agent"), ["journal", "verify", "--dir", journal]);
+    }
     return durable(journal);
   }
 }
 
 /** What the card holds beside the journal: busybox, the agent, its settings, and an init that does what a distribution's would. */
-function build(root, settings, files) {
+async function build(root, settings, files) {
   assert.ok(agent, `no agent for aarch64 in ${target}: scripts/cross aarch64-unknown-linux-musl builds it`);
   const folders = [
     "bin",
@@ -140,7 +144,7 @@ function build(root, settings, files) {
     STATE,
   ];
   for (const folder of folders) mkdirSync(join(root, folder), { recursive: true });
-  copyFileSync(debian().busybox, join(root, "bin/busybox"));
+  copyFileSync((await debian()).busybox, join(root, "bin/busybox"));
   copyFileSync(agent, join(root, "usr/bin/headwater-agent"));
   copyFileSync(join(import.meta.dirname, "gateway-init"), join(root, "sbin/init"));
   for (const program of ["bin/busybox", "usr/bin/headwater-agent", "sbin/init"]) {
@@ -157,19 +161,16 @@ function build(root, settings, files) {
   }
 }
 
-function format(image, mebibytes, options) {
+async function format(image, mebibytes, options) {
   writeFileSync(image, "");
   truncateSync(image, mebibytes * 1024 * 1024);
-  tool("mkfs.ext4", ["-q", "-F", ...options, image]);
+  await tool("mkfs.ext4", ["-q", "-F", ...options, image]);
 }
 
 /** Runs a tool of the file system's; fails with what it printed if it ends with another code than `codes`. */
-function tool(command, args, codes = [0]) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    encoding: "utf8",
-    env: { ...process.env, PATH },
-  });
-  const text = `${command} ${args.join(" ")}: ${error ?? status}\n${stdout}${stderr}`;
-  assert.ok(codes.includes(status), text);
-  return stdout;
+async function tool(command, args, codes = [0]) {
+  const env = { ...process.env, PATH };
+  const ended = promisify(execFile)(command, args, { env, maxBuffer: 2 ** 26 });
+  const { code = 0, stdout, stderr, message } = await ended.catch((error) => error);
+  assert.ok(codes.includes(code), `${command} ${args.join(" ")}: ${code}, ${message}\n${stdout}${stderr}`);
 }

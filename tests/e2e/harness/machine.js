@@ -1,20 +1,28 @@
-import { execFileSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 import { repository } from "./site.js";
-import { until } from "./until.js";
 
 /** Where the machine finds the broker; nothing else answers on its network. */
 export const BROKER_PORT = 1883;
 export const BROKER = `mqtt://10.0.2.100:${BROKER_PORT}`;
 
+/** What fetchFiles gives, once a process. */
+let fetched;
+
 /** Kernel, initramfs and busybox, brought if they are not there yet. */
 export function debian() {
-  const directory = execFileSync(join(repository, "scripts/gateway"), ["fetch"], { encoding: "utf8" }).trim();
+  fetched ??= fetchFiles();
+  return fetched;
+}
+
+async function fetchFiles() {
+  const { stdout } = await promisify(execFile)(join(repository, "scripts/gateway"), ["fetch"]);
   return Object.fromEntries(
-    ["vmlinuz", "initramfs.gz", "busybox"].map((name) => [name, join(directory, name)]),
+    ["vmlinuz", "initramfs.gz", "busybox"].map((name) => [name, join(stdout.trim(), name)]),
   );
 }
 
@@ -33,7 +41,7 @@ export class Machine {
   static async powerOn(site, name, { disks, broker, variables = {}, options = [] }) {
     const machine = new Machine();
     machine.site = site;
-    const files = debian();
+    const files = await debian();
     const path = (what) => site.path(`${name}.${what}`);
     machine.console = path("console.log");
     const append = Object.entries(variables).map(([key, value]) => `${key}=${value}`);
@@ -64,7 +72,15 @@ export class Machine {
       ]),
       ...options,
     ]);
-    const open = (what) => until(`qemu opens ${what}`, () => socketAt(path(what)));
+    const open = async (what) => {
+      let socket;
+      const opened = async () => {
+        socket = await socketAt(path(what));
+        return true;
+      };
+      await machine.until(`qemu opens ${what}`, opened, 180_000);
+      return socket;
+    };
     [machine.shell, machine.monitor] = [await open("shell"), await open("monitor")];
     const told = await open("told");
     createInterface({ input: told }).on("line", (line) => machine.#hear(line));
