@@ -64,6 +64,11 @@ impl Held {
         }
     }
 
+    /// Whether this one's part of the budget is spent.
+    pub fn is_full(&self) -> bool {
+        self.budget.held() >= self.budget.most
+    }
+
     /// Whether the budget is spent, by whomever.
     pub fn is_spent(&self) -> bool {
         self.budget.is_spent()

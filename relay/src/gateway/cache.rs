@@ -132,6 +132,19 @@ impl Cache {
         device.metrics = Vec::new();
     }
 
+    /// Values of a partition are not known any more: newer ones may have been passed over.
+    pub fn forget_partition(&mut self, partition: u32) {
+        for device in self
+            .slots
+            .iter_mut()
+            .filter(|device| device.partition == partition)
+        {
+            self.bytes -= device.metrics.iter().map(Metric::bytes).sum::<usize>();
+            device.metrics = Vec::new();
+            device.newest_offset = -1;
+        }
+    }
+
     /// The number of the latest change.
     pub fn version(&self) -> u64 {
         self.version

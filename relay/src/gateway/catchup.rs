@@ -109,6 +109,7 @@ impl CatchUp {
                         drop(reader.consumer.poll(Duration::ZERO));
                         // Whoever asked may be gone: then nobody minds.
                         match job {
+                            Some(Job::Read(_, reply)) if reply.is_closed() => {}
                             Some(Job::Read(range, reply)) => {
                                 drop(reply.send(reader.read(range, CHUNK_BYTES)));
                             }

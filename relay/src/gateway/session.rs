@@ -42,7 +42,7 @@ use subscribe::Held;
 /// Answers that may wait to be sent; while there are more, nothing is read from the client.
 const ANSWERS: usize = 32;
 /// Frames of so many bytes may be long on a slow link, and their coming is told.
-const LONG: u64 = 8 << 10;
+const LONG: u64 = 4 << 10;
 /// A link that passes on less in a second is as good as none, decoded bytes.
 const SLOWEST: u64 = 500;
 
@@ -310,6 +310,11 @@ impl Session {
             }
         }
         Step::Wait(if again { Some(now) } else { wake })
+    }
+
+    /// A frame that was announced and not sent. The cursors count it as told.
+    pub fn announced(&mut self) -> Option<Arc<Prepared>> {
+        self.coming.take()
     }
 
     /// Where another gateway can go on from, for each subscription that has a cursor.

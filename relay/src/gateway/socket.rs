@@ -152,6 +152,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let mut stopping = pin!(shutdown.cancelled());
         loop {
             if leave.is_some_and(|leave| leave <= Instant::now()) {
+                if let Some(frame) = session.announced() {
+                    self.send(hub, &frame);
+                }
                 return Some(self.goodbye("the gateway is stopping", session.cursors()).await);
             }
             // Marked before looking, so that what comes while looking wakes again.

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use futures_util::future::try_join_all;
 use futures_util::stream::{self, FuturesUnordered};
 use headwater_proto::Body;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Semaphore;
 
 use super::catchup::{self, Range};
 use super::hub::Hub;
@@ -22,10 +22,11 @@ use super::reader::{Source, follow};
 use crate::admin::Check;
 use crate::kafka::{self, Context, KafkaSettings};
 
-/// Where Kafka does not say that it is a partition's end, so long a silence is.
-const SILENCE: Duration = Duration::from_secs(2);
-/// Subscriptions wait so long for the newest values of silent devices; what is fetched later comes as changes.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Where Kafka does not say that it is a partition's end, so long a silence is: longer than a busy broker is quiet.
+const SILENCE: Duration = Duration::from_secs(15);
+/// Subscriptions wait so long for the newest values of silent devices. Those that are fetched later come to LATEST as changes; a snapshot of ALL is
+/// without them.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Silent devices asked for at a time: subscribers that read history have the other readers.
 const TOGETHER: usize = 2;
 /// How long after a failure the next is tried.
@@ -46,6 +47,8 @@ enum Error {
 pub struct Telemetry {
     consumer: StreamConsumer<Context>,
     topic: String,
+    /// To ask for silent devices.
+    turns: Semaphore,
 }
 
 impl Telemetry {
@@ -58,7 +61,12 @@ impl Telemetry {
             .create_with_context(settings.context())
             .map_err(kafka::Error::Client)?;
         let topic = settings.topics().telemetry;
-        Ok(Self { consumer, topic })
+        let turns = Semaphore::new(TOGETHER);
+        Ok(Self {
+            consumer,
+            topic,
+            turns,
+        })
     }
 
     /// Reads what is watched; never ends.
@@ -80,13 +88,13 @@ impl Telemetry {
         let mut interval = tokio::time::interval(Duration::from_secs(1));
         let mut under_way = FuturesUnordered::new();
         loop {
-            let called = hub.watches.call();
-            if !called.is_empty() {
+            // Each by itself: one that cannot be read holds up no other.
+            for partition in hub.watches.call() {
                 under_way.push(async move {
-                    let result = self.pick_up(hub, &called).await;
+                    let result = self.pick_up(hub, partition).await;
                     if result.is_err() {
                         tokio::time::sleep(RETRY).await;
-                        hub.watches.sleep(&called);
+                        hub.watches.sleep(&[partition]);
                     }
                     result
                 });
@@ -106,29 +114,30 @@ impl Telemetry {
         }
     }
 
-    /// Reads on from where these were left, or from a little before their ends.
-    async fn pick_up(&self, hub: &Hub, partitions: &[u32]) -> Result<(), Error> {
+    /// Reads on from where it was left, or from a little before its end.
+    async fn pick_up(&self, hub: &Hub, partition: u32) -> Result<(), Error> {
         let began = Instant::now();
-        let ends = partitions.iter().map(|&partition| {
-            // Beyond every log there is nothing to read: only its ends are asked for.
-            hub.catch_up.read(Range {
-                partition,
-                from: i64::MAX,
-                until: i64::MAX,
-            })
+        // Beyond every log there is nothing to read: only its ends are asked for.
+        let ends = hub.catch_up.read(Range {
+            partition,
+            from: i64::MAX,
+            until: i64::MAX,
         });
-        let ends = try_join_all(ends).await?;
-        let mut list = TopicPartitionList::new();
-        for (&partition, ends) in partitions.iter().zip(&ends) {
-            let backfill = hub.settings.log_backfill;
-            let from = hub.log_mut().go_on(partition, (ends.low, ends.high), backfill);
-            hub.watches.reading(partition, from, ends.high);
-            list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from))?;
+        let ends = ends.await?;
+        let left = hub.log().next(partition);
+        let backfill = hub.settings.log_backfill;
+        let from = hub.log_mut().go_on(partition, (ends.low, ends.high), backfill);
+        if from != left {
+            // Something lies between that is not read: what was newest before it need not be so any more.
+            hub.cache_mut().forget_partition(partition);
         }
+        hub.watches.reading(partition, from, ends.high);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from))?;
         self.consumer.incremental_assign(&list)?;
-        come(hub, partitions).await;
+        come(hub, partition).await;
         let fetched = async {
-            let count = fetch_silent(hub, partitions).await;
+            let count = self.fetch_silent(hub, partition).await;
             if count > 0 {
                 tracing::info!(devices = count, "fetched the last values of silent devices");
                 hub.announce();
@@ -136,14 +145,54 @@ impl Telemetry {
         };
         let mut fetched = std::pin::pin!(fetched);
         let in_time = tokio::time::timeout(PATIENCE, fetched.as_mut()).await.is_ok();
-        hub.watches.wake(partitions);
+        hub.watches.wake(&[partition]);
         hub.announce();
         let took = began.elapsed();
-        tracing::debug!(?partitions, ?took, "partitions are watched, and read");
+        tracing::debug!(partition, ?took, "a partition is watched, and read");
         if !in_time {
             fetched.await;
         }
         Ok(())
+    }
+
+    /// Fetches the newest batch of each device of this partition that has been silent for longer than the log in memory reaches
+    /// back. Returns of how many.
+    async fn fetch_silent(&self, hub: &Hub, partition: u32) -> usize {
+        let all = hub.log().partitions();
+        let silent: Vec<(Arc<str>, Range)> = {
+            let (fleet, cache) = (hub.fleet(), hub.cache());
+            let unknown =
+                |name: &str, offset| cache.newest_offset(name).is_none_or(|known: i64| known < offset);
+            let range = |(name, from): (&Arc<str>, i64)| {
+                let until = from + 1;
+                let range = Range {
+                    partition,
+                    from,
+                    until,
+                };
+                let here = headwater_proto::shard::partition(name, all) == partition;
+                (here && unknown(name, from)).then(|| (Arc::clone(name), range))
+            };
+            fleet.newest_offsets().filter_map(range).collect()
+        };
+        let fetched = stream::iter(silent).map(|(name, range)| async move {
+            // Subscribers that read history have the other readers. The semaphore is never closed.
+            let _turn = self.turns.acquire().await;
+            let chunk = hub.catch_up.read(range).await;
+            let mut count = 0;
+            for record in chunk.into_iter().flat_map(|chunk| chunk.records) {
+                let decoded = headwater_proto::protobuf::decode(&record.batch(), &hub.limits);
+                if let Ok(batch) = decoded
+                    && record.device == name
+                {
+                    hub.cache_mut().update(&record, &batch);
+                    count += 1;
+                }
+            }
+            count
+        });
+        let fetched = fetched.buffer_unordered(TOGETHER);
+        fetched.fold(0, |sum, count| async move { sum + count }).await
     }
 
     fn let_go(&self, hub: &Hub) {
@@ -165,18 +214,13 @@ impl Telemetry {
     }
 }
 
-/// Until all that stood in these partitions has come.
-async fn come(hub: &Hub, partitions: &[u32]) {
+/// Until all that stood in this partition has come.
+async fn come(hub: &Hub, partition: u32) {
     let mut changed = hub.listen();
-    let far = || -> i64 {
-        partitions
-            .iter()
-            .map(|&partition| hub.log().next(partition))
-            .sum()
-    };
+    let far = || hub.log().next(partition);
     let mut last = (far(), Instant::now());
-    while !hub.watches.are_read(partitions) {
-        let _ = tokio::time::timeout(SILENCE / 4, changed.changed()).await;
+    while !hub.watches.are_read(&[partition]) {
+        let _ = tokio::time::timeout(Duration::from_millis(500), changed.changed()).await;
         let now = far();
         if now != last.0 {
             last = (now, Instant::now());
@@ -219,41 +263,4 @@ fn batch(hub: &Hub, message: &BorrowedMessage<'_>) {
         }
     }
     hub.log_mut().append(record);
-}
-
-/// Fetches the newest batch of each device of these partitions that has been silent for longer than the log in memory reaches
-/// back. Returns of how many.
-async fn fetch_silent(hub: &Hub, partitions: &[u32]) -> usize {
-    let all = hub.log().partitions();
-    let silent: Vec<(Arc<str>, Range)> = {
-        let (fleet, cache) = (hub.fleet(), hub.cache());
-        let unknown = |name: &str, offset| cache.newest_offset(name).is_none_or(|known: i64| known < offset);
-        let range = |(name, from): (&Arc<str>, i64)| {
-            let partition = headwater_proto::shard::partition(name, all);
-            let until = from + 1;
-            let range = Range {
-                partition,
-                from,
-                until,
-            };
-            (partitions.contains(&partition) && unknown(name, from)).then(|| (Arc::clone(name), range))
-        };
-        fleet.newest_offsets().filter_map(range).collect()
-    };
-    let fetched = stream::iter(silent).map(|(name, range)| async move {
-        let chunk = hub.catch_up.read(range).await;
-        let mut count = 0;
-        for record in chunk.into_iter().flat_map(|chunk| chunk.records) {
-            let decoded = headwater_proto::protobuf::decode(&record.batch(), &hub.limits);
-            if let Ok(batch) = decoded
-                && record.device == name
-            {
-                hub.cache_mut().update(&record, &batch);
-                count += 1;
-            }
-        }
-        count
-    });
-    let fetched = fetched.buffer_unordered(TOGETHER);
-    fetched.fold(0, |sum, count| async move { sum + count }).await
 }

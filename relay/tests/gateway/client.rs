@@ -119,6 +119,8 @@ impl Client {
                     assert_eq!(subscribed.id, id);
                     return subscribed;
                 }
+                // A machine that is busy: Kafka is waited for.
+                Received::Frame(Frame::Error(error)) if error.code() == pb::ErrorCode::Unavailable => {}
                 Received::Frame(Frame::Error(error)) => panic!("{error:?}"),
                 Received::Frame(_) => {}
                 other => panic!("{other:?}"),
@@ -238,15 +240,19 @@ impl Client {
             match self.frame().await {
                 Frame::Data(data) => return data,
                 Frame::CaughtUp(_) => {}
+                Frame::Error(error) if error.code() == pb::ErrorCode::Unavailable => {}
                 other => panic!("{other:?}"),
             }
         }
     }
 
     pub(crate) async fn caught_up(&mut self) -> pb::CaughtUp {
-        match self.frame().await {
-            Frame::CaughtUp(caught_up) => caught_up,
-            other => panic!("{other:?}"),
+        loop {
+            match self.frame().await {
+                Frame::CaughtUp(caught_up) => return caught_up,
+                Frame::Error(error) if error.code() == pb::ErrorCode::Unavailable => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -87,14 +87,19 @@ async fn a_narrower_token_takes_effect_on_what_waits() {
     client.acks = false;
     let closed = Some(pb::Window { frames: 0, bytes: 0 });
     client.ack(client.frames, client.bytes, closed).await;
-    kafka.put(&batch("b-1", 1, 5)).await;
-    kafka.put(&batch("a-1", 1, 5)).await;
-    // Both have been taken in.
-    for _ in 0..3000 {
-        if gateway.metric("records_total") >= 2.0 && gateway.metric("held_bytes") > 0.0 {
-            break;
+    // Each has been taken in before the next.
+    let mut held = 0.0;
+    for device in ["b-1", "a-1"] {
+        kafka.put(&batch(device, 1, 5)).await;
+        let before = held;
+        for tries in 0.. {
+            held = gateway.metric("held_bytes");
+            if held > before {
+                break;
+            }
+            assert!(tries < 3000, "{device} has not been taken in");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let fresh = ClientFrame::Token(pb::Token {
         token: token("ann", 600, &["a-*"]),

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::{Close, Entry, Refusal, Session, State, Step, earliest, refused};
 
-/// How long the window may be closed before what was read ahead is let go.
-const LET_GO: Duration = Duration::from_secs(1);
+/// How long the window may be closed before what was read ahead is let go: longer than a slow link takes to acknowledge its share.
+const LET_GO: Duration = Duration::from_secs(5);
 
 impl Session {
     /// When to look again, and whether the window is open.

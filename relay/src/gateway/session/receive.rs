@@ -33,8 +33,9 @@ impl Session {
     fn share(&mut self, cost: u32, now: Instant) -> Result<(), String> {
         let limits = &self.hub.settings.limits;
         let whose = [
-            (&self.address, limits.messages_per_address, "address"),
+            // The subject first: what it is refused costs others behind the same address nothing.
             (&self.subject, limits.messages_per_subject, "token's subject"),
+            (&self.address, limits.messages_per_address, "address"),
         ];
         for (share, most, whose) in whose {
             if share.as_ref().is_some_and(|share| !share.take(cost, now)) {

@@ -94,6 +94,10 @@ impl Session {
             0 => default,
             given => Duration::from_millis(given.into()),
         };
+        if let Some(At::Cursor(cursor)) = subscribe.start.as_ref().and_then(|start| start.at.as_ref()) {
+            // Here already, since what waits for its partitions is kept.
+            placed(&mut self.hub.log().end(), &cursor.positions)?;
+        }
         let mode = subscribe.mode();
         let at = subscribe
             .start
@@ -133,8 +137,9 @@ impl Session {
                     return self.park(held, subscribe, now);
                 }
                 let budget = budget::Held::new(self.budget());
-                if budget.is_spent() {
-                    let why = "the subscriptions of this connection, or of all, hold what they may (gateway.limits.held, gateway.held)";
+                // What it will hold is bounded by the devices there are: nobody is refused for what others hold.
+                if budget.is_full() {
+                    let why = "the subscriptions of this connection hold what they may (gateway.limits.held)";
                     return Err((pb::ErrorCode::Limit, why.into()));
                 }
                 let of_hub = (&*self.hub, budget);
@@ -205,16 +210,7 @@ impl Session {
             At::Now(_) => {}
             At::Snapshot(_) => beginning.snapshot = true,
             At::Cursor(cursor) => {
-                for position in cursor.positions {
-                    let partitions = beginning.positions.len();
-                    let known = beginning.positions.get_mut(position.partition as usize);
-                    *known.filter(|_| position.offset >= 0).ok_or_else(|| {
-                        let pb::PartitionOffset { partition, offset } = position;
-                        let why =
-                            format!("cursor: partition {partition}, offset {offset}; there are {partitions}");
-                        (pb::ErrorCode::BadRequest, why)
-                    })? = position.offset;
-                }
+                placed(&mut beginning.positions, &cursor.positions)?;
             }
             At::TimeUs(time_us) => {
                 // Before 1970 nothing arrived.
@@ -347,6 +343,26 @@ impl Session {
             }
         }
     }
+}
+
+/// Puts a cursor's offsets in the places of their partitions, each of which it may name once.
+fn placed(positions: &mut [i64], cursor: &[pb::PartitionOffset]) -> Result<(), Refusal> {
+    let partitions = positions.len();
+    if cursor.len() > partitions {
+        let why = format!(
+            "cursor: {} positions; there are {partitions} partitions",
+            cursor.len()
+        );
+        return Err((pb::ErrorCode::BadRequest, why));
+    }
+    for &pb::PartitionOffset { partition, offset } in cursor {
+        let known = positions.get_mut(partition as usize);
+        *known.filter(|_| offset >= 0).ok_or_else(|| {
+            let why = format!("cursor: partition {partition}, offset {offset}; there are {partitions}");
+            (pb::ErrorCode::BadRequest, why)
+        })? = offset;
+    }
+    Ok(())
 }
 
 fn refused(error: &filter::Error) -> Refusal {

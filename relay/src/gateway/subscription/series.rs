@@ -171,6 +171,7 @@ impl Series {
     /// See [`super::Subscription::change`].
     pub fn narrow(&mut self, grant: &Grant) {
         self.buckets.retain(|device| grant.read.matches(device));
+        self.held.set(self.buckets.held());
     }
 
     /// The window is closed: takes in what is in memory, in buckets as wide as they must be. Returns whether there is more.
