@@ -31,7 +31,7 @@ pub struct Options {
     /// The release's manifest, as `headwater-relay release manifest` writes it. Its signature is read from beside it: the same name and `.minisig`.
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
-    /// Where agents find the manifest's files: https://releases.example/agent/0.2.0
+    /// Where agents find the manifest's files: <https://releases.example/agent/0.2.0>
     #[arg(long, value_name = "URL")]
     pub url: String,
     /// The share of the agents that are meant, in percent: always the same ones for a version, and among those of any larger share.
