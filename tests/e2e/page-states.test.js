@@ -14,8 +14,11 @@ async function open(site, hash, { devices = 30, prepare = () => {}, ...view } = 
   return { stage, dashboard, page: dashboard.page };
 }
 
-const says = (page, text) =>
-  page.waitForSelector(`main:has-text("${text}"), .notice:has-text("${text}"), dialog:has-text("${text}")`);
+/** All of it in one place at one time: what comes with another state may be gone as soon as it was seen. */
+const says = (page, ...texts) => {
+  const all = texts.map((text) => `:has-text("${text}")`).join("");
+  return page.waitForSelector(`main${all}, .notice${all}, dialog${all}`);
+};
 
 scenario(
   "an empty fleet, a search without a find, an unknown device: it says what is going on",
@@ -48,8 +51,7 @@ scenario(
     await page.waitForSelector("tr[data-device]");
     stage.refuse = { code: 5, message: "Kafka is away" };
     stage.break();
-    await says(page, "No connection to the relay.");
-    await says(page, "it goes on where it left off");
+    await says(page, "No connection to the relay.", "it goes on where it left off");
     await dashboard.untilConnection("open");
     await says(page, "The relay cannot read Kafka at present.");
     await says(page, "nothing is lost");

@@ -181,11 +181,7 @@ impl Reader {
                     chunk.next = record.offset + 1;
                     chunk.records.push(Arc::new(record));
                 }
-                Some(_) => chunk.next = until,
-                // The end is that of what is committed. What is known to be read up to is before it, but behind it there may be a transaction that
-                // is still open: its records are yet to come.
-                None if range.until <= high => chunk.next = until,
-                None => {}
+                _ => chunk.next = until,
             }
             held < bytes && chunk.next < until
         });
@@ -206,7 +202,6 @@ impl Reader {
     ) -> KafkaResult<()> {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from))?;
-        self.drain();
         self.consumer.assign(&list)?;
         let deadline = Instant::now() + TIME;
         let mut failure = None;
@@ -231,14 +226,7 @@ impl Reader {
             }
         };
         self.consumer.unassign()?;
-        self.drain();
         result
-    }
-
-    /// Takes out what librdkafka still has in hand of the read before: taken for one of the next read of this partition, a message beyond its range, or an
-    /// end, would say that all before has been read.
-    fn drain(&self) {
-        while self.consumer.poll(Duration::ZERO).is_some() {}
     }
 
     fn times(&self, time_us: i64, partitions: u32) -> Result<Vec<i64>, Error> {

@@ -20,6 +20,8 @@ use crate::kafka::{self, Context, KafkaSettings};
 
 /// Records taken in between two words to the connections.
 const TOGETHER: usize = 256;
+/// How long they may take.
+const TURN: Duration = Duration::from_millis(5);
 /// How long a question to Kafka may take.
 const TIME: Duration = Duration::from_secs(10);
 
@@ -188,28 +190,34 @@ pub(super) async fn follow(
     source: Source,
 ) {
     loop {
-        let mut next = Some(consumer.recv().await);
+        let first = consumer.recv().await;
         let began = Instant::now();
-        for _ in 0..TOGETHER {
-            match next {
-                Some(Ok(message)) => (source.take)(hub, &message),
-                Some(Err(KafkaError::PartitionEOF(partition))) => (source.ended)(hub, partition as u32),
-                // librdkafka goes on by itself.
-                Some(Err(error)) => {
-                    failing.store(true, Ordering::Relaxed);
-                    check.failing(format!("reading: {error}"));
-                }
-                None => break,
-            }
+        let more = || {
             // Others on this thread have their turn too.
-            next = if began.elapsed() < Duration::from_millis(5) {
-                consumer.recv().now_or_never()
-            } else {
-                None
-            };
-        }
+            let has_time = began.elapsed() < TURN;
+            has_time.then(|| consumer.recv().now_or_never()).flatten()
+        };
+        each(first, more, |next| match next {
+            Ok(message) => (source.take)(hub, &message),
+            Err(KafkaError::PartitionEOF(partition)) => (source.ended)(hub, partition as u32),
+            // librdkafka goes on by itself.
+            Err(error) => {
+                failing.store(true, Ordering::Relaxed);
+                check.failing(format!("reading: {error}"));
+            }
+        });
         hub.announce();
         tokio::task::yield_now().await;
+    }
+}
+
+/// Takes the first and up to [`TOGETHER`] in all of those that `more` has. Whatever it asks for, it takes: what Kafka's client has handed out does not
+/// come again.
+fn each<T>(first: T, mut more: impl FnMut() -> Option<T>, mut take: impl FnMut(T)) {
+    take(first);
+    for _ in 1..TOGETHER {
+        let Some(next) = more() else { return };
+        take(next);
     }
 }
 
@@ -268,4 +276,21 @@ fn tick(hub: &Hub) {
     hub.metrics
         .cache_refused
         .set(i64::try_from(cache.refused()).unwrap_or(i64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_asked_for_is_left_behind() {
+        let mut queue = 0..1000;
+        let mut taken = Vec::new();
+        while let Some(first) = queue.next() {
+            let before = taken.len();
+            each(first, || queue.next(), |number| taken.push(number));
+            assert!(taken.len() - before <= TOGETHER, "others have their turn");
+        }
+        assert_eq!(taken, Vec::from_iter(0..1000));
+    }
 }

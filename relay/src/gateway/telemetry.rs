@@ -107,7 +107,7 @@ impl Telemetry {
                 },
                 _ = interval.tick() => self.let_go(hub),
             }
-            let read = hub.watches.being_read().len();
+            let read = hub.watches.read();
             hub.metrics
                 .partitions_read
                 .set(i64::try_from(read).unwrap_or(i64::MAX));
@@ -132,7 +132,9 @@ impl Telemetry {
             hub.cache_mut().forget_partition(partition);
         }
         hub.watches.reading(partition, from, ends.high);
-        self.assign(hub)?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(from))?;
+        self.consumer.incremental_assign(&list)?;
         come(hub, partition).await;
         let fetched = async {
             let count = self.fetch_silent(hub, partition).await;
@@ -193,23 +195,16 @@ impl Telemetry {
         fetched.fold(0, |sum, count| async move { sum + count }).await
     }
 
-    /// Reads what is watched, each partition on from where the log ends. All of it anew, with its offsets: `incremental_assign` leaves it to librdkafka what
-    /// becomes of what it has in hand of the others. Nothing is between the consumer and the log here, since both are of one task.
-    fn assign(&self, hub: &Hub) -> Result<(), KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for partition in hub.watches.being_read() {
-            let next = hub.log().next(partition);
-            list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(next))?;
-        }
-        self.consumer.assign(&list)
-    }
-
     fn let_go(&self, hub: &Hub) {
         let gone = hub.watches.let_go(Instant::now(), hub.settings.linger);
         if gone.is_empty() {
             return;
         }
-        match self.assign(hub) {
+        let mut list = TopicPartitionList::new();
+        for &partition in &gone {
+            list.add_partition(&self.topic, partition as i32);
+        }
+        match self.consumer.incremental_unassign(&list) {
             Ok(()) => tracing::debug!(partitions = ?gone, "nobody watches: partitions are read no longer"),
             Err(error) => {
                 tracing::warn!("partitions {gone:?} could not be let go, and are tried again: {error}");

@@ -195,15 +195,11 @@ impl Watches {
         gone
     }
 
-    /// Those that are read.
-    pub fn being_read(&self) -> Vec<u32> {
+    /// How many are read.
+    pub fn read(&self) -> usize {
         let inner = self.lock();
-        let read = |state: State| !matches!(state, State::Asleep | State::Called);
-        let numbered = (0..).zip(&inner.partitions);
-        numbered
-            .filter(|(_, partition)| read(partition.state))
-            .map(|(number, _)| number)
-            .collect()
+        let asleep = |partition: &&Partition| !matches!(partition.state, State::Asleep | State::Called);
+        inner.partitions.iter().filter(asleep).count()
     }
 
     fn set(&self, partition: u32, state: State) {
@@ -294,7 +290,7 @@ mod tests {
         assert!(!one.is_awake() && !two.is_awake());
         assert_eq!(rouse(&watches), [1, 3]);
         assert!(one.is_awake() && two.is_awake() && watches.call().is_empty());
-        assert_eq!(watches.being_read().len(), 2);
+        assert_eq!(watches.read(), 2);
         let all = watches.watch(None);
         assert!(!all.is_awake());
         assert_eq!(rouse(&watches), [0, 2]);
@@ -321,7 +317,7 @@ mod tests {
         drop(two);
         let later = Instant::now() + LINGER * 2;
         assert_eq!(watches.let_go(later, LINGER), [1, 2]);
-        assert_eq!(watches.being_read().len(), 0);
+        assert_eq!(watches.read(), 0);
         let back = watches.watch(Some(&[2]));
         assert_eq!(rouse(&watches), [2]);
         assert!(back.is_awake());
