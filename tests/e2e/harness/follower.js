@@ -3,12 +3,16 @@ import { Live } from "./live.js";
 
 /**
  * A subscription that outlives its connections: it goes on at whatever gateway with the cursor that the frames told, as live.proto describes
- * it. What came is in `batches` (ALL) and `buckets` (SERIES).
+ * it. What came is in `snapshot` and `batches` (ALL) and `series` (SERIES).
  */
 export class Follower {
   /** partition → the next offset. */
   cursor = new Map();
   batches = [];
+  /** Where it began: partition → offset. */
+  began = new Map();
+  /** Batches of newest values, a device each: what it began with. */
+  snapshot = [];
   /** "device metric" → { count, min, max, last, lastUs }, all buckets joined. */
   series = new Map();
   gaps = [];
@@ -20,10 +24,8 @@ export class Follower {
   }
 
   /** Goes on at this gateway; returns once it has answered. */
-  async follow(relay) {
-    this.live = await Live.open(this.site, relay.live, {
-      hello: { window: { frames: 64, bytes: 1n << 20n } },
-    });
+  async follow(relay, window = { frames: 64, bytes: 1n << 20n }) {
+    this.live = await Live.open(this.site, relay.live, { hello: { window } });
     this.live.onFrame = (frame) => this.#take(frame);
     const positions = [...this.cursor].map(([partition, offset]) => ({ partition, offset }));
     const start = positions.length > 0 ? { case: "cursor", value: { positions } } : this.subscribe.start?.at;
@@ -51,7 +53,10 @@ export class Follower {
 
   #take(frame) {
     const { case: kind, value } = frame;
-    if (kind === "subscribed") this.#move(value.cursor);
+    if (kind === "subscribed") {
+      this.#move(value.cursor);
+      if (this.began.size === 0) this.began = new Map(this.cursor);
+    }
     if (kind === "caughtUp") {
       this.caughtUp += 1;
       this.#move(value.cursor);
@@ -64,8 +69,13 @@ export class Follower {
       this.gaps.push(value);
       this.cursor.set(value.partition, value.toOffset);
     }
+    if (kind === "latest") {
+      const after = this.batches.length;
+      for (const batch of value.decoded) this.snapshot.push({ ...batch, marked: value.snapshot, after });
+    }
     if (kind === "data") {
-      this.batches.push(value.decoded);
+      const { partition, offset, decoded } = value;
+      this.batches.push({ ...decoded, partition, offset: Number(offset) });
       this.cursor.set(value.partition, value.offset + 1n);
     }
     if (kind === "series") {

@@ -59,8 +59,8 @@ export class Live {
     this.send("subscribe", { id, mode: live.Mode[mode], start: start && { at: start }, ...fields });
   }
 
-  ack(framesTotal = this.framesTotal, bytesTotal = this.bytesTotal) {
-    this.send("ack", { framesTotal: BigInt(framesTotal), bytesTotal: BigInt(bytesTotal) });
+  ack(framesTotal = this.framesTotal, bytesTotal = this.bytesTotal, window = undefined) {
+    this.send("ack", { framesTotal: BigInt(framesTotal), bytesTotal: BigInt(bytesTotal), window });
   }
 
   of(kind) {
