@@ -2,7 +2,8 @@
 //!
 //! As in the cache, each device has one place in an order of changes, and a subscriber remembers how far it has come.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use headwater_proto::pb;
@@ -15,7 +16,7 @@ const REMOVED_US: i64 = 600_000_000;
 /// The fleet.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    devices: HashMap<Arc<str>, Device>,
+    devices: BTreeMap<Arc<str>, Device>,
     changes: BTreeMap<u64, Arc<str>>,
     version: u64,
     complete: bool,
@@ -176,6 +177,16 @@ impl Fleet {
         self.changes
             .range(version + 1..)
             .map(|(&version, name)| (version, name))
+    }
+
+    /// The devices by name, beginning behind `after`: each with the number of its latest change.
+    pub fn behind<'a>(
+        &'a self,
+        after: Option<&Arc<str>>,
+    ) -> impl Iterator<Item = (u64, &'a Arc<str>)> + use<'a> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.devices.range::<Arc<str>, _>((from, Bound::Unbounded));
+        behind.map(|(name, device)| (device.version, name))
     }
 
     /// What is told of a device.

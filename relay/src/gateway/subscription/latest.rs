@@ -6,6 +6,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::{Counted, Kind, Turn};
 use crate::gateway::budget::Held;
+use crate::gateway::cache::Device;
 use crate::gateway::deflate::prepared::Prepared;
 use crate::gateway::filter::Globs;
 use crate::gateway::hub::Hub;
@@ -15,6 +16,9 @@ use crate::gateway::token::Grant;
 const SCAN: usize = 4096;
 
 /// A subscription of mode LATEST.
+///
+/// Few changes are told in their order. More than go into a frame are told in a round over all devices: who changes again and again has its turn in it as
+/// everyone has, however slow the client, where in the order of changes it would have moved on each time before its turn came.
 #[derive(Debug)]
 pub struct Latest {
     id: u32,
@@ -22,14 +26,23 @@ pub struct Latest {
     metrics: Globs,
     interval: Duration,
     due: Instant,
-    /// The last change of the cache that was looked at.
+    /// The last change of the cache up to which all has been told, but for what the round has before it.
     seen: u64,
-    /// Up to this change it is the snapshot.
-    snapshot: u64,
+    round: Option<Round>,
+    /// What is told are the values as they stood.
+    snapshot: bool,
     /// How many batches of each device, by slot, have been told or overwritten.
     told: Vec<u64>,
     /// What that takes.
     held: Held,
+}
+
+/// A way through the devices by slot.
+#[derive(Debug)]
+struct Round {
+    next: u32,
+    /// The last change when it began.
+    until: u64,
 }
 
 impl Latest {
@@ -45,10 +58,11 @@ impl Latest {
     ) -> Self {
         let cache = hub.cache();
         let version = cache.version();
-        let (seen, snapshot, told) = if snapshot {
-            (0, version, Vec::new())
+        let (seen, round, told) = if snapshot {
+            let (next, until) = (0, version);
+            (0, Some(Round { next, until }), Vec::new())
         } else {
-            (version, 0, cache.batches())
+            (version, None, cache.batches())
         };
         held.set(told.capacity() * size_of::<u64>());
         Self {
@@ -58,6 +72,7 @@ impl Latest {
             interval,
             due: now,
             seen,
+            round,
             snapshot,
             told,
             held,
@@ -66,58 +81,79 @@ impl Latest {
 
     /// See [`super::Subscription::change`]: what has been told of a device is known, so the others are told of.
     pub fn look_again(&mut self) {
-        (self.seen, self.snapshot, self.due) = (0, 0, Instant::now());
+        (self.seen, self.round, self.snapshot, self.due) = (0, None, false, Instant::now());
     }
 
     /// See [`super::Subscription::poll`].
     pub fn poll(&mut self, now: Instant, hub: &Hub, grant: &Grant, most: usize) -> Turn {
-        let in_snapshot = self.seen < self.snapshot;
-        if now < self.due && !in_snapshot {
+        if now < self.due && self.round.is_none() {
             return Turn::Idle(Some(self.due));
         }
         let cache = hub.cache();
         let mut parts = Parts::default();
         let mut more = false;
-        for (looked, (version, slot, device)) in cache.changes(self.seen).enumerate() {
-            // The snapshot's frames hold nothing else.
-            if in_snapshot && version > self.snapshot {
-                break;
+        if let Some(Round { next, .. }) = self.round {
+            let slots = (next..cache.devices()).filter_map(|slot| Some((slot, cache.device(slot)?)));
+            for (looked, (slot, device)) in slots.enumerate() {
+                if parts.bytes() >= most || looked == SCAN {
+                    more = true;
+                    break;
+                }
+                self.take(slot, device, grant, &mut parts);
+                if let Some(round) = &mut self.round {
+                    round.next = slot + 1;
+                }
             }
-            if parts.bytes() >= most || looked == SCAN {
-                more = true;
-                break;
+        } else {
+            for (looked, (version, slot, device)) in cache.changes(self.seen).enumerate() {
+                if parts.bytes() >= most || looked == SCAN {
+                    more = true;
+                    break;
+                }
+                self.take(slot, device, grant, &mut parts);
+                self.seen = version;
             }
-            self.seen = version;
-            if !grant.read.matches(&device.name) || !self.devices.matches(&device.name) {
-                continue;
-            }
-            let slot = slot as usize;
-            if self.told.len() <= slot {
-                self.told.resize(slot + 1, 0);
-            }
-            let told = std::mem::replace(&mut self.told[slot], device.batches);
-            if let Some(batch) = device.batch(&self.metrics, told, i64::MAX) {
-                let merged = if in_snapshot { 1 } else { device.batches - told };
-                parts.add(&batch, merged);
-            }
+        }
+        if more {
+            let (next, until) = (0, cache.version());
+            self.round.get_or_insert(Round { next, until });
+        } else {
+            self.seen = self.round.take().map_or(self.seen, |round| round.until);
         }
         drop(cache);
         self.held.set(self.told.capacity() * size_of::<u64>());
-        if in_snapshot && !more {
-            // Devices that have changed since come as changes.
-            self.seen = self.seen.max(self.snapshot);
-        }
+        let snapshot = self.snapshot;
+        self.snapshot &= more;
         if parts.is_empty() {
-            return if more || in_snapshot {
+            return if more || snapshot {
                 Turn::Again
             } else {
                 Turn::Idle(None)
             };
         }
-        if !in_snapshot {
+        if !more && !snapshot {
             self.due = now + self.interval;
         }
-        Turn::Frame(close(&parts, self.id, in_snapshot))
+        Turn::Frame(close(&parts, self.id, snapshot))
+    }
+
+    /// Enters what is new of a device, if it is wanted.
+    fn take(&mut self, slot: u32, device: &Device, grant: &Grant, parts: &mut Parts) {
+        let slot = slot as usize;
+        if self.told.get(slot) == Some(&device.batches)
+            || !grant.read.matches(&device.name)
+            || !self.devices.matches(&device.name)
+        {
+            return;
+        }
+        if self.told.len() <= slot {
+            self.told.resize(slot + 1, 0);
+        }
+        let told = std::mem::replace(&mut self.told[slot], device.batches);
+        if let Some(batch) = device.batch(&self.metrics, told, i64::MAX) {
+            let merged = if self.snapshot { 1 } else { device.batches - told };
+            parts.add(&batch, merged);
+        }
     }
 }
 
@@ -164,5 +200,92 @@ pub(super) fn close(parts: &Parts, id: u32, snapshot: bool) -> Counted {
     Counted {
         frame: std::sync::Arc::new(Prepared::new(frame)),
         kind: Kind::Merged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::all::tests::hub;
+    use super::*;
+    use crate::gateway::budget::Budget;
+    use crate::gateway::record::tests::{batch, record};
+    use headwater_proto::{Message as _, pb};
+    use pb::server_frame::Frame;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    /// Every device's next batch comes.
+    fn come(hub: &Hub, round: i64, devices: i64) {
+        let ledger = Arc::clone(hub.log().ledger());
+        for device in 0..devices {
+            let batch = batch(&format!("gw-{device:03}"), round as u64, round * 1_000_000);
+            hub.cache_mut()
+                .update(&record(0, round * devices + device, &batch, &ledger), &batch);
+        }
+    }
+
+    fn latest(hub: &Hub, snapshot: bool, now: Instant) -> Latest {
+        let held = Held::new(Budget::new(1 << 20, None));
+        let interval = Duration::from_millis(500);
+        Latest::new(1, Globs::All, Globs::All, interval, snapshot, now, (hub, held))
+    }
+
+    /// The devices of the next frame; whether it is of the snapshot.
+    fn frame(latest: &mut Latest, now: Instant, hub: &Hub, grant: &Grant) -> Option<(Vec<String>, bool)> {
+        loop {
+            match latest.poll(now, hub, grant, 500) {
+                Turn::Again => {}
+                Turn::Frame(counted) => {
+                    let frame = pb::ServerFrame::decode(counted.frame.plain()).unwrap();
+                    let Some(Frame::Latest(latest)) = frame.frame else {
+                        panic!("{frame:?}")
+                    };
+                    let names = latest.batches.into_iter().map(|batch| batch.device);
+                    return Some((names.collect(), latest.snapshot));
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    #[test]
+    fn on_a_slow_link_everyone_has_a_turn_though_all_of_them_change_all_the_time() {
+        let (hub, mut now) = (hub(), Instant::now());
+        let grant = hub.keys.check(None).unwrap();
+        come(&hub, 1, 200);
+        let mut latest = latest(&hub, true, now);
+        let (mut snapshot, mut told) = (BTreeSet::new(), BTreeSet::new());
+        // Every second all of them change, and the link takes one small frame.
+        for round in 2..150 {
+            come(&hub, round, 200);
+            now += Duration::from_secs(1);
+            let (names, of_snapshot) = frame(&mut latest, now, &hub, &grant).unwrap();
+            assert!(names.len() < 20, "{}", names.len());
+            if of_snapshot {
+                snapshot.extend(names);
+            } else {
+                told.extend(names);
+            }
+        }
+        assert_eq!(snapshot.len(), 200, "the values as they stood");
+        assert_eq!(told.len(), 200, "and each one's changes");
+    }
+
+    #[test]
+    fn what_does_not_fit_follows_at_once_and_nothing_comes_twice() {
+        let (hub, now) = (hub(), Instant::now());
+        let grant = hub.keys.check(None).unwrap();
+        come(&hub, 1, 200);
+        let mut latest = latest(&hub, false, now);
+        assert_eq!(frame(&mut latest, now, &hub, &grant), None, "nothing is new");
+        come(&hub, 2, 200);
+        let mut told = BTreeSet::new();
+        while let Some((names, of_snapshot)) = frame(&mut latest, now, &hub, &grant) {
+            assert!(!of_snapshot);
+            for name in names {
+                assert!(told.insert(name));
+            }
+        }
+        assert_eq!(told.len(), 200);
     }
 }
