@@ -25,13 +25,10 @@ const target = resolve(process.env.CARGO_TARGET_DIR ?? join(repository, "target"
 /** Where systemd keeps the state of headwater-agent.service. */
 const STATE = "/var/lib/private/headwater-agent";
 
-/**
- * The agent for aarch64, the newest that there is: as it ships (`scripts/cross aarch64-unknown-linux-musl` builds it), or as tests under emulation
- * have it, where tests/cross/run puts a script in its place.
- */
+/** The agent for aarch64, the newest that there is: as it ships (`scripts/cross aarch64-unknown-linux-musl` builds it), or with `--profile emulated`. */
 export const agent =
   process.env.HEADWATER_AARCH64_AGENT ??
-  ["dist/headwater-agent", "emulated/headwater-agent.real", "emulated/headwater-agent"]
+  ["dist/headwater-agent", "emulated/headwater-agent"]
     .map((name) => join(target, "aarch64-unknown-linux-musl", name))
     .filter(
       (program) => existsSync(program) && readFileSync(program).subarray(1, 4).equals(Buffer.from("ELF")),
