@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use miniz_oxide::deflate::compress_to_vec;
 use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 
+pub use crate::dense::Rewritten;
 use crate::limits::within;
 use crate::model::{Body, Readings};
 use crate::series::{Series, SeriesSet};
@@ -277,6 +278,30 @@ impl<'a> Frame<'a> {
                 at: self.body.len(),
             }),
         }
+    }
+
+    /// Writes the readings in the open form, as a batch of this device, stream and sequence number, that names its columns. It decodes to what
+    /// [`Frame::body`] gives; encoding that would take several times as long. `None` for what has to be decoded: a loss record, a body in the open form, one
+    /// that is compressed. Metrics' names are not checked: that was done when `series` was read.
+    ///
+    /// # Errors
+    /// As [`Frame::body`].
+    pub fn rewrite(
+        &self,
+        series: &SeriesSet,
+        limits: &Limits,
+        name: (&str, u64, u64),
+    ) -> Result<Option<Rewritten>, Error> {
+        if (self.envelope >> 2) & 3 != Encoding::Postcard as u8 || self.envelope & 3 != 0 {
+            return Ok(None);
+        }
+        let hash = self.series_set()?;
+        if series.hash() != hash {
+            return Err(Error::UnknownSeriesSet { hash });
+        }
+        let bytes = &self.body[HASH_BYTES..];
+        within("body_bytes", bytes.len(), limits.body_bytes)?;
+        dense::rewrite(bytes, series, limits, name)
     }
 
     /// Decodes the body. `series` must be the set that [`Frame::series_set`] names, or `None` for 0.

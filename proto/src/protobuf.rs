@@ -5,6 +5,7 @@
 
 mod column;
 mod times;
+pub(crate) mod wire;
 
 use alloc::format;
 use alloc::string::{String, ToString};

@@ -71,6 +71,28 @@ fn take(bytes: &[u8], series: &SeriesSet) {
         "frame: {asked_for} bytes for {} of input, {allowed} are justified",
         bytes.len()
     );
+    let (rewritten, asked_for) = asked(|| -> Result<_, Error> {
+        let frame = Frame::parse(bytes, &limits)?;
+        Ok((
+            frame.rewrite(series, &limits, ("a", 1, 1))?,
+            frame.body(Some(series), &limits),
+        ))
+    });
+    assert!(
+        asked_for <= 2 * allowed,
+        "rewritten: {asked_for} bytes for {} of input, {allowed} are justified",
+        bytes.len()
+    );
+    // What is rewritten is what is decoded, and nothing is that is not.
+    if let Ok((Some(rewritten), body)) = rewritten {
+        let batch = Batch {
+            device: "a".to_owned(),
+            stream: 1,
+            seq: 1,
+            body: body.expect("it was read to be rewritten"),
+        };
+        assert_eq!(protobuf::decode(&rewritten.value, &Limits::default()), Ok(batch));
+    }
     let (_, asked_for) = asked(|| open_control::<pb::Hello>("hello", bytes).is_ok());
     assert!(
         asked_for <= allowed,

@@ -4,7 +4,7 @@ mod arbitrary;
 
 use arbitrary::series_of;
 use headwater_proto::frame::{Compression, Encoding, Frame, Sealer, seal};
-use headwater_proto::{Batch, Body, Column, Limits, Readings, SeriesSet, Values, protobuf};
+use headwater_proto::{Batch, Body, Column, Error, Limits, Readings, SeriesSet, Values, protobuf};
 use proptest::collection;
 use proptest::prelude::*;
 
@@ -29,7 +29,7 @@ fn goes_round(body: &Body) {
         body: body.clone(),
     };
     let bytes = protobuf::encode(&batch);
-    assert_eq!(protobuf::decode(&bytes, &limits), Ok(batch));
+    assert_eq!(protobuf::decode(&bytes, &limits).as_ref(), Ok(&batch));
 
     let series = series_of(body);
     for (encoding, compression) in FORMS {
@@ -48,7 +48,32 @@ fn goes_round(body: &Body) {
             Ok(body),
             "{encoding:?} {compression:?}"
         );
+        rewritten(&frame, &series, &limits, &batch);
     }
+}
+
+/// The dense form, and no other, is rewritten to what decodes to the same.
+fn rewritten(frame: &Frame<'_>, series: &SeriesSet, limits: &Limits, batch: &Batch) {
+    let is_dense = frame.envelope == 0x14;
+    let Body::Readings(readings) = &batch.body else {
+        let none = SeriesSet::new(Vec::new(), 0);
+        let refused = Err(Error::UnknownSeriesSet { hash: 0 });
+        let expected = if is_dense { refused } else { Ok(None) };
+        assert_eq!(frame.rewrite(&none, limits, ("a", 1, 1)), expected);
+        return;
+    };
+    let name = (&*batch.device, batch.stream, batch.seq);
+    let rewritten = frame.rewrite(series, limits, name).expect("as it is decoded");
+    assert_eq!(rewritten.is_some(), is_dense);
+    let Some(rewritten) = rewritten else { return };
+    assert_eq!(
+        (rewritten.readings, rewritten.newest_us),
+        (
+            readings.len() as u64,
+            readings.times.iter().flatten().max().copied()
+        )
+    );
+    assert_eq!(protobuf::decode(&rewritten.value, limits).as_ref(), Ok(batch));
 }
 
 proptest! {

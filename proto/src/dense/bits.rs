@@ -15,6 +15,8 @@ pub(super) struct Writer {
 
 /// Most bits of codes that are joined before they are stored, taken together: what a double holds exactly.
 pub(super) const JOINED_BITS: u32 = 52;
+/// Bits that [`Reader::peek`] gives at least.
+pub(super) const PEEKED: u32 = 57;
 /// What eight groups of codes may touch.
 const BLOCK_BYTES: usize = 72;
 
@@ -150,7 +152,7 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// The next 57 bits or more, without moving on.
+    /// The next [`PEEKED`] bits or more, without moving on.
     #[inline(always)]
     pub(super) fn peek(&self) -> u64 {
         let (byte, bit) = (self.at / 8, self.at % 8);

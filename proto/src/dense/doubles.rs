@@ -268,6 +268,18 @@ fn except(out: &mut Writer, values: &[f64], integers: &mut [i64], grid: Grid) {
     }
 }
 
+/// What stands before the integers of a column.
+enum Head {
+    Grid(Grid, Vec<(usize, u64)>),
+    Bits,
+}
+
+/// What a column turned out to be when it was read as integers: decimals, as mantissas on this scale; or doubles that are none.
+pub(super) enum Read {
+    Decimals(u32),
+    Doubles(Vec<f64>),
+}
+
 /// Reads `count` doubles.
 ///
 /// # Errors
@@ -277,65 +289,103 @@ pub(super) fn decode(
     count: usize,
     scratch: &mut integers::Scratch,
 ) -> Result<Vec<f64>, &'static str> {
-    let form = bits.get(2);
-    if form == BITS {
-        let integers = integers::decode(bits, count, scratch)?;
-        return Ok(integers
-            .into_iter()
-            .map(|integer| f64::from_bits(integer as u64))
-            .collect());
-    }
-    let mut grid = Grid {
-        scale: bits.get(5) as u8,
-        divisor: 0,
-        finish: Finish::Plain,
-    };
-    if form == GRID {
-        grid.divisor = bits.get(3) as u8;
-        grid.finish = match bits.get(2) {
-            0 => Finish::Plain,
-            1 => Finish::Digits15,
-            2 => Finish::Single,
-            _ => return Err("an unknown finish"),
-        };
-    } else if form != DECIMAL {
-        return Err("an unknown form");
-    }
-    if usize::from(grid.scale) >= POWERS.len() {
-        return Err("a scale over 22");
-    }
-    let mut exceptions = Vec::new();
-    if bits.get(1) == 1 {
-        let number = bits.small();
-        if number > count as u64 || number > bits.left() as u64 {
-            return Err("more exceptions than values");
-        }
-        let mut next = 0;
-        for _ in 0..number {
-            let at = bits.small().saturating_add(next);
-            if at >= count as u64 {
-                return Err("an exception beyond its end");
-            }
-            exceptions.push((at as usize, unzigzag(bits.number()) as u64));
-            next = at + 1;
-        }
-    }
+    let head = Head::read(bits, count)?;
     let integers = integers::decode(bits, count, scratch)?;
-    let steps = grid.steps();
-    let mut values: Vec<f64> = match grid.finish {
-        Finish::Plain => integers
-            .into_iter()
-            .map(|integer| integer as f64 / steps)
-            .collect(),
-        _ => integers
-            .into_iter()
-            .map(|integer| grid.value(integer as f64, steps))
-            .collect(),
-    };
-    for (at, off) in exceptions {
-        values[at] = f64::from_bits(values[at].to_bits().wrapping_add(off));
+    Ok(head.values(&integers))
+}
+
+/// Reads `count` doubles, those that are decimals without exceptions as their mantissas, into `mantissas`.
+///
+/// # Errors
+/// What is wrong.
+pub(super) fn read(
+    bits: &mut Reader<'_>,
+    count: usize,
+    scratch: &mut integers::Scratch,
+    mantissas: &mut Vec<i64>,
+) -> Result<Read, &'static str> {
+    let head = Head::read(bits, count)?;
+    integers::decode_into(bits, count, scratch, mantissas)?;
+    if let Head::Grid(grid, exceptions) = &head
+        && grid.is_decimal()
+        && exceptions.is_empty()
+    {
+        let union = mantissas.iter().fold(0, |union, m| union | m ^ (m >> 63));
+        // Beyond, an integer may not be what its double is.
+        if union < LARGEST as i64 {
+            return Ok(Read::Decimals(u32::from(grid.scale)));
+        }
     }
-    Ok(values)
+    Ok(Read::Doubles(head.values(mantissas)))
+}
+
+/// The doubles of mantissas that [`read`] gave.
+pub(super) fn decimals(mantissas: &[i64], scale: u32) -> Vec<f64> {
+    Head::Grid(Grid::decimal(scale), Vec::new()).values(mantissas)
+}
+
+impl Head {
+    fn read(bits: &mut Reader<'_>, count: usize) -> Result<Self, &'static str> {
+        let form = bits.get(2);
+        if form == BITS {
+            return Ok(Self::Bits);
+        }
+        let mut grid = Grid {
+            scale: bits.get(5) as u8,
+            divisor: 0,
+            finish: Finish::Plain,
+        };
+        if form == GRID {
+            grid.divisor = bits.get(3) as u8;
+            grid.finish = match bits.get(2) {
+                0 => Finish::Plain,
+                1 => Finish::Digits15,
+                2 => Finish::Single,
+                _ => return Err("an unknown finish"),
+            };
+        } else if form != DECIMAL {
+            return Err("an unknown form");
+        }
+        if usize::from(grid.scale) >= POWERS.len() {
+            return Err("a scale over 22");
+        }
+        let mut exceptions = Vec::new();
+        if bits.get(1) == 1 {
+            let number = bits.small();
+            if number > count as u64 || number > bits.left() as u64 {
+                return Err("more exceptions than values");
+            }
+            let mut next = 0;
+            for _ in 0..number {
+                let at = bits.small().saturating_add(next);
+                if at >= count as u64 {
+                    return Err("an exception beyond its end");
+                }
+                exceptions.push((at as usize, unzigzag(bits.number()) as u64));
+                next = at + 1;
+            }
+        }
+        Ok(Self::Grid(grid, exceptions))
+    }
+
+    fn values(&self, integers: &[i64]) -> Vec<f64> {
+        let integers = integers.iter();
+        let (grid, exceptions) = match self {
+            Self::Bits => return integers.map(|integer| f64::from_bits(*integer as u64)).collect(),
+            Self::Grid(grid, exceptions) => (grid, exceptions),
+        };
+        let steps = grid.steps();
+        let mut values: Vec<f64> = match grid.finish {
+            Finish::Plain => integers.map(|integer| *integer as f64 / steps).collect(),
+            _ => integers
+                .map(|integer| grid.value(*integer as f64, steps))
+                .collect(),
+        };
+        for (at, off) in exceptions {
+            values[*at] = f64::from_bits(values[*at].to_bits().wrapping_add(*off));
+        }
+        values
+    }
 }
 
 /// The grid with the least cost, judged by a sample of the column; `None` if most values are on none.

@@ -127,19 +127,34 @@ pub(super) fn decode(
     scratch: &mut Scratch,
 ) -> Result<Vec<i64>, &'static str> {
     let mut out = Vec::new();
+    decode_into(bits, count, scratch, &mut out)?;
+    Ok(out)
+}
+
+/// Reads `count` integers into `out`, in the place of what it holds.
+///
+/// # Errors
+/// What is wrong.
+pub(super) fn decode_into(
+    bits: &mut Reader<'_>,
+    count: usize,
+    scratch: &mut Scratch,
+    out: &mut Vec<i64>,
+) -> Result<(), &'static str> {
+    out.clear();
     if count == 0 {
-        return Ok(out);
+        return Ok(());
     }
     let first = unzigzag(bits.number());
     out.reserve_exact(count);
     out.push(first);
     if count == 1 {
-        return Ok(out);
+        return Ok(());
     }
     let predictor = bits.get(4) as u32;
     if predictor == EQUAL {
         out.resize(count, first);
-        return Ok(out);
+        return Ok(());
     }
     if predictor > RANKS {
         return Err("an unknown predictor");
@@ -202,5 +217,5 @@ pub(super) fn decode(
             }));
         }
     }
-    Ok(out)
+    Ok(())
 }

@@ -16,13 +16,15 @@
 
 use alloc::vec::Vec;
 
-use super::bits::{JOINED_BITS, Reader, Writer};
+use super::bits::{JOINED_BITS, PEEKED, Reader, Writer};
 use super::lanes;
 
 pub(super) const BLOCK: usize = 16;
 const ESCAPE: u32 = 24;
 const HUGE: u32 = 56;
 const RUN_LEVEL: u64 = 128;
+/// The largest parameter with which the longest code is no longer than [`PEEKED`].
+const SHORT: u32 = PEEKED - ESCAPE - 1;
 
 /// The parameter for 16 times the mean: half a bit below its length, the best for a geometric distribution.
 #[inline(always)]
@@ -183,27 +185,53 @@ fn encode_sparse(out: &mut Writer, residuals: impl Iterator<Item = u64>) {
 /// Reads `count` ≥ 1 residuals. `false` if a run is longer than what is left.
 pub(super) fn decode(bits: &mut Reader<'_>, count: usize, out: &mut Vec<u64>) -> bool {
     out.clear();
-    out.reserve(count);
     if bits.get(1) == 1 {
+        out.reserve(count);
         return decode_sparse(bits, count, out);
     }
     // 6 bits can say more than a sum ever would.
     let mut k = (bits.get(6) as u32).min(HUGE);
-    let mut left = count;
-    while left > 0 {
-        let block = left.min(BLOCK);
+    out.resize(count, 0);
+    for block in out.chunks_mut(BLOCK) {
+        if k <= SHORT {
+            get_block(bits, block, k);
+        } else {
+            block.iter_mut().for_each(|residual| *residual = get(bits, k));
+        }
         let mut sum = 0u64;
         let mut union = 0;
-        for _ in 0..block {
-            let residual = get(bits, k);
-            sum = sum.wrapping_add(residual);
-            union |= residual;
-            out.push(residual);
+        for residual in block {
+            sum = sum.wrapping_add(*residual);
+            union |= *residual;
         }
         k = parameter(level_of(sum, union));
-        left -= block;
     }
     true
+}
+
+/// As [`get`] for each, with `k` ≤ [`SHORT`]: of a word that is read, as many codes are taken as are sure to be whole in it.
+#[inline(always)]
+fn get_block(bits: &mut Reader<'_>, block: &mut [u64], k: u32) {
+    let longest = ESCAPE + k + 1;
+    let (mut word, mut known) = (bits.peek(), PEEKED);
+    for residual in block {
+        if known < longest {
+            bits.skip(PEEKED - known);
+            (word, known) = (bits.peek(), PEEKED);
+        }
+        let zeros = (word | 1 << ESCAPE).trailing_zeros();
+        if zeros < ESCAPE {
+            let length = zeros + 1 + k;
+            *residual = u64::from(zeros) << k | (word >> (zeros + 1)) & ((1 << k) - 1);
+            word >>= length;
+            known -= length;
+        } else {
+            bits.skip(PEEKED - known + ESCAPE + 1);
+            *residual = bits.number();
+            (word, known) = (bits.peek(), PEEKED);
+        }
+    }
+    bits.skip(PEEKED - known);
 }
 
 fn decode_sparse(bits: &mut Reader<'_>, count: usize, out: &mut Vec<u64>) -> bool {

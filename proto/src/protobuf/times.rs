@@ -2,9 +2,10 @@
 
 use alloc::format;
 use alloc::vec::Vec;
+use core::iter::repeat_n;
 
 use super::malformed;
-use crate::decimal::common_factor;
+use crate::decimal::gcd;
 use crate::varint::{len, zigzag};
 use crate::{Error, pb};
 
@@ -12,34 +13,39 @@ pub(super) fn encode(times: &[i64]) -> pb::Times {
     let Some(first) = times.first() else {
         return pb::Times::default();
     };
-    let unit = common_factor(times.iter().copied()) as i64;
-    let units: Vec<i64> = if unit == 1 {
-        times.to_vec()
-    } else {
-        times.iter().map(|time| time / unit).collect()
-    };
     let mut deltas: Vec<i64> = Vec::new();
     let mut runs: Vec<u32> = Vec::new();
-    let mut plain_bytes = 0;
-    for pair in units.windows(2) {
-        let delta = pair[1].wrapping_sub(pair[0]);
-        plain_bytes += len(zigzag(delta));
+    // What divides the first and all distances divides all: as long as no distance is beyond 64 bits.
+    let mut unit = first.unsigned_abs();
+    for pair in times.windows(2) {
+        let (delta, far) = pair[1].overflowing_sub(pair[0]);
         match (deltas.last(), runs.last_mut()) {
             (Some(last), Some(run)) if *last == delta => *run += 1,
             _ => {
                 deltas.push(delta);
                 runs.push(1);
+                unit = if far { 1 } else { gcd(unit, delta.unsigned_abs()) };
             }
         }
     }
-    let run_bytes: usize = deltas.iter().map(|delta| len(zigzag(*delta))).sum::<usize>()
-        + runs.iter().map(|run| len(u64::from(*run))).sum::<usize>();
+    let unit = match i64::try_from(unit) {
+        Ok(0) | Err(_) => 1,
+        Ok(unit) => unit,
+    };
+    if unit != 1 {
+        deltas.iter_mut().for_each(|delta| *delta /= unit);
+    }
+    let each = || deltas.iter().zip(&runs);
+    let delta_bytes = |delta: i64| len(zigzag(delta));
+    let run_bytes: usize = each()
+        .map(|(delta, run)| delta_bytes(*delta) + len(u64::from(*run)))
+        .sum();
+    let plain_bytes: usize = each()
+        .map(|(delta, run)| delta_bytes(*delta) * *run as usize)
+        .sum();
     if plain_bytes <= run_bytes {
-        deltas = units
-            .windows(2)
-            .map(|pair| pair[1].wrapping_sub(pair[0]))
-            .collect();
-        runs = Vec::new();
+        let plain = each().flat_map(|(delta, run)| repeat_n(*delta, *run as usize));
+        (deltas, runs) = (plain.collect(), Vec::new());
     }
     pb::Times {
         first: first / unit,

@@ -282,24 +282,18 @@ impl Fleet {
             return Step::Nothing;
         }
         let unfit = stream.is_unfit(frame.seq);
-        match self.decode(number, &frame, message.length) {
-            Ok(Body::Readings(_)) if unfit => self.refuse(now, number, id, frame.seq, message, None),
-            Ok(body) => {
-                let name = match &body {
-                    Body::Loss(loss) => Name {
-                        stream: id,
-                        seq: frame.seq,
-                        through: loss.through,
-                        loss: true,
-                    },
-                    Body::Readings(_) => Name {
-                        stream: id,
-                        seq: frame.seq,
-                        through: frame.seq,
-                        loss: false,
-                    },
+        match self.content(number, id, &frame, message.length) {
+            Ok(content) if unfit && content.loss.is_none() => {
+                self.refuse(now, number, id, frame.seq, message, None)
+            }
+            Ok(content) => {
+                let name = Name {
+                    stream: id,
+                    seq: frame.seq,
+                    through: content.loss.map_or(frame.seq, |loss| loss.through),
+                    loss: content.loss.is_some(),
                 };
-                match self.record(now, number, name, body) {
+                match self.record(now, number, name, content) {
                     Ok(record) => Step::Produce(record),
                     Err(error) => self.refuse(now, number, id, frame.seq, message, Some(&error)),
                 }
@@ -317,7 +311,8 @@ impl Fleet {
         }
     }
 
-    fn decode(&self, number: u32, frame: &Frame<'_>, length: usize) -> Result<Body, Error> {
+    /// What a frame of this stream holds, in the open form.
+    fn content(&self, number: u32, stream: u64, frame: &Frame<'_>, length: usize) -> Result<Content, Error> {
         if length > self.limits.frame_bytes {
             let limit = self.limits.frame_bytes;
             return Err(Error::Limit {
@@ -326,53 +321,48 @@ impl Fleet {
                 limit,
             });
         }
+        let device = &self.devices[number as usize];
         let hash = frame.series_set()?;
         let set = match hash {
             0 => None,
-            hash => Some(
-                self.devices[number as usize]
-                    .series(hash)
-                    .ok_or(Error::UnknownSeriesSet { hash })?,
-            ),
+            hash => Some(device.series(hash).ok_or(Error::UnknownSeriesSet { hash })?),
         };
+        if let Some(set) = &set
+            && let Some(rewritten) = frame.rewrite(set, &self.limits, (&device.name, stream, frame.seq))?
+        {
+            return Ok(Content {
+                value: rewritten.value,
+                readings: rewritten.readings,
+                newest_us: rewritten.newest_us,
+                loss: None,
+            });
+        }
         let body = frame.body(set.as_deref(), &self.limits)?;
         match &body {
-            Body::Loss(loss) if loss.through < frame.seq => Err(Error::Malformed {
-                what: "loss record".into(),
-                why: format!("it ends at {} before it begins at {}", loss.through, frame.seq),
-            }),
+            Body::Loss(loss) if loss.through < frame.seq => {
+                return Err(Error::Malformed {
+                    what: "loss record".into(),
+                    why: format!("it ends at {} before it begins at {}", loss.through, frame.seq),
+                });
+            }
             Body::Readings(readings) => {
                 readings
                     .columns
                     .iter()
                     .try_for_each(|column| headwater_proto::name::check_metric(&column.metric))?;
-                Ok(body)
             }
-            Body::Loss(_) => Ok(body),
+            Body::Loss(_) => {}
         }
+        Ok(Content::of(&device.name, stream, frame.seq, body))
     }
 
-    fn record(&self, now: Now, number: u32, name: Name, body: Body) -> Result<Record, Error> {
+    fn record(&self, now: Now, number: u32, name: Name, content: Content) -> Result<Record, Error> {
         let device = &self.devices[number as usize];
-        let (readings, lost_readings, newest_us) = match &body {
-            Body::Readings(readings) => {
-                let newest = readings.times.iter().flatten().max().copied();
-                (readings.len() as u64, 0, newest)
-            }
-            Body::Loss(loss) => (0, loss.readings, None),
-        };
-        let batch = Batch {
-            device: device.name.to_string(),
-            stream: name.stream,
-            seq: name.seq,
-            body,
-        };
-        let value = headwater_proto::protobuf::encode(&batch);
-        if value.len() > self.limits.body_bytes {
+        if content.value.len() > self.limits.body_bytes {
             let limit = self.limits.body_bytes;
             return Err(Error::Limit {
                 what: "body_bytes",
-                actual: value.len(),
+                actual: content.value.len(),
                 limit,
             });
         }
@@ -382,10 +372,10 @@ impl Fleet {
             partition: self.partition,
             term: self.term,
             name,
-            value,
-            readings,
-            lost_readings,
-            newest_us,
+            value: content.value,
+            readings: content.readings,
+            lost_readings: content.loss.map_or(0, |loss| loss.readings),
+            newest_us: content.newest_us,
             arrival: now,
         })
     }
@@ -399,9 +389,44 @@ impl Fleet {
             readings: 0,
             reason: LossReason::Corrupt,
         };
-        match self.record(now, number, name, Body::Loss(loss)) {
+        let content = Content::of(device, name.stream, name.seq, Body::Loss(loss));
+        match self.record(now, number, name, content) {
             Ok(record) => Step::Produce(record),
             Err(_) => Step::Nothing,
+        }
+    }
+}
+
+/// What a batch will be in Kafka.
+#[derive(Debug)]
+struct Content {
+    /// A `headwater.v1.Batch`.
+    value: Vec<u8>,
+    readings: u64,
+    newest_us: Option<i64>,
+    loss: Option<Loss>,
+}
+
+impl Content {
+    fn of(device: &str, stream: u64, seq: u64, body: Body) -> Self {
+        let (readings, newest_us, loss) = match &body {
+            Body::Readings(readings) => {
+                let newest = readings.times.iter().flatten().max().copied();
+                (readings.len() as u64, newest, None)
+            }
+            Body::Loss(loss) => (0, None, Some(*loss)),
+        };
+        let batch = Batch {
+            device: device.to_owned(),
+            stream,
+            seq,
+            body,
+        };
+        Self {
+            value: headwater_proto::protobuf::encode(&batch),
+            readings,
+            newest_us,
+            loss,
         }
     }
 }

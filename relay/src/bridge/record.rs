@@ -43,25 +43,26 @@ pub struct Name {
 impl Name {
     /// As headers.
     pub fn headers(&self) -> OwnedHeaders {
-        let stream = format!("{:016x}", self.stream);
-        let seq = self.seq.to_string();
+        // Of every record, so without text on the heap.
+        let mut stream = [0; 16];
+        let stream = hexadecimal(self.stream, &mut stream);
+        let mut seq = [0; 20];
+        let seq = decimal(self.seq, &mut seq);
         let headers = OwnedHeaders::new_with_capacity(3)
             .insert(Header {
                 key: STREAM,
-                value: Some(&stream),
+                value: Some(stream),
             })
             .insert(Header {
                 key: SEQ,
-                value: Some(&seq),
+                value: Some(seq),
             });
         if !self.loss {
             return headers;
         }
-        let through = self.through.to_string();
-        headers.insert(Header {
-            key: THROUGH,
-            value: Some(&through),
-        })
+        let mut through = [0; 20];
+        let value = Some(decimal(self.through, &mut through));
+        headers.insert(Header { key: THROUGH, value })
     }
 
     /// Of headers; `None` where they are not ours.
@@ -79,6 +80,25 @@ impl Name {
             through: through.unwrap_or(seq),
             loss: through.is_some(),
         })
+    }
+}
+
+fn hexadecimal(value: u64, digits: &mut [u8; 16]) -> &[u8] {
+    for (at, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(value >> (60 - 4 * at)) as usize & 15];
+    }
+    digits
+}
+
+fn decimal(mut value: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return &digits[at..];
+        }
     }
 }
 
@@ -110,12 +130,18 @@ mod tests {
             },
             Name {
                 stream: 1,
-                seq: 7,
-                through: 7,
+                seq: 0,
+                through: 1_203_000_990,
                 loss: true,
             },
         ] {
-            assert_eq!(Name::read(&name.headers()), Some(name));
+            let headers = name.headers();
+            assert_eq!(Name::read(&headers), Some(name));
+            assert_eq!(
+                headers.get(0).value,
+                Some(format!("{:016x}", name.stream).as_bytes())
+            );
+            assert_eq!(headers.get(1).value, Some(name.seq.to_string().as_bytes()));
         }
     }
 

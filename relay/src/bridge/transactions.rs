@@ -316,22 +316,29 @@ impl Worker {
         }
         self.flush()?;
         let mut reports = Vec::new();
+        let mut written: BTreeMap<(bool, u32), i64> = BTreeMap::new();
         while let Ok(report) = self.collected.try_recv() {
-            let (topic, partition, offset) = match &report {
-                Report::Telemetry(ticket, Outcome::Stored(offset)) => {
-                    (&self.topics.telemetry, ticket.partition, *offset)
-                }
-                Report::State(entered, Some(offset)) => (&self.topics.devices, entered.partition, *offset),
-                _ => (&self.topics.telemetry, 0, -1),
+            let place = match &report {
+                Report::Telemetry(ticket, Outcome::Stored(offset)) => Some((true, ticket.partition, *offset)),
+                Report::State(entered, Some(offset)) => Some((false, entered.partition, *offset)),
+                _ => None,
             };
-            if offset >= 0 {
-                let metadata = || (0, Position::metadata(&Position::default(), &self.id));
-                let position = positions
-                    .entry((topic.clone(), partition))
-                    .or_insert_with(metadata);
-                position.0 = position.0.max(offset + 1);
+            if let Some((telemetry, partition, offset)) = place
+                && offset >= 0
+            {
+                let next = written.entry((telemetry, partition)).or_default();
+                *next = (*next).max(offset + 1);
             }
             reports.push(report);
+        }
+        for ((telemetry, partition), next) in written {
+            let topic = if telemetry {
+                &self.topics.telemetry
+            } else {
+                &self.topics.devices
+            };
+            let metadata = Position::metadata(&Position::default(), &self.id);
+            positions.insert((topic.clone(), partition), (next, metadata));
         }
         let failed = reports.iter().any(Report::is_failure);
         let committed = if failed {
