@@ -1,0 +1,333 @@
+/**
+ * Updates over the air with two real programs, the agent and `next` (the same as of version 9.0.0), through Kafka, bridge and Mosquitto: sent by
+ * `headwater-relay fleet update`, downloaded from a server that dies, killed at each step, rolled back where they do not reach the relay. What Kafka
+ * holds is looked at from the first stream to the last: nothing is missing, nothing comes twice.
+ */
+
+import assert from "node:assert/strict";
+import { execFile, execFileSync } from "node:child_process";
+import { appendFileSync, copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { Kafka } from "./harness/kafka.js";
+import { Mosquitto } from "./harness/mosquitto.js";
+import { blocks } from "./harness/pages.js";
+import { Relay } from "./harness/relay.js";
+import { Releases } from "./harness/releases.js";
+import { Service } from "./harness/service.js";
+import { binaries, repository, scenario } from "./harness/site.js";
+import { Telemetry } from "./harness/telemetry.js";
+import { toml } from "./harness/toml.js";
+import { Trace } from "./harness/trace.js";
+import { until } from "./harness/until.js";
+
+const run = promisify(execFile);
+const OLD = execFileSync(join(binaries, "headwater-agent"), ["--version"], { encoding: "utf8" })
+  .trim()
+  .split(" ")[1];
+const NEW = "9.0.0";
+const sensors = Trace.read(join(repository, "bench/data/sensors-1hz.csv"));
+
+/** Kafka, broker, relay and releases, and the two programs without what only a debugger needs. */
+async function stage(site) {
+  const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
+  const relay = await Relay.start(site, { kafka, mosquitto, part: "bridge" });
+  const releases = await Releases.start(site);
+  const telemetry = new Telemetry(site, kafka);
+  const agent = site.path("headwater-agent");
+  const next = join(releases.folder, "headwater-agent-next");
+  execFileSync("strip", ["-o", agent, join(binaries, "headwater-agent")]);
+  execFileSync("strip", ["-o", next, join(binaries, "examples/next")]);
+  const target = /host: (.*)/.exec(execFileSync("rustc", ["-vV"], { encoding: "utf8" }))[1];
+  return { site, kafka, mosquitto, relay, releases, telemetry, agent, next, target };
+}
+
+/** An agent as a service, which replays a trace in each of its runs. */
+function startAgent({ site, mosquitto, releases, agent }, device, { update = {}, env, uplink = {} } = {}) {
+  const settings = {
+    device,
+    state_dir: site.path(`state-${device}`),
+    batch: { readings: 80, age: "200ms" },
+    uplink: { broker: mosquitto.url, ack_timeout: "1s", backoff: { min: "50ms", max: "500ms" }, ...uplink },
+    journal: { sync_after: "0s" },
+    health: { interval: "0s" },
+    update: { keys: [releases.public], confirm_within: "60s", rate: "100 MiB", ...update },
+    source: [{ type: "replay", path: sensors.path, speed: 5, at_end: "stop", times: "original" }],
+  };
+  const config = site.write(`agent-${device}.toml`, toml(settings));
+  return new Service(site, `agent-${device}`, agent, ["run", "--config", config], { env });
+}
+
+/** `headwater-relay …`: its exit code and what it printed. */
+async function ask(relay, args) {
+  try {
+    const { stdout } = await run(join(binaries, "headwater-relay"), [...args, "--config", relay.config]);
+    return { code: 0, stdout };
+  } catch (error) {
+    return { code: error.code, stdout: error.stdout, stderr: error.stderr };
+  }
+}
+
+const fleet = (relay, release, ...args) =>
+  ask(relay, [
+    ...["fleet", "update", "--manifest", release.manifest, "--url", release.url, "--every", "1s"],
+    ...["--timeout", "60s", ...(args.includes("--within") ? [] : ["--within", "5m"]), ...args],
+  ]);
+
+async function running(relay, device) {
+  const { stdout } = await ask(relay, ["command", device, "ping", "--timeout", "20s"]);
+  return stdout?.trim().split(" ")[1];
+}
+
+async function online(relay, count) {
+  const told = () => relay.metric("headwater_bridge_devices_online");
+  await until(`${count} agents are on line`, async () => (await told()) === count, 60_000);
+}
+
+/** In each of the device's streams: the trace's first readings, in order, bit for bit; nothing given up. */
+function check(telemetry, device, { streams: least }) {
+  const streams = telemetry.checkChain(device);
+  assert.ok(streams.length >= least, `${device} has ${streams.length} streams`);
+  const readings = new Map(streams.map((stream) => [stream, {}]));
+  for (const record of telemetry.of(device)) {
+    assert.equal(record.loss, undefined, `a loss record of ${device}`);
+    for (const [metric, column] of Object.entries(record.columns)) {
+      if (metric.startsWith("agent.")) continue;
+      const columns = readings.get(record.stream);
+      columns[metric] = [...(columns[metric] ?? []), ...column.readings];
+    }
+  }
+  for (const [stream, columns] of readings) {
+    for (const [metric, found] of Object.entries(columns)) {
+      const expected = sensors.readings[metric].slice(0, found.length);
+      assert.equal(String(found), String(expected), `${metric} of stream ${stream} of ${device}`);
+    }
+  }
+}
+
+/** The agent's program that a process runs. */
+const image = (service) =>
+  execFileSync("readlink", [`/proc/${service.program.pid}/exe`], { encoding: "utf8" }).trim();
+
+/** The commands of docs/updating.md, as they stand there: those that make a release, and those that send it, as far as saying who is meant. */
+async function followPage(site, relay, release) {
+  for (const name of ["headwater-agent-0.2.0-aarch64", "headwater-agent-0.2.0-armv6"]) site.write(name, name);
+  copyFileSync(relay.config, site.path("relay.toml"));
+  const env = { ...process.env, PATH: `${binaries}:${process.env.PATH}` };
+  const parts = blocks("docs/updating.md").filter(({ words }) => words[0] === "updates");
+  assert.equal(parts.length, 3);
+  for (const { body } of parts) {
+    const sends = body.includes("fleet update");
+    const text = sends
+      ? body.replaceAll(" --dry-run", "").replaceAll(/(?<=agent\/0\.2\.0.*)$/gm, " --dry-run")
+      : body;
+    const { stdout } = await run("sh", ["-e", "-c", text], { cwd: site.directory, env });
+    if (sends) assert.equal(stdout.match(/of 18 agents are meant/g).length, 4, stdout);
+  }
+  const made = JSON.parse(readFileSync(site.path("manifest.json"), "utf8"));
+  assert.equal(Object.keys(made.files).length, 2);
+  // The page's key is another one than the agents know.
+  assert.notEqual(
+    readFileSync(`${release.manifest}.minisig`, "utf8"),
+    readFileSync(site.path("manifest.json.minisig"), "utf8"),
+  );
+}
+
+scenario(
+  "an update under traffic, in stages, killed at each of its steps",
+  async (site) => {
+    const place = await stage(site);
+    const { relay, releases, telemetry, next, target } = place;
+    const preload = site.path("cut.so");
+    execFileSync("cc", ["-shared", "-fPIC", "-o", preload, join(repository, "tests/e2e/harness/cut.c")]);
+    // Before the new program is whole: the beginning's two syncs, the first piece's four, the second's three. Then: made one that can be run (2), on trial
+    // (2), its start counted (2), confirmed (2).
+    const cuts = [...Array(9).keys()].map((at) => `1 ${at + 1}`);
+    cuts.push(...[...Array(8).keys()].map((at) => `2 ${at + 1}`));
+    const services = new Map([["plain", startAgent(place, "plain")]]);
+    cuts.forEach((cut, at) => {
+      const env = { LD_PRELOAD: preload, CUT: cut, CUT_COUNT: site.path(`cut-${at}`) };
+      services.set(`cut-${at}`, startAgent(place, `cut-${at}`, { env }));
+    });
+    await online(relay, services.size);
+    for (const device of services.keys()) await telemetry.untilCount(device, 1);
+
+    const release = releases.make(NEW, target, next);
+    await followPage(site, relay, release);
+    // Nobody is sent anything.
+    const nobody = await fleet(relay, release, "--percent", "0");
+    assert.equal(nobody.code, 0, nobody.stdout + nobody.stderr);
+    assert.match(nobody.stdout, /0 of 18 agents are meant/);
+    const some = await fleet(relay, release, "--percent", "30", "--dry-run");
+    const meant = some.stdout
+      .split("\n")
+      .filter((line) => line.includes(`${OLD} on line`))
+      .map((line) => line.split(" ")[0]);
+    assert.ok(meant.length > 0 && meant.length < services.size, some.stdout);
+
+    // The first stage. Some downloads break off in the middle, and are gone on with.
+    releases.breaks = { after: 1_000_000, times: 3 };
+    const first = await fleet(relay, release, "--percent", "30");
+    assert.equal(first.code, 0, first.stdout + first.stderr);
+    for (const device of services.keys()) {
+      const expected = meant.includes(device) ? NEW : OLD;
+      if (device === "plain" || meant.includes(device))
+        assert.equal(await running(relay, device), expected, device);
+    }
+    assert.ok(
+      releases.requests.some(({ from }) => from >= 131_072),
+      "a download was gone on with",
+    );
+    const rest = await fleet(relay, release);
+    assert.equal(rest.code, 0, rest.stdout + rest.stderr);
+    assert.match(
+      rest.stdout,
+      new RegExp(`18 of 18 agents are meant, ${meant.length} of them run it already`),
+    );
+    for (const [device, service] of services) {
+      assert.equal(await running(relay, device), NEW, device);
+      assert.match(image(service), /\/slots\/a$/, device);
+      const cut = /^cut-(\d+)$/.exec(device);
+      if (cut) {
+        const counted = readFileSync(site.path(device), "utf8");
+        assert.ok(counted.startsWith("0 "), `${device}, which is ${cuts[cut[1]]}, was killed: ${counted}`);
+      }
+      assert.equal(
+        service.starts.length,
+        cut ? 2 : 1,
+        `${device}: who was not killed became the new one without a service manager`,
+      );
+    }
+    // Each went on with its data.
+    for (const device of services.keys()) {
+      const before = telemetry.count(device);
+      await telemetry.untilCount(device, before + 1);
+    }
+    for (const device of services.keys()) check(telemetry, device, { streams: 2 });
+
+    // What came of it is what the command's id is answered with, and a second time changes nothing.
+    const again = await fleet(relay, release, "--force", "--device", "plain");
+    assert.equal(again.code, 0, again.stdout + again.stderr);
+    const update = JSON.parse((await ask(relay, ["command", "plain", "update"])).stdout);
+    assert.deepEqual(
+      [update.state, update.running, update.slot, update.what],
+      ["updated", NEW, "a", `updated from ${OLD} to ${NEW}`],
+    );
+
+    // A flipped bit in the slot: the packaged program runs.
+    const plain = services.get("plain");
+    const slot = site.path("state-plain/slots/a");
+    await plain.program.kill("SIGKILL");
+    const content = readFileSync(slot);
+    content[content.length >> 1] ^= 1;
+    writeFileSync(slot, content);
+    await until("the packaged program runs", async () => (await running(relay, "plain")) === OLD, 60_000);
+  },
+  { limit: 600_000 },
+);
+
+scenario(
+  "what is bad goes back by itself, and says why; what is not signed is not even begun",
+  async (site) => {
+    const place = await stage(site);
+    const { relay, releases, telemetry, agent, next, target } = place;
+    const bad = new Map([
+      ["crashes", ["kill -SEGV $$", /ended by itself 3 times/, {}]],
+      ["hangs", ["exec sleep 1000", /hung/, { confirm_within: "1s" }]],
+      [
+        "lost",
+        [
+          `HEADWATER_AGENT_UPLINK__BROKER=mqtt://127.0.0.1:1 exec ${next} "$@"`,
+          /did not reach the relay within 3s: .*refused/,
+          { confirm_within: "3s" },
+        ],
+      ],
+      [
+        "strict",
+        [`HEADWATER_AGENT_UPLINK__KEEP_ALIVE=0s exec ${next} "$@"`, /could not go on: .*keep_alive/, {}],
+      ],
+    ]);
+    const services = new Map();
+    for (const [device, [, , update]] of bad) services.set(device, startAgent(place, device, { update }));
+    services.set("careful", startAgent(place, "careful"));
+    await online(relay, services.size);
+
+    const goes = [...bad].map(async ([device, [text, why]], at) => {
+      const release = releases.make(`9.1.${at}`, target, releases.script(`${device}-program`, text));
+      const going = fleet(relay, release, "--device", device);
+      if (device === "lost") {
+        // A script's environment, and its name for itself, go on to the program that comes back: a service has its own again.
+        const service = services.get(device);
+        const slot = site.path(`state-${device}/slots/a`);
+        await until(
+          `${device} is rolled back`,
+          () => service.program.log().includes("rolled back: ") && !existsSync(slot),
+          120_000,
+        );
+        await service.program.kill("SIGKILL");
+      }
+      const { code, stdout, stderr } = await going;
+      assert.equal(code, 3, stdout + stderr);
+      assert.match(stdout, why, `${device}\n${stdout}${stderr}`);
+      assert.match(stdout, /failed: rolled back/, stdout);
+      assert.equal(await running(relay, device), OLD, device);
+      // It is not tried again unless somebody says so.
+      const twice = await fleet(relay, release, "--device", device);
+      assert.match(twice.stdout, /refused: this program has failed here already/, twice.stdout);
+      assert.equal(existsSync(site.path(`state-${device}/slots/a`)), false, "nothing is left of it");
+    });
+    await Promise.all(goes);
+
+    const careful = async (release, expected, ...args) => {
+      const { code, stdout, stderr } = await fleet(relay, release, "--device", "careful", ...args);
+      assert.equal(code, 3, stdout + stderr);
+      assert.match(stdout, expected, stdout + stderr);
+      assert.equal(await running(relay, "careful"), OLD);
+    };
+    const other = site.path("other.pem");
+    execFileSync("openssl", ["genpkey", "-algorithm", "ed25519", "-out", other]);
+    await careful(releases.make("9.2.0", target, next, { key: other }), /which is not in update.keys/);
+    const altered = releases.make("9.2.1", target, next);
+    writeFileSync(altered.manifest, readFileSync(altered.manifest, "utf8").replace("9.2.1", "9.2.2"));
+    await careful({ ...altered, version: "9.2.2" }, /does not fit its signature/);
+    const unsigned = releases.make("9.2.3", target, next);
+    writeFileSync(`${unsigned.manifest}.minisig`, "");
+    await careful(unsigned, /has no signature/, "--force");
+    await careful(releases.make("0.0.1", target, next), /is not newer/);
+    await careful(releases.make("9.2.4", "mips-unknown-none", next), /left out: the release has nothing for/);
+    // Signed, and another one on the server.
+    const copy = join(releases.folder, "swapped");
+    copyFileSync(next, copy);
+    const swapped = releases.make("9.2.5", target, copy);
+    const content = readFileSync(copy);
+    content[1000] ^= 1;
+    writeFileSync(copy, content);
+    await careful(swapped, /is not what was signed/);
+    appendFileSync(copy, "x");
+    await careful(swapped, /failed here already/);
+    await careful(swapped, /the server's file has/, "--force");
+    await careful(
+      { ...releases.make("9.2.6", target, next), url: "http://127.0.0.1:1/" },
+      /under way|no answer/,
+      // The program is the one that has failed as 9.2.5.
+      "--force",
+      "--within",
+      "3s",
+    );
+    const state = site.path("state-careful/slots");
+    assert.deepEqual(readdirSync(state), ["state"]);
+
+    // Forced back to an older one, and it stays there although the package is newer.
+    const lost = services.get("lost");
+    const older = releases.make("0.0.2", target, next);
+    const { stdout } = await ask(relay, ["command", "lost", "update", "--json"]);
+    assert.match(stdout, /failed/);
+    const back = await fleet(relay, older, "--device", "lost", "--force");
+    assert.match(back.stdout, /updated|knows nothing/, back.stdout + back.stderr);
+    await until("the forced one runs", async () => /slots/.test(image(lost)), 60_000);
+    assert.equal(await running(relay, "lost"), NEW, "its program says so of itself");
+    assert.ok(existsSync(agent));
+    for (const device of services.keys()) check(telemetry, device, { streams: 1 });
+  },
+  { limit: 600_000 },
+);
