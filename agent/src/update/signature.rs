@@ -197,6 +197,31 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_minisign_signs_is_known_where_it_signs_the_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let minisign = |arguments: &[&str]| {
+            let output = std::process::Command::new("minisign")
+                .args(arguments)
+                .current_dir(folder.path())
+                .output()
+                .unwrap_or_else(|error| {
+                    panic!("minisign cannot be run ({error}); `scripts/test --only packages` installs it")
+                });
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+        };
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join("m"), "text").unwrap();
+        minisign(&["-G", "-W", "-p", "k.pub", "-s", "k.key"]);
+        let key = [Key::parse(read("k.pub").lines().nth(1).unwrap()).unwrap()];
+        minisign(&["-S", "-l", "-s", "k.key", "-m", "m"]);
+        assert_eq!(verify(b"text", &read("m.minisig"), &key), Ok(()));
+        assert!(verify(b"texT", &read("m.minisig"), &key).is_err());
+        minisign(&["-S", "-s", "k.key", "-m", "m"]);
+        let why = verify(b"text", &read("m.minisig"), &key).unwrap_err();
+        assert!(why.contains("minisign -S -l"), "{why}");
+    }
+
+    #[test]
     fn what_is_no_signature_is_refused_without_a_panic() {
         let signer = Signer::new(3);
         let key = [Key::parse(&signer.public()).unwrap()];
