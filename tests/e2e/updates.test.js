@@ -2,6 +2,18 @@
  * Updates over the air with two real programs, the agent and `next` (the same as of version 9.0.0), through Kafka, bridge and Mosquitto: sent by
  * `headwater-relay fleet update`, downloaded from a server that dies, killed at each step, rolled back where they do not reach the relay. What Kafka
  * holds is looked at from the first stream to the last: nothing is missing, nothing comes twice.
+ *
+ * Killed (SIGKILL, right before the sync; cut.c) is an agent at each of the steps that `agent/src/update/rack.rs` makes durable:
+ *
+ *   1 1-2  begun: the state's new file, the folder's names          2 1-2    whole: its right to be run, the names
+ *   1 3-4  the first piece: the program's file, the names           2 3-4    on trial: the state, the names
+ *   1 5-6  the state that knows of it, the names                    2 5-6    its first start is counted: the state, the names
+ *   1 7    the second piece                                         2 7-8    it holds: the state, the names
+ *   1 8-9  the state that knows of it, the names
+ *                                                                   2 11-12  it crashed three times, and is gone: the state, the names
+ *                                                                   2 13     its file is removed: the names
+ *
+ * That what was written and not synced may be lost or torn besides is for `agent/src/update/model.rs`.
  */
 
 import assert from "node:assert/strict";
@@ -79,6 +91,20 @@ async function running(relay, device) {
   return stdout?.trim().split(" ")[1];
 }
 
+/** Waits until Kafka knows these agents, on line and of these versions: what an agent says is there a little later than the agent itself. */
+async function known(relay, release, versions) {
+  const told = async () => {
+    const { stdout } = await fleet(relay, release, "--force", "--dry-run");
+    const lines = stdout.split("\n").map((line) => line.split(/\s+/).join(" "));
+    const missing = [...versions].filter(
+      ([device, version]) => !lines.includes(`${device} ${version} on line`),
+    );
+    if (missing.length === 0) return true;
+    throw new Error(`of ${missing} it says:\n${stdout}`);
+  };
+  await until("Kafka knows all agents", told, 240_000);
+}
+
 /** Waits until the device says that it is this version; a reply may take its time. */
 async function runs(relay, device, version) {
   const told = async () => {
@@ -115,6 +141,18 @@ function check(telemetry, device, { streams: least }) {
   }
 }
 
+function assertKilled(site, device, cut) {
+  const counted = readFileSync(site.path(device), "utf8");
+  assert.ok(counted.startsWith("0 "), `${device} was killed at ${cut}: ${counted}`);
+}
+
+/** Compiled, what ends an agent at one of its steps: its environment. */
+function cutter(site) {
+  const preload = site.path("cut.so");
+  execFileSync("cc", ["-shared", "-fPIC", "-o", preload, join(repository, "tests/e2e/harness/cut.c")]);
+  return (device, cut) => ({ LD_PRELOAD: preload, CUT: cut, CUT_COUNT: site.path(device) });
+}
+
 /** The agent's program that a process runs. */
 const image = (service) =>
   execFileSync("readlink", [`/proc/${service.program.pid}/exe`], { encoding: "utf8" }).trim();
@@ -148,21 +186,24 @@ scenario(
   async (site) => {
     const place = await stage(site);
     const { relay, releases, telemetry, next, target } = place;
-    const preload = site.path("cut.so");
-    execFileSync("cc", ["-shared", "-fPIC", "-o", preload, join(repository, "tests/e2e/harness/cut.c")]);
-    // Before the new program is whole: the beginning's two syncs, the first piece's four, the second's three. Then: made one that can be run (2), on trial
-    // (2), its start counted (2), confirmed (2).
+    const cutAt = cutter(site);
     const cuts = [...Array(9).keys()].map((at) => `1 ${at + 1}`);
     cuts.push(...[...Array(8).keys()].map((at) => `2 ${at + 1}`));
     const services = new Map([["plain", startAgent(place, "plain")]]);
     cuts.forEach((cut, at) => {
-      const env = { LD_PRELOAD: preload, CUT: cut, CUT_COUNT: site.path(`cut-${at}`) };
-      services.set(`cut-${at}`, startAgent(place, `cut-${at}`, { env }));
+      const device = `cut-${at}`;
+      services.set(device, startAgent(place, device, { env: cutAt(device, cut) }));
     });
     await online(relay, services.size);
     for (const device of services.keys()) await telemetry.untilCount(device, 1);
 
     const release = releases.make(NEW, target, next);
+    const of = (version) => [...services.keys()].map((device) => [device, version(device)]);
+    await known(
+      relay,
+      release,
+      of(() => OLD),
+    );
     await followPage(site, relay, release);
     // Nobody is sent anything.
     const nobody = await fleet(relay, release, "--percent", "0");
@@ -179,10 +220,11 @@ scenario(
     releases.breaks = { after: 1_000_000, times: 3 };
     const first = await fleet(relay, release, "--percent", "30");
     assert.equal(first.code, 0, first.stdout + first.stderr);
-    for (const device of services.keys()) {
-      const expected = meant.includes(device) ? NEW : OLD;
-      if (device === "plain" || meant.includes(device)) await runs(relay, device, expected);
-    }
+    await known(
+      relay,
+      release,
+      of((device) => (meant.includes(device) ? NEW : OLD)),
+    );
     assert.ok(
       releases.requests.some(({ from }) => from >= 131_072),
       "a download was gone on with",
@@ -193,14 +235,15 @@ scenario(
       rest.stdout,
       new RegExp(`18 of 18 agents are meant, ${meant.length} of them run it already`),
     );
+    await known(
+      relay,
+      release,
+      of(() => NEW),
+    );
     for (const [device, service] of services) {
-      await runs(relay, device, NEW);
       assert.match(image(service), /\/slots\/a$/, device);
       const cut = /^cut-(\d+)$/.exec(device);
-      if (cut) {
-        const counted = readFileSync(site.path(device), "utf8");
-        assert.ok(counted.startsWith("0 "), `${device}, which is ${cuts[cut[1]]}, was killed: ${counted}`);
-      }
+      if (cut) assertKilled(site, device, cuts[cut[1]]);
       assert.equal(
         service.starts.length,
         cut ? 2 : 1,
@@ -256,10 +299,21 @@ scenario(
         [`HEADWATER_AGENT_UPLINK__KEEP_ALIVE=0s exec ${next} "$@"`, /could not go on: .*keep_alive/, {}],
       ],
     ]);
+    const cutAt = cutter(site);
+    const cuts = new Map(["2 11", "2 12", "2 13"].map((cut, at) => [`crashes-${at}`, cut]));
+    for (const device of cuts.keys()) bad.set(device, bad.get("crashes"));
     const services = new Map();
-    for (const [device, [, , update]] of bad) services.set(device, startAgent(place, device, { update }));
+    for (const [device, [, , update]] of bad) {
+      const env = cuts.has(device) ? cutAt(device, cuts.get(device)) : {};
+      services.set(device, startAgent(place, device, { update, env }));
+    }
     services.set("careful", startAgent(place, "careful"));
     await online(relay, services.size);
+    await known(
+      relay,
+      releases.make("9.0.1", target, next),
+      [...services.keys()].map((device) => [device, OLD]),
+    );
 
     const goes = [...bad].map(async ([device, [text, why]], at) => {
       const release = releases.make(`9.1.${at}`, target, releases.script(`${device}-program`, text));
@@ -280,6 +334,7 @@ scenario(
       assert.match(stdout, why, `${device}\n${stdout}${stderr}`);
       assert.match(stdout, /failed: rolled back/, stdout);
       await runs(relay, device, OLD);
+      if (cuts.has(device)) assertKilled(site, device, cuts.get(device));
       // It is not tried again unless somebody says so.
       const twice = await fleet(relay, release, "--device", device);
       assert.match(twice.stdout, /refused: this program has failed here already/, twice.stdout);

@@ -12,9 +12,8 @@ export class Service {
     const program = this.site.start(this.name, this.command, this.args, this.options);
     this.starts.push(program);
     program.exit.then(() => {
-      if (this.stopped) return;
       // Not at once: one that cannot even begin would keep a core busy.
-      this.timer = setTimeout(() => this.#start(), 100);
+      this.timer = setTimeout(() => this.stopped || this.site.closed || this.#start(), 100);
     });
   }
 

@@ -19,6 +19,11 @@ export class Site {
     this.directory = mkdtempSync(join(tmpdir(), "headwater-e2e-"));
   }
 
+  /** Whether the scenario is over: nothing can be started any more. */
+  get closed() {
+    return this.#closed;
+  }
+
   path(name) {
     return join(this.directory, name);
   }
