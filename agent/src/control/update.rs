@@ -130,7 +130,12 @@ impl Controller {
         let Some(state) = self.file.as_ref().and_then(super::FileSettings::state) else {
             return;
         };
-        let rack = match beside(move || Rack::open(Directory::of(&state))).await {
+        let open = move || {
+            let mut rack = Rack::open(Directory::of(&state))?;
+            rack.tidy();
+            Ok::<_, std::io::Error>(rack)
+        };
+        let rack = match beside(open).await {
             Ok(rack) => rack,
             Err(error) => return log::error!("there are no updates: the slots cannot be read: {error}"),
         };

@@ -177,6 +177,7 @@ impl Machine {
     /// Runs until the power goes or the update is over.
     fn run(&mut self) -> bool {
         let (mut rack, chosen) = self.start();
+        rack.tidy();
         let over = update(&mut rack, chosen).is_ok();
         self.model = rack.medium;
         over
@@ -274,7 +275,11 @@ fn whenever_the_power_goes_the_update_comes_to_its_end_and_nothing_else_ever_run
                     (&*current.version, &machine.model.files[current.slot.name()][..]),
                     ("0.3.0", NEW)
                 );
-                assert_eq!(machine.start().1, Some(current.slot));
+                machine.model.cut = None;
+                let (mut rack, chosen) = machine.start();
+                rack.tidy();
+                let kept: Vec<_> = rack.medium.files.into_keys().collect();
+                assert_eq!((chosen, kept), (Some(current.slot), vec![current.slot.name()]));
             }
         }
         assert!(tried > 1_000, "{tried} cuts");
@@ -327,6 +332,33 @@ fn one_that_ends_by_itself_is_tried_three_times_and_then_gone_for_good() {
     assert_eq!(runs, [NEW_RUNS, NEW_RUNS, NEW_RUNS, OLD_RUNS, OLD_RUNS, OLD_RUNS]);
     assert!(told(&machine).contains("ended by itself 3 times") && told(&machine).contains("after 6 s"));
     assert!(!machine.model.files.contains_key("b"));
+}
+
+#[test]
+fn whenever_the_power_goes_while_it_is_rolled_back_the_one_before_runs_and_nothing_is_left_of_it() {
+    for (at, left) in (0..6).flat_map(|at| [Left::Undone, Left::Done, Left::Torn].map(|left| (at, left))) {
+        let mut machine = on_trial();
+        machine.model.cut = Some((at, left));
+        let mut runs = Vec::new();
+        let mut cuts = 0;
+        for uptime in 0..8 {
+            let run = starts(&mut machine, &[("x", uptime)]);
+            if std::mem::take(&mut machine.model.dead) {
+                (machine.model.cut, cuts) = (None, cuts + 1);
+            } else {
+                runs.extend(run);
+            }
+        }
+        // Three starts, the state that says that it is gone, and its removal.
+        assert_eq!(cuts, usize::from(at < 5), "{at} {left:?}");
+        let news = runs.iter().take_while(|run| **run == NEW_RUNS).count();
+        assert!((2..=3).contains(&news), "{at} {left:?}: {runs:?}");
+        assert!(runs[news..].iter().all(|run| *run == OLD_RUNS), "{runs:?}");
+        assert!(told(&machine).contains("ended by itself 3 times"));
+        let mut rack = machine.rack();
+        rack.tidy();
+        assert_eq!(rack.medium.files.keys().collect::<Vec<_>>(), [&"a"]);
+    }
 }
 
 #[test]

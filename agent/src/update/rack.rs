@@ -44,6 +44,17 @@ impl<M: Medium> Rack<M> {
         Ok(Self { slots, medium })
     }
 
+    /// Removes what the state does not name: the program before the one that holds, and what a power cut has kept from being removed.
+    pub(crate) fn tidy(&mut self) {
+        for slot in [Slot::A, Slot::B] {
+            let next = self.slots.next.as_ref().map(|next| &next.program);
+            let mut named = self.slots.current.iter().chain(next);
+            if !named.any(|program| program.slot == slot) {
+                told(self.medium.discard(slot));
+            }
+        }
+    }
+
     fn save(&mut self, slots: Slots) -> io::Result<()> {
         self.medium.save(&slots.content())?;
         self.slots = slots;
