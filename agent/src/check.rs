@@ -138,6 +138,10 @@ async fn try_source(mut settings: config::Source, name: String, device: String) 
     if let SourceKind::Mqtt(mqtt) = &mut settings.kind {
         mqtt.client_id = mqtt.client_id.as_deref().map(own_id);
     }
+    let nothing = match &settings.kind {
+        SourceKind::Sysfs(sysfs) => format!("nothing to read was found under {}", sysfs.root.display()),
+        _ => "no reading".to_string(),
+    };
     let wanted = vec![settings];
     let open = task::blocking(move || crate::source::open_all(&wanted, &device));
     let opened = match tokio::time::timeout(OPENING, open).await {
@@ -154,10 +158,11 @@ async fn try_source(mut settings: config::Source, name: String, device: String) 
     let Some(opened) = opened else {
         return Finding::failed(subject, "it cannot be opened", "report this");
     };
-    first_readings(subject, opened).await
+    first_readings(subject, opened, &nothing).await
 }
 
-async fn first_readings(subject: String, mut opened: Opened) -> Finding {
+/// Waits for the first ones; `nothing` says that none came.
+async fn first_readings(subject: String, mut opened: Opened, nothing: &str) -> Finding {
     let (output, mut samples) = Output::new(Clock::default());
     let cadence = opened.source.cadence();
     let limit = match cadence {
@@ -198,7 +203,7 @@ async fn first_readings(subject: String, mut opened: Opened) -> Finding {
             ),
             (Cadence::Every(_), None) => Finding::failed(
                 subject,
-                format!("no reading within {limit:?}"),
+                format!("{nothing} within {limit:?}"),
                 "check its settings and its device",
             ),
             _ => Finding::ok(
@@ -365,5 +370,15 @@ mod tests {
         assert!(keeper(folder.path()).contains("virtual machine"));
         fs::create_dir(folder.path().join("rtc0")).unwrap();
         assert!(keeper(folder.path()).contains("battery"));
+    }
+
+    #[tokio::test]
+    async fn a_tree_without_a_sensor_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let text = format!("type = \"sysfs\"\ninterval = \"10ms\"\nroot = {:?}", root.path());
+        let source: config::Source = toml::from_str(&text).unwrap();
+        let finding = try_source(source, "sysfs".into(), "gw-01".into()).await;
+        let expected = format!("nothing to read was found under {}", root.path().display());
+        assert!(!finding.ok && finding.what.starts_with(&expected), "{finding:?}");
     }
 }

@@ -314,8 +314,9 @@ impl Pipeline {
         self.handle.disconnected(name.clone(), Some(&end.why));
         let wait = self.link.closed(now, end, getrandom::u64()?);
         log::warn!(
-            "not connected to {name}: {}; next attempt in {wait:.1?}, to {}",
+            "not connected to {name}: {}; next attempt in {:.1} s, to {}",
             end.why,
+            wait.as_secs_f64(),
             self.link.name()
         );
         Ok(())
