@@ -1,8 +1,10 @@
 //! A WebSocket echo server on the gateway's own handshake of permessage-deflate, shim, inflater and deflater, for the Autobahn test suite (see
-//! CONTRIBUTING.md) and browsers (tests/e2e/browsers.test.js).
+//! CONTRIBUTING.md) and browsers (tests/e2e/browsers.test.js). What it echoes goes out as the gateway's frames do: through the shim's queue, past
+//! tungstenite, whose pongs and close frames go behind it.
 //!
 //! Usage: echo PORT (0: a free one; the address is printed)
 
+use std::future::poll_fn;
 use std::io::Write as _;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -99,7 +101,13 @@ async fn echo(stream: TcpStream, deflated: bool) {
         let opcode = OpCode::Data(if kind.text { Data::Text } else { Data::Binary });
         let mut frame = Frame::message(if deflated { deflate(&body) } else { body }, opcode, true);
         frame.header_mut().rsv1 = deflated;
-        if socket.send(Message::Frame(frame)).await.is_err() {
+        let mut bytes = Vec::with_capacity(frame.len());
+        if frame.format(&mut bytes).is_err() {
+            return;
+        }
+        let transport = socket.get_mut();
+        transport.queue(bytes.into());
+        if poll_fn(|cx| transport.poll_drain(cx)).await.is_err() {
             return;
         }
     };

@@ -29,6 +29,10 @@ struct Ring {
     /// The next offset to come.
     next: i64,
     records: VecDeque<Arc<Record>>,
+    /// Offset and arrival of the last record that came, microseconds, whether it is still held or not.
+    last: Option<(i64, i64)>,
+    /// How often the log was found to be another.
+    epoch: u64,
 }
 
 /// Where a cursor stands.
@@ -59,9 +63,19 @@ impl Log {
         &self.held
     }
 
-    /// How often the topic was found to have been made anew.
+    /// How often a partition was found to be of another topic, made anew under the name; of all partitions together.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The same of one partition. A position of an earlier epoch is of another log, whatever lies there now.
+    pub fn epoch_of(&self, partition: u32) -> u64 {
+        self.rings.get(partition as usize).map_or(0, |ring| ring.epoch)
+    }
+
+    /// Offset and arrival of the last record that came of a partition: by these the log is known to be the same.
+    pub fn last(&self, partition: u32) -> Option<(i64, i64)> {
+        self.rings.get(partition as usize).and_then(|ring| ring.last)
     }
 
     /// The number of partitions.
@@ -76,21 +90,35 @@ impl Log {
                 base: offset,
                 next: offset,
                 records: VecDeque::new(),
+                last: None,
+                epoch: ring.epoch,
             };
         }
         self.order.retain(|&other| other != partition);
     }
 
+    /// As [`Log::begin`], of another topic that was made under the name.
+    fn begin_anew(&mut self, partition: u32, offset: i64) {
+        self.begin(partition, offset);
+        if let Some(ring) = self.rings.get_mut(partition as usize) {
+            ring.epoch += 1;
+            self.epoch += 1;
+        }
+    }
+
     /// Reading of a partition goes on: where it was left, if no more than `backfill` records have come since then, otherwise that many before
-    /// its end. `low` and `high` are what Kafka holds of it. Returns the offset to read from.
-    pub fn go_on(&mut self, partition: u32, (low, high): (i64, i64), backfill: u32) -> i64 {
+    /// its end. `low` and `high` are what Kafka holds of it; `is_same`: what came last stands where it came from. Returns the offset to read from.
+    pub fn go_on(&mut self, partition: u32, (low, high): (i64, i64), is_same: bool, backfill: u32) -> i64 {
         let from = low.max(high - i64::from(backfill));
         let next = self.next(partition);
-        if next >= from && next <= high {
+        if next > high || !is_same {
+            // What was read before is of another log.
+            self.begin_anew(partition, from);
+            return from;
+        }
+        if next >= from {
             return next;
         }
-        // What was read before is of another log.
-        self.epoch += u64::from(next > high);
         self.begin(partition, from);
         from
     }
@@ -103,11 +131,11 @@ impl Log {
             return;
         };
         if record.offset < ring.next {
-            self.epoch += 1;
-            self.begin(partition, record.offset);
+            self.begin_anew(partition, record.offset);
         }
         let ring = &mut self.rings[partition as usize];
         ring.next = record.offset + 1;
+        ring.last = Some((record.offset, record.arrival_us));
         ring.records.push_back(Arc::new(record));
         self.order.push_back(partition);
         // One record is always kept, so that a log too small for it still moves.
@@ -216,7 +244,8 @@ mod tests {
         log.begin(0, 100);
         append(&mut log, 0, 100);
         append(&mut log, 0, 3);
-        assert_eq!(log.epoch(), 1);
+        assert_eq!((log.epoch(), log.epoch_of(0)), (1, 1));
+        assert_eq!(log.last(0), Some((3, 1_000_000)));
         assert!(matches!(log.place(0, 1), Place::Behind(3)));
         assert_eq!(offset(&log.place(0, 3)), Some(3));
         assert_eq!(log.next(0), 4);
@@ -225,19 +254,27 @@ mod tests {
     #[test]
     fn a_partition_that_was_left_goes_on_where_that_is_near() {
         let mut log = Log::new(1, 1 << 20);
-        assert_eq!(log.go_on(0, (0, 100), 10), 90, "never read before");
+        assert_eq!(log.go_on(0, (0, 100), true, 10), 90, "never read before");
         for at in 90..100 {
             append(&mut log, 0, at);
         }
-        assert_eq!(log.go_on(0, (0, 105), 10), 100, "all that is held is whole");
+        assert_eq!(log.go_on(0, (0, 105), true, 10), 100, "all that is held is whole");
         assert_eq!(offset(&log.place(0, 95)), Some(95));
-        assert_eq!(log.go_on(0, (0, 105), 0), 105, "further than the backfill");
+        assert_eq!(log.go_on(0, (0, 105), true, 0), 105, "further than the backfill");
         assert!(matches!(log.place(0, 95), Place::Behind(105)));
-        assert_eq!(log.go_on(0, (120, 125), 10), 120, "retention was quicker");
+        assert_eq!(log.go_on(0, (120, 125), true, 10), 120, "retention was quicker");
         assert_eq!(log.epoch(), 0);
-        assert_eq!(log.go_on(0, (0, 7), 10), 0, "the topic was made anew");
-        assert_eq!(log.epoch(), 1);
+        assert_eq!(log.go_on(0, (0, 7), true, 10), 0, "the topic was made anew");
+        assert_eq!(log.epoch_of(0), 1);
         assert!(matches!(log.place(0, 0), Place::End(0)));
+        append(&mut log, 0, 6);
+        assert_eq!(
+            log.go_on(0, (0, 20), false, 10),
+            10,
+            "and has overtaken the one of before"
+        );
+        assert_eq!((log.epoch_of(0), log.last(0)), (2, None));
+        assert!(matches!(log.place(0, 6), Place::Behind(10)));
     }
 
     #[test]

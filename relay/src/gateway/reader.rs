@@ -154,6 +154,7 @@ impl Readers {
         let states = Source {
             take: device,
             ended: |_, _| {},
+            failed: |_, _| {},
         };
         let devices = follow(&self.devices.consumer, hub, check, &failing, states);
         let ticks = async {
@@ -179,6 +180,8 @@ pub(super) struct Source {
     pub(super) take: fn(&Hub, &BorrowedMessage<'_>),
     /// That is all there is in this partition.
     pub(super) ended: fn(&Hub, u32),
+    /// It cannot be read just now.
+    pub(super) failed: fn(&Hub, &KafkaError),
 }
 
 /// Takes in message after message; never ends.
@@ -200,10 +203,11 @@ pub(super) async fn follow(
         each(first, more, |next| match next {
             Ok(message) => (source.take)(hub, &message),
             Err(KafkaError::PartitionEOF(partition)) => (source.ended)(hub, partition as u32),
-            // librdkafka goes on by itself.
+            // librdkafka goes on by itself, or is told where.
             Err(error) => {
                 failing.store(true, Ordering::Relaxed);
                 check.failing(format!("reading: {error}"));
+                (source.failed)(hub, &error);
             }
         });
         hub.announce();

@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, FuturesUnordered};
 use headwater_proto::Body;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Semaphore;
@@ -19,13 +19,14 @@ use tokio::sync::Semaphore;
 use super::catchup::{self, Range};
 use super::hub::Hub;
 use super::reader::{Source, follow};
+use super::record::Record;
 use crate::admin::Check;
 use crate::kafka::{self, Context, KafkaSettings};
 
 /// Where Kafka does not say that it is a partition's end, so long a silence is: longer than a busy broker is quiet.
 const SILENCE: Duration = Duration::from_secs(15);
-/// Subscriptions wait so long for the newest values of silent devices. Those that are fetched later come to LATEST as changes; a snapshot of ALL is
-/// without them.
+/// Subscriptions wait so long for the newest values of silent devices. Those that are fetched later come to LATEST as changes; what begins with a
+/// snapshot in mode ALL waits for them all.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Silent devices asked for at a time: subscribers that read history have the other readers.
 const TOGETHER: usize = 2;
@@ -58,6 +59,10 @@ impl Telemetry {
     /// Settings that cannot be used.
     pub fn new(settings: &KafkaSettings) -> Result<Self, kafka::Error> {
         let consumer = super::reader::config(settings)?
+            // What lies at a position that is out of range is of another log, perhaps: that is looked at before reading goes on.
+            .set("auto.offset.reset", "error")
+            // A topic that is gone is told of after this, not half a minute later when it may be back.
+            .set("topic.metadata.propagation.max.ms", "1000")
             .create_with_context(settings.context())
             .map_err(kafka::Error::Client)?;
         let topic = settings.topics().telemetry;
@@ -76,6 +81,11 @@ impl Telemetry {
             ended: |hub, partition| {
                 hub.watches.came(partition, None);
             },
+            failed: |hub, error| {
+                if is_doubtful(error) {
+                    hub.watches.doubt();
+                }
+            },
         };
         tokio::join!(
             follow(&self.consumer, hub, check, failing, source),
@@ -88,6 +98,17 @@ impl Telemetry {
         let mut interval = tokio::time::interval(Duration::from_secs(1));
         let mut under_way = FuturesUnordered::new();
         loop {
+            if hub.watches.is_doubted() {
+                tracing::warn!(
+                    topic = self.topic,
+                    "the topic is not what it was: its partitions are picked up again"
+                );
+                under_way.clear();
+                if let Err(error) = self.consumer.unassign() {
+                    failing.store(true, Ordering::Relaxed);
+                    check.failing(format!("reading: {error}"));
+                }
+            }
             // Each by itself: one that cannot be read holds up no other.
             for partition in hub.watches.call() {
                 under_way.push(async move {
@@ -117,17 +138,42 @@ impl Telemetry {
     /// Reads on from where it was left, or from a little before its end.
     async fn pick_up(&self, hub: &Hub, partition: u32) -> Result<(), Error> {
         let began = Instant::now();
-        // Beyond every log there is nothing to read: only its ends are asked for.
-        let ends = hub.catch_up.read(Range {
-            partition,
-            from: i64::MAX,
-            until: i64::MAX,
+        let (left, last, epoch) = {
+            let log = hub.log();
+            (log.next(partition), log.last(partition), log.epoch_of(partition))
+        };
+        // What came last, to see whether it is still there. Beyond every log there is nothing to read: only its ends are asked for.
+        let from = last.map_or(i64::MAX, |(offset, _)| offset);
+        let until = from.saturating_add(1);
+        let ends = hub
+            .catch_up
+            .read(Range {
+                partition,
+                from,
+                until,
+            })
+            .await?;
+        let is_same = last.is_none_or(|last| {
+            // What retention took tells nothing.
+            let found = ends
+                .records
+                .first()
+                .map(|record| (record.offset, record.arrival_us));
+            ends.low > last.0 || found == Some(last)
         });
-        let ends = ends.await?;
-        let left = hub.log().next(partition);
+        let marks = (ends.low, ends.high);
         let backfill = hub.settings.log_backfill;
-        let from = hub.log_mut().go_on(partition, (ends.low, ends.high), backfill);
-        if from != left {
+        let from = hub.log_mut().go_on(partition, marks, is_same, backfill);
+        let is_another = hub.log().epoch_of(partition) != epoch;
+        if is_another {
+            tracing::warn!(
+                partition,
+                left,
+                from,
+                "the telemetry is of another topic: whoever reads it is told of a gap"
+            );
+        }
+        if from != left || is_another {
             // Something lies between that is not read: what was newest before it need not be so any more.
             hub.cache_mut().forget_partition(partition);
         }
@@ -140,7 +186,6 @@ impl Telemetry {
             let count = self.fetch_silent(hub, partition).await;
             if count > 0 {
                 tracing::info!(devices = count, "fetched the last values of silent devices");
-                hub.announce();
             }
         };
         let mut fetched = std::pin::pin!(fetched);
@@ -152,6 +197,8 @@ impl Telemetry {
         if !in_time {
             fetched.await;
         }
+        hub.watches.complete(partition);
+        hub.announce();
         Ok(())
     }
 
@@ -176,11 +223,9 @@ impl Telemetry {
             fleet.newest_offsets().filter_map(range).collect()
         };
         let fetched = stream::iter(silent).map(|(name, range)| async move {
-            // Subscribers that read history have the other readers. The semaphore is never closed.
-            let _turn = self.turns.acquire().await;
-            let chunk = hub.catch_up.read(range).await;
+            let records = self.until_read(hub, range).await;
             let mut count = 0;
-            for record in chunk.into_iter().flat_map(|chunk| chunk.records) {
+            for record in records {
                 let decoded = headwater_proto::protobuf::decode(&record.batch(), &hub.limits);
                 if let Ok(batch) = decoded
                     && record.device == name
@@ -195,6 +240,20 @@ impl Telemetry {
         fetched.fold(0, |sum, count| async move { sum + count }).await
     }
 
+    /// Reads a record of a silent device, however long Kafka is away.
+    async fn until_read(&self, hub: &Hub, range: Range) -> Vec<Arc<Record>> {
+        loop {
+            // Subscribers that read history have the other readers. The semaphore is never closed.
+            let turn = self.turns.acquire().await;
+            match hub.catch_up.read(range).await {
+                Ok(chunk) => return chunk.records,
+                Err(error) => tracing::debug!(?range, "a silent device cannot be read: {error}"),
+            }
+            drop(turn);
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
     fn let_go(&self, hub: &Hub) {
         let gone = hub.watches.let_go(Instant::now(), hub.settings.linger);
         if gone.is_empty() {
@@ -207,11 +266,30 @@ impl Telemetry {
         match self.consumer.incremental_unassign(&list) {
             Ok(()) => tracing::debug!(partitions = ?gone, "nobody watches: partitions are read no longer"),
             Err(error) => {
-                tracing::warn!("partitions {gone:?} could not be let go, and are tried again: {error}");
-                hub.watches.wake(&gone);
+                tracing::warn!("partitions {gone:?} could not be let go: {error}");
+                hub.watches.doubt();
             }
         }
     }
+}
+
+/// Whether the topic may be another by now: it is gone, or has no such offset.
+fn is_doubtful(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        AutoOffsetReset, OffsetOutOfRange, UnknownPartition, UnknownTopic, UnknownTopicId,
+        UnknownTopicOrPartition,
+    };
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            AutoOffsetReset
+                | OffsetOutOfRange
+                | UnknownPartition
+                | UnknownTopic
+                | UnknownTopicId
+                | UnknownTopicOrPartition
+        )
+    )
 }
 
 /// Until all that stood in this partition has come.

@@ -3,6 +3,8 @@
 //! A subscription holds a [`Watching`] for as long as it lives. A partition that nobody watched is asleep: it is picked up at the first
 //! watcher's word, and only once its end is in memory, with the newest values of its silent devices, can subscriptions
 //! start in it. Who comes back soon finds it awake: it is let go only after a while without watchers.
+//!
+//! A snapshot waits longer than others: until the newest values of all silent devices are there, however many they are.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ struct Inner {
     partitions: Vec<Partition>,
     /// Those who watch all of them.
     everything: Watchers,
+    /// Somebody doubts that what is read is still the same.
+    doubted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,8 +74,16 @@ enum State {
     Reading(i64),
     /// All that stood in it has come.
     Read,
-    /// Subscriptions may start in it.
+    /// Subscriptions may start in it, but for those that begin with a snapshot of all its devices.
     Awake,
+    /// The newest values of its silent devices are all there.
+    Whole,
+}
+
+impl State {
+    fn is_awake(self) -> bool {
+        matches!(self, Self::Awake | Self::Whole)
+    }
 }
 
 /// A subscription's watch over its partitions, until this is dropped.
@@ -88,6 +100,7 @@ impl Watches {
         let inner = Inner {
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             everything: Watchers::default(),
+            doubted: false,
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -156,13 +169,13 @@ impl Watches {
                 }
                 false
             }
-            state => matches!(state, State::Read | State::Awake),
+            state => state == State::Read || state.is_awake(),
         }
     }
 
     /// Whether all that stood in these has come.
     pub fn are_read(&self, partitions: &[u32]) -> bool {
-        self.all(partitions, |state| matches!(state, State::Read | State::Awake))
+        self.all(partitions, |state| state == State::Read || state.is_awake())
     }
 
     /// Subscriptions may start in them.
@@ -170,6 +183,29 @@ impl Watches {
         for &partition in partitions {
             self.set(partition, State::Awake);
         }
+    }
+
+    /// Nothing is missing of the newest values in it any more.
+    pub fn complete(&self, partition: u32) {
+        self.set(partition, State::Whole);
+    }
+
+    /// What was read may be of another topic by now: all are picked up again.
+    pub fn doubt(&self) {
+        self.lock().doubted = true;
+        self.called.notify_one();
+    }
+
+    /// Whether there was [`Watches::doubt`] since this was asked last. Then all are asleep from here on.
+    pub fn is_doubted(&self) -> bool {
+        let mut inner = self.lock();
+        let doubted = std::mem::take(&mut inner.doubted);
+        if doubted {
+            for partition in &mut inner.partitions {
+                partition.state = State::Asleep;
+            }
+        }
+        doubted
     }
 
     /// They could not be picked up, or are read no longer.
@@ -187,7 +223,7 @@ impl Watches {
         }
         let mut gone = Vec::new();
         for (number, partition) in (0..).zip(&mut inner.partitions) {
-            if partition.state == State::Awake && partition.watchers.are_gone(now, linger) {
+            if partition.state.is_awake() && partition.watchers.are_gone(now, linger) {
                 partition.state = State::Asleep;
                 gone.push(number);
             }
@@ -236,12 +272,20 @@ impl Inner {
 impl Watching {
     /// Whether subscriptions may start in all of its partitions.
     pub fn is_awake(&self) -> bool {
-        let awake = |state| state == State::Awake;
+        self.all(State::is_awake)
+    }
+
+    /// Whether those may, too, that begin with a snapshot of all their devices.
+    pub fn is_whole(&self) -> bool {
+        self.all(|state| state == State::Whole)
+    }
+
+    fn all(&self, is: impl Fn(State) -> bool) -> bool {
         match &self.partitions {
-            Some(partitions) => self.watches.all(partitions, awake),
+            Some(partitions) => self.watches.all(partitions, is),
             None => {
                 let inner = self.watches.lock();
-                inner.partitions.iter().all(|partition| awake(partition.state))
+                inner.partitions.iter().all(|partition| is(partition.state))
             }
         }
     }
@@ -321,6 +365,34 @@ mod tests {
         let back = watches.watch(Some(&[2]));
         assert_eq!(rouse(&watches), [2]);
         assert!(back.is_awake());
+    }
+
+    #[test]
+    fn a_snapshot_waits_until_nothing_is_missing_and_is_let_go_like_others() {
+        let watches = Watches::new(2);
+        let one = watches.watch(Some(&[1]));
+        rouse(&watches);
+        assert!(one.is_awake() && !one.is_whole());
+        watches.complete(1);
+        assert!(one.is_awake() && one.is_whole() && watches.are_read(&[1]));
+        assert!(watches.came(1, Some(11)), "what comes now is news");
+        assert!(!watches.watch(None).is_whole(), "the other is asleep");
+        drop(one);
+        assert_eq!(watches.let_go(Instant::now() + LINGER * 2, LINGER), [1]);
+    }
+
+    #[test]
+    fn all_that_is_watched_is_called_again_where_there_is_doubt() {
+        let watches = Watches::new(3);
+        let one = watches.watch(Some(&[0, 2]));
+        assert!(!watches.is_doubted());
+        rouse(&watches);
+        watches.doubt();
+        watches.doubt();
+        assert!(watches.is_doubted() && !watches.is_doubted());
+        assert!(!one.is_awake());
+        assert_eq!(watches.read(), 0);
+        assert_eq!(watches.call(), [0, 2]);
     }
 
     #[test]

@@ -258,6 +258,60 @@ async fn a_request_has_its_time_and_size() {
     gateway.stop().await;
 }
 
+/// Sockets that one end has left, with a word and without; and one that stops in the middle of a message.
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_are_half_open() {
+    let kafka = Kafka::start();
+    let short = GatewaySettings {
+        keep_alive: Duration::from_secs(1),
+        ..settings()
+    };
+    let gateway = Gateway::start(&kafka, short).await;
+    let mut witness = Client::open(gateway.address).await;
+    witness.subscribe(subscribe(1, Mode::All)).await;
+    witness.caught_up().await;
+    let mut others = vec![];
+    for _ in 0..4 {
+        let mut client = Client::open(gateway.address).await;
+        client.subscribe(subscribe(1, Mode::All)).await;
+        others.push(client);
+    }
+    assert_eq!(gateway.metric("connections"), 5.0);
+    let [ended, reset, silent, broken] = &mut others[..] else {
+        panic!()
+    };
+    // Says that it writes no more, and would still read.
+    ended.stream.shutdown().await.unwrap();
+    // Is gone without a word of WebSocket's.
+    reset.stream.set_zero_linger().unwrap();
+    drop(std::mem::replace(
+        &mut reset.stream,
+        TcpStream::connect(gateway.address).await.unwrap(),
+    ));
+    // Takes what comes and answers nothing, as a peer behind a line that was cut; and one whose message never ends.
+    broken.bytes(&[0x82, 0xfe, 0x40]).await;
+    let served = async {
+        for seq in 1.. {
+            kafka.put(&batch("gw-1", seq, 3)).await;
+            witness.data().await;
+            if gateway.metric("connections") == 1.0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), served)
+        .await
+        .expect("all four are let go");
+    for client in [ended, silent, broken] {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(60), client.stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the gateway's end is closed too");
+    }
+    is_served(&mut witness).await;
+    gateway.stop().await;
+}
+
 /// A client that reads a byte now and then holds its window, answers no ping in time, and is let go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_byte_by_byte() {

@@ -1,4 +1,24 @@
 //! The gateway over real sockets, against librdkafka's in-process cluster as Kafka.
+//!
+//! What it is given that no good client would send, and which test does it (`.js`: in `tests/e2e`, on Apache Kafka):
+//!
+//! | bad input | test |
+//! |---|---|
+//! | every frame type in every state | `limits::every_frame_in_every_state`, `bad-clients.test.js` "each bad client is closed with its code" |
+//! | frames that are none: bytes, reserved bits, lengths, pieces, bombs | `hostile` (all of it), `bad-clients.test.js` |
+//! | acks beyond what was sent | `hostile::an_ack_for_frames_never_sent` |
+//! | acks backwards, and repeated | `all::the_window_holds_frames_back_and_nothing_is_lost`, the properties in `window.rs` |
+//! | acks never | `hostile::too_late_and_too_many`, `clients.test.js` "a client that does not acknowledge" |
+//! | windows of 0 and 2^64 - 1 | `all::the_window_holds_frames_back_and_nothing_is_lost`, `hostile::a_client_that_never_reads_costs_what_a_connection_begins_with` |
+//! | 1,000 subscriptions | `limits::a_thousand_subscriptions`; replaced without end: `flood` |
+//! | globs that match everything, and many | `limits::globs_that_match_everything_and_globs_that_are_many` |
+//! | cursors of a deleted topic | `cursors.test.js` "the topic is deleted under the gateway", `starts::a_cursor_of_another_log_is_a_reset` |
+//! | cursors of the future, of other partitions, of what retention took | `cursors.test.js` "cursors of what retention took", `starts::what_retention_took_is_a_gap`, `hostile::wrong_subscriptions_are_answered_and_the_connection_goes_on` |
+//! | half-open sockets | `limits::sockets_that_are_half_open`, `limits::a_request_has_its_time_and_size` |
+//! | a client that reads one byte a second, or nothing | `limits::a_client_that_reads_byte_by_byte`, `hostile::a_client_that_never_reads_costs_what_a_connection_begins_with` |
+//! | tokens swapped mid-session | `tenants::tokens_swapped_mid_session`, `fresh` |
+//! | commands to foreign devices | `commands::what_is_not_allowed_is_refused_in_the_same_words_audited_and_not_written` |
+//! | a gateway whose Kafka is away | `all::kafka_that_goes_away_and_comes_back`, `all::without_kafka_the_page_is_served_and_the_channel_says_why_not`, `commands::while_kafka_is_away_a_command_is_neither_taken_nor_forgotten`, `cursors.test.js` "Kafka is away" |
 
 // A test fails by panicking.
 #![allow(clippy::unwrap_used)]
@@ -12,6 +32,7 @@ mod fresh;
 mod hostile;
 mod kafka;
 mod keysets;
+mod latency;
 mod limits;
 mod load;
 mod merged;

@@ -1,13 +1,15 @@
 //! Modes LATEST and PRESENCE.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use headwater_proto::{Body, Limits, Message, Values, pb, protobuf};
+use headwater_relay::gateway::settings::GatewaySettings;
 use pb::start::At;
 use pb::{Mode, server_frame::Frame};
 
 use crate::client::{Client, from, subscribe, window};
-use crate::kafka::{Kafka, batch, device_in, now_us};
+use crate::kafka::{Kafka, PARTITIONS, batch, device_in, now_us};
 use crate::{Gateway, settings};
 
 async fn latest(client: &mut Client) -> pb::Latest {
@@ -130,7 +132,7 @@ async fn at_most_one_frame_in_the_interval() {
     let load = async {
         for seq in 1..=60 {
             kafka.put(&batch("a", seq, 1)).await;
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let watch = async {
@@ -162,7 +164,7 @@ async fn a_device_long_silent_is_in_the_snapshot() {
             ..Default::default()
         })
         .await;
-    let small = headwater_relay::gateway::settings::GatewaySettings {
+    let small = GatewaySettings {
         log_backfill: 3,
         ..settings()
     };
@@ -179,6 +181,80 @@ async fn a_device_long_silent_is_in_the_snapshot() {
         .await;
     let found = latest(&mut client).await;
     assert_eq!(temp(&found.batches[0]), 7.01);
+    gateway.stop().await;
+}
+
+/// A snapshot in mode ALL is whole, however long the newest values of silent devices take; others need not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_all_waits_for_every_silent_device() {
+    const SILENT: u64 = 40;
+    let kafka = Kafka::start();
+    let partition = 1;
+    let names: Vec<String> = (0..)
+        .map(|i| format!("silent-{i}"))
+        .filter(|name| headwater_proto::shard::partition(name, PARTITIONS) == partition)
+        .take(SILENT as usize)
+        .collect();
+    for (seq, name) in (1..).zip(&names) {
+        let (_, offset) = kafka.put(&batch(name, seq, 2)).await;
+        let state = pb::DeviceState {
+            device: name.clone(),
+            newest_offset_plus_1: offset + 1,
+            ..Default::default()
+        };
+        kafka.state(&state).await;
+    }
+    for seq in 1..=10 {
+        kafka.put(&batch(&device_in(partition), seq, 2)).await;
+    }
+    let small = GatewaySettings {
+        log_backfill: 3,
+        ..settings()
+    };
+    let gateway = Gateway::start(&kafka, small).await;
+    // Two of them are fetched at a time, in a second or so: that is longer than anybody else waits.
+    let slow = Duration::from_millis(400);
+    kafka.cluster.broker_round_trip_time(1, slow).unwrap();
+    let mut client = Client::open(gateway.address).await;
+    let all = pb::Subscribe {
+        devices: vec!["silent-*".into()],
+        start: from(At::Snapshot(true)),
+        ..subscribe(1, Mode::All)
+    };
+    client.send(pb::client_frame::Frame::Subscribe(all)).await;
+    let now = pb::Subscribe {
+        devices: vec!["silent-*".into()],
+        ..subscribe(2, Mode::All)
+    };
+    client.send(pb::client_frame::Frame::Subscribe(now)).await;
+    let (mut order, mut seqs) = (vec![], vec![]);
+    while seqs.len() < names.len() {
+        let frame = tokio::time::timeout(Duration::from_secs(60), client.receive_frame()).await;
+        match frame.expect("the snapshot comes") {
+            Frame::Subscribed(subscribed) => order.push(subscribed.id),
+            Frame::Latest(latest) => {
+                assert!(latest.snapshot && latest.id == 1);
+                seqs.extend(latest.batches.iter().map(|batch| batch.seq));
+            }
+            Frame::CaughtUp(caught_up) => {
+                assert!(
+                    caught_up.id == 2 || seqs.len() == names.len(),
+                    "{} devices",
+                    seqs.len()
+                );
+            }
+            // That Kafka is waited for.
+            Frame::Error(error) => assert_eq!(error.code(), pb::ErrorCode::Unavailable),
+            other => panic!("{other:?}"),
+        }
+    }
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=SILENT).collect::<Vec<_>>());
+    assert_eq!(
+        order,
+        [2, 1],
+        "who starts now does not wait for what is long past"
+    );
     gateway.stop().await;
 }
 

@@ -15,6 +15,11 @@ export function topics(kafka, ...args) {
   return call("topics.py", kafka.bootstrap, ...args);
 }
 
+/** Batches of these devices, numbered `first` to `last`, a reading each; see python/put.py. */
+export function put(kafka, first, last, devices) {
+  call("put.py", kafka.bootstrap, "headwater.telemetry", first, last, ...devices);
+}
+
 /** Creates all that the bridge needs, as an operator would. */
 export function createTopics(kafka, partitions = 2) {
   for (const name of ["telemetry", "devices", "commands"])

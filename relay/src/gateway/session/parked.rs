@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use headwater_proto::pb;
+use pb::start::At;
 
 use super::{Session, Waiting, earliest};
+use crate::gateway::watch::Watching;
 
 /// After this long a client is told that Kafka is waited for.
 const TELL: Duration = Duration::from_secs(5);
@@ -24,6 +26,16 @@ impl Parked {
     }
 }
 
+/// Whether its partitions are read as far as it needs.
+pub(super) fn may_begin(subscribe: &pb::Subscribe, watching: &Watching) -> bool {
+    let at = subscribe.start.as_ref().and_then(|start| start.at.as_ref());
+    match (subscribe.mode(), at) {
+        // What is fetched later would never come to it: it is data of before.
+        (pb::Mode::All, Some(At::Snapshot(_))) => watching.is_whole(),
+        _ => watching.is_awake(),
+    }
+}
+
 impl Session {
     /// Begins the subscriptions whose partitions are read by now. Returns when to look again at the others.
     pub(super) fn rise(&mut self, now: Instant) -> Option<Instant> {
@@ -32,7 +44,7 @@ impl Session {
             let Waiting::Parked(parked) = &mut entry.subscription else {
                 continue;
             };
-            if entry.watching.is_awake() {
+            if may_begin(&parked.subscribe, &entry.watching) {
                 risen.push(std::mem::take(&mut parked.subscribe));
             } else if parked.tell.is_some_and(|tell| tell <= now) {
                 parked.tell = None;

@@ -7,7 +7,7 @@ use headwater_proto::pb;
 use pb::server_frame::Frame;
 use pb::start::At;
 
-use super::parked::Parked;
+use super::parked::{self, Parked};
 use super::{Session, State, Step, Ticket, Waiting};
 use crate::gateway::budget::{self, Budget};
 use crate::gateway::catchup;
@@ -116,7 +116,7 @@ impl Session {
                     let metrics = Globs::or_all(&subscribe.metrics).map_err(|error| refused(&error))?;
                     Mode::Series(metrics, interval(BUCKET))
                 };
-                if !held.watching.is_awake() {
+                if !parked::may_begin(&subscribe, &held.watching) {
                     return self.park(held, subscribe, now);
                 }
                 let wanted = Wanted {
@@ -133,7 +133,7 @@ impl Session {
                     At::TimeUs(_) | At::Cursor(_) => return bad("LATEST starts now or with a snapshot"),
                 };
                 let metrics = Globs::or_all(&subscribe.metrics).map_err(|error| refused(&error))?;
-                if !held.watching.is_awake() {
+                if !parked::may_begin(&subscribe, &held.watching) {
                     return self.park(held, subscribe, now);
                 }
                 let budget = budget::Held::new(self.budget());

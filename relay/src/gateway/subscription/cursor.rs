@@ -72,6 +72,8 @@ pub(super) struct Cursor {
     /// Those whose position lies beyond the log in memory: Kafka is asked whether it can be.
     ahead: Vec<u32>,
     not_before_us: i64,
+    /// Of which log each position is; and as of which epoch of all together this is known.
+    epochs: Vec<u64>,
     epoch: u64,
     /// Not yet handed out; its partition's position is beyond it already.
     gap: Option<pb::Gap>,
@@ -109,6 +111,7 @@ impl Cursor {
             ahead,
             not_before_us: beginning.not_before_us.unwrap_or(i64::MIN),
             positions: beginning.positions,
+            epochs: (0..log.partitions()).map(|p| log.epoch_of(p)).collect(),
             epoch: log.epoch(),
             gap: None,
             chunk: None,
@@ -131,6 +134,9 @@ impl Cursor {
     /// What comes next of what is wanted.
     pub(super) fn next(&mut self, now: Instant, hub: &Hub, wants: impl Fn(&Record) -> bool) -> Next {
         if let Some(gap) = self.gap.take() {
+            return Next::Gap(gap);
+        }
+        if let Some(gap) = self.reset(hub) {
             return Next::Gap(gap);
         }
         if self.chunk.is_some() {
@@ -199,11 +205,6 @@ impl Cursor {
 
     fn live(&mut self, now: Instant, hub: &Hub, wants: impl Fn(&Record) -> bool) -> Next {
         let log = hub.log();
-        if log.epoch() != self.epoch {
-            self.epoch = log.epoch();
-            drop(log);
-            return self.reset(hub);
-        }
         let (mut looked, mut ended, mut wait) = (0, 0, None);
         while ended < self.watched.len() && looked < SCAN {
             let partition = self.watched[self.turn % self.watched.len()];
@@ -247,23 +248,28 @@ impl Cursor {
         }
     }
 
-    /// The topic was made anew: a position that is now beyond its end is of another log.
-    fn reset(&mut self, hub: &Hub) -> Next {
+    /// Where the topic was made anew, a position of before is of another log, and all of the new one is to come; a partition at a time.
+    fn reset(&mut self, hub: &Hub) -> Option<pb::Gap> {
         let log = hub.log();
-        for partition in 0..log.partitions() {
-            let from = self.positions[partition as usize];
-            if from > log.next(partition) {
-                let base = log.base(partition);
-                self.positions[partition as usize] = base;
-                if self.watched.contains(&partition) {
-                    // One gap a turn: the epoch stays as it was until the last.
-                    self.epoch = self.epoch.wrapping_sub(1);
-                    self.gap = Some(self.a_gap(partition, from, base, pb::GapReason::Reset));
-                    break;
-                }
+        if log.epoch() == self.epoch {
+            return None;
+        }
+        for at in 0..self.watched.len() {
+            let partition = self.watched[at];
+            let known = std::mem::replace(&mut self.epochs[partition as usize], log.epoch_of(partition));
+            if known == self.epochs[partition as usize] {
+                continue;
+            }
+            let from = std::mem::replace(&mut self.positions[partition as usize], 0);
+            self.ahead.retain(|&ahead| ahead != partition);
+            self.chunk = self.chunk.take().filter(|read| read.partition != partition);
+            // At the beginning of one log it is at the beginning of the other.
+            if from > 0 {
+                return Some(self.a_gap(partition, from, 0, pb::GapReason::Reset));
             }
         }
-        Next::Again
+        self.epoch = log.epoch();
+        None
     }
 
     /// The gap in the place of a record that cannot be read.
