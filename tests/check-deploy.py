@@ -70,6 +70,27 @@ def kubernetes() -> None:
             run(tool("kubernetes-validate"), "--strict", "--quiet", "-k", version, file.name)
 
 
+def emqx() -> None:
+    """The rules' shapes, as emqx_authz_rule compiles them: a permission for all, or with who, what and topics. EMQX itself is not to be had here."""
+    text = re.sub(r"%.*", "", (DEPLOY / "emqx/acl.conf").read_text())
+    rules = [rule.strip() for rule in re.split(r"\}\s*\.(?:\s+|$)", text) if rule.strip()]
+    assert len(rules) > 3, rules
+    for rule in rules:
+        depth, quoted, parts = 0, False, [""]
+        for character in rule.removeprefix("{"):
+            quoted ^= character == '"'
+            depth += 0 if quoted else (character in "{[") - (character in "}]")
+            if character == "," and depth == 0 and not quoted:
+                parts.append("")
+            else:
+                parts[-1] += character
+        parts = [part.strip() for part in parts]
+        assert depth == 0 and not quoted and parts[0] in ("allow", "deny"), rule
+        assert len(parts) == 4 or parts[1:] == ["all"], f"{rule}: {len(parts)} elements"
+        assert len(parts) == 2 or parts[2] in ("all", "publish", "subscribe") and parts[3].startswith("["), rule
+    assert rules[-1] == "{deny, all", "what no rule allows is denied"
+
+
 def prometheus() -> None:
     # Beside each other, as compose.yml mounts them.
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +114,7 @@ def systemd() -> None:
 
 
 def main() -> None:
-    for check in (container, compose, kubernetes, prometheus, systemd):
+    for check in (container, compose, kubernetes, emqx, prometheus, systemd):
         check()
         print(f"deploy: {check.__name__} in order")
 

@@ -76,6 +76,7 @@ async function look(site, relay) {
   await page.screenshot({ path: options.page });
   const { "Ack window": window, Time: time } = await dashboard.inspector();
   console.log(`longest task while it was scrolled: ${longest.toFixed(1)} ms of its processor`, window, time);
+  assert.ok(longest < 50, `a task of ${longest} ms`);
   dashboard.checkErrors();
 }
 

@@ -22,6 +22,8 @@ use crate::kafka::{self, Context, KafkaSettings};
 const TOGETHER: usize = 256;
 /// How long they may take.
 const TURN: Duration = Duration::from_millis(5);
+/// Where Kafka does not say that it is a partition's end, so long a silence is: longer than a busy broker is quiet.
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// How long a question to Kafka may take.
 const TIME: Duration = Duration::from_secs(10);
 
@@ -111,26 +113,31 @@ pub async fn open(
 ) -> Result<Option<Readers>, kafka::Error> {
     let partitions = hub.log().partitions();
     let mut devices = Tail::open(settings, &settings.topics().devices, partitions).await?;
-    // Where Kafka does not say that it is the end, a moment of silence is.
-    let silence = Duration::from_secs(2);
+    let mut heard = false;
     let mut read = devices.is_read(None);
     while !read {
         tokio::select! {
-            message = tokio::time::timeout(silence, devices.consumer.recv()) => match message {
+            message = tokio::time::timeout(SILENCE, devices.consumer.recv()) => match message {
                 Ok(Ok(message)) => {
+                    heard = true;
                     device(hub, &message);
                     let at = (message.partition(), message.offset());
                     drop(message);
                     read = devices.is_read(Some(at));
                 }
                 Ok(Err(KafkaError::PartitionEOF(partition))) => {
+                    heard = true;
                     let end = devices.high.get(partition as usize).copied().unwrap_or_default();
                     read = devices.is_read(Some((partition, end - 1)));
                 }
                 Ok(Err(error)) => {
                     return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), why: error.to_string() });
                 }
-                Err(_) => read = true,
+                Err(_) if heard => read = true,
+                Err(_) => {
+                    let why = format!("nothing of the devices' states came within {SILENCE:?}");
+                    return Err(kafka::Error::Unreachable { bootstrap: settings.bootstrap.clone(), why });
+                }
             },
             () = shutdown.cancelled() => return Ok(None),
         }

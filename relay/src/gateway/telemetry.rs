@@ -18,13 +18,11 @@ use tokio::sync::Semaphore;
 
 use super::catchup::{self, Range};
 use super::hub::Hub;
-use super::reader::{Source, follow};
+use super::reader::{SILENCE, Source, follow};
 use super::record::Record;
 use crate::admin::Check;
 use crate::kafka::{self, Context, KafkaSettings};
 
-/// Where Kafka does not say that it is a partition's end, so long a silence is: longer than a busy broker is quiet.
-const SILENCE: Duration = Duration::from_secs(15);
 /// Subscriptions wait so long for the newest values of silent devices. Those that are fetched later come to LATEST as changes; what begins with a
 /// snapshot in mode ALL waits for them all.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -47,7 +47,9 @@ async fn a_wider_token_shows_its_devices_at_once() {
             ..Default::default()
         };
         kafka.state(&state).await;
-        kafka.put(&batch(device, 1, 5)).await;
+        for seq in 1..=3 {
+            kafka.put(&batch(device, seq, 5)).await;
+        }
     }
     let gateway = Gateway::start(&kafka, keyed(&file)).await;
     let mut client = watching(&gateway, &["a-*"]).await;
@@ -70,6 +72,10 @@ async fn a_wider_token_shows_its_devices_at_once() {
         if let Frame::Latest(frame) = &frame {
             assert!(accepted && !frame.snapshot);
             assert_eq!(told, ["b-1"], "what was told is not told again");
+            assert_eq!(
+                frame.merged, 1,
+                "nothing that this client could have had was overwritten"
+            );
             latest = true;
         }
         presence |= told.iter().any(|device| device == "b-1") && matches!(frame, Frame::Presence(_));

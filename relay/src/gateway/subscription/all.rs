@@ -15,6 +15,9 @@ use crate::gateway::hub::Hub;
 use crate::gateway::record::Record;
 use crate::gateway::token::Grant;
 
+/// Devices looked at in one turn of a snapshot.
+const SCAN: u32 = 4096;
+
 /// A subscription of mode ALL.
 #[derive(Debug)]
 pub struct All {
@@ -88,7 +91,8 @@ impl All {
         };
         let cache = hub.cache();
         let mut parts = Parts::default();
-        while snapshot.next < snapshot.end && parts.bytes() < most {
+        let end = snapshot.end.min(snapshot.next.saturating_add(SCAN));
+        while snapshot.next < end && parts.bytes() < most {
             let Some(device) = cache.device(snapshot.next) else {
                 break;
             };

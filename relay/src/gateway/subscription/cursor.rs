@@ -154,16 +154,28 @@ impl Cursor {
         hub: &Hub,
         wants: impl Fn(&Record) -> bool,
     ) -> Option<Arc<Record>> {
-        let log = hub.log();
-        if self.gap.is_some() || self.chunk.is_some() || self.fetching || log.epoch() != self.epoch {
+        if self.gap.is_some() || self.chunk.is_some() || self.fetching {
             return None;
         }
         for &partition in &self.watched {
             let position = &mut self.positions[partition as usize];
-            while let Place::At(record) = log.place(partition, *position) {
-                *position = record.offset + 1;
-                if record.arrival_us >= self.not_before_us && wants(&record) {
-                    return Some(record);
+            loop {
+                // Of much that nobody wants some at a time: the log's writer waits.
+                let log = hub.log();
+                if log.epoch() != self.epoch {
+                    return None;
+                }
+                for _ in 0..SCAN {
+                    let Place::At(record) = log.place(partition, *position) else {
+                        break;
+                    };
+                    *position = record.offset + 1;
+                    if record.arrival_us >= self.not_before_us && wants(&record) {
+                        return Some(record);
+                    }
+                }
+                if !matches!(log.place(partition, *position), Place::At(_)) {
+                    break;
                 }
             }
         }

@@ -31,6 +31,8 @@ pub struct Latest {
     round: Option<Round>,
     /// What is told are the values as they stood.
     snapshot: bool,
+    /// Devices may be told of for the first time that are known since long.
+    widened: bool,
     /// How many batches of each device, by slot, have been told or overwritten.
     told: Vec<u64>,
     /// What that takes.
@@ -74,6 +76,7 @@ impl Latest {
             seen,
             round,
             snapshot,
+            widened: false,
             told,
             held,
         }
@@ -81,7 +84,12 @@ impl Latest {
 
     /// See [`super::Subscription::change`]: what has been told of a device is known, so the others are told of.
     pub fn look_again(&mut self) {
-        (self.seen, self.round, self.snapshot, self.due) = (0, None, false, Instant::now());
+        (self.seen, self.widened, self.due) = (0, true, Instant::now());
+        // What remains of a snapshot is one still.
+        self.round = self.round.take().filter(|_| self.snapshot);
+        if let Some(round) = &mut self.round {
+            round.next = 0;
+        }
     }
 
     /// See [`super::Subscription::poll`].
@@ -118,18 +126,16 @@ impl Latest {
             let (next, until) = (0, cache.version());
             self.round.get_or_insert(Round { next, until });
         } else {
-            self.seen = self.round.take().map_or(self.seen, |round| round.until);
+            self.seen = self.round.take().map_or(cache.version(), |round| round.until);
         }
+        // What has changed since the round began has been announced, and nobody wakes for it again.
+        let again = more || self.snapshot || cache.version() > self.seen;
         drop(cache);
         self.held.set(self.told.capacity() * size_of::<u64>());
         let snapshot = self.snapshot;
         self.snapshot &= more;
         if parts.is_empty() {
-            return if more || snapshot {
-                Turn::Again
-            } else {
-                Turn::Idle(None)
-            };
+            return if again { Turn::Again } else { Turn::Idle(None) };
         }
         if !more && !snapshot {
             self.due = now + self.interval;
@@ -151,7 +157,9 @@ impl Latest {
         }
         let told = std::mem::replace(&mut self.told[slot], device.batches);
         if let Some(batch) = device.batch(&self.metrics, told, i64::MAX) {
-            let merged = if self.snapshot { 1 } else { device.batches - told };
+            // Of those before the first that is told nothing was overwritten: they were not this subscription's.
+            let first = self.snapshot || self.widened && told == 0;
+            let merged = if first { 1 } else { device.batches - told };
             parts.add(&batch, merged);
         }
     }

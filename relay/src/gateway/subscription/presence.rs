@@ -17,7 +17,8 @@ const SCAN: usize = 4096;
 /// A subscription of mode PRESENCE.
 ///
 /// Few changes are told in their order. More than go into a frame are told in a round over the whole fleet by name: who changes again and again has its turn in it
-/// as everyone has, however slow the client, where in the order of changes the same ones would always come first.
+/// as everyone has, however slow the client, where in the order of changes the same ones would always come first. Who changes during a round, before its turn, is
+/// told of in it as it is then, and once more by that change.
 #[derive(Debug)]
 pub struct Presence {
     id: u32,
@@ -107,12 +108,14 @@ impl Presence {
             let until = fleet.version();
             self.round.get_or_insert(Round { after: None, until });
         } else {
-            self.seen = self.round.take().map_or(self.seen, |round| round.until);
+            self.seen = self.round.take().map_or(fleet.version(), |round| round.until);
             self.before = None;
         }
+        // What has changed since the round began has been announced, and nobody wakes for it again.
+        let again = more || fleet.version() > self.seen;
         drop(fleet);
         if devices.is_empty() && (more || !self.snapshot) {
-            return if more { Turn::Again } else { Turn::Idle(None) };
+            return if again { Turn::Again } else { Turn::Idle(None) };
         }
         let snapshot = self.snapshot;
         if !more {
