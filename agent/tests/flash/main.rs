@@ -9,6 +9,7 @@
 
 mod agent;
 mod beside;
+mod golden;
 mod mount;
 mod mounted;
 mod trouble;
