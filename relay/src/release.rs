@@ -195,7 +195,15 @@ impl Signer {
             path: path.to_path_buf(),
             why: why.into(),
         };
-        let none = "there is no Ed25519 key in it; `openssl genpkey -algorithm ed25519` makes one";
+        // As `openssl pkey -pubout` writes it, as minisign does, or as `release key` prints it.
+        let starts = |line: &[u8]| line.starts_with(b"-----BEGIN PUBLIC KEY") || line.starts_with(b"RW");
+        let is_private = text.windows(11).any(|word| word == b"PRIVATE KEY");
+        if !is_private && text.split(|byte| *byte == b'\n').any(starts) {
+            return Err(wrong(
+                "it is a public key, which signs nothing; give the private one that it was made from",
+            ));
+        }
+        let none = "there is no Ed25519 private key in it; `openssl genpkey -algorithm ed25519` makes one";
         let Ok(PrivateKeyDer::Pkcs8(key)) = PrivateKeyDer::from_pem_slice(&text) else {
             return Err(wrong(none));
         };
@@ -298,12 +306,15 @@ mod tests {
             let error = manifest(version, &files).unwrap_err().to_string();
             assert!(error.contains(part), "{version} {files:?}: {error}");
         }
-        let key = temp.path().join("agent");
-        assert!(
-            run(&Options::Key { key })
-                .unwrap_err()
-                .to_string()
-                .contains("openssl genpkey")
-        );
+        let why = |text: &str| {
+            let key = temp.path().join("key");
+            std::fs::write(&key, text).unwrap();
+            run(&Options::Key { key }).unwrap_err().to_string()
+        };
+        assert!(why("abc").contains("openssl genpkey"));
+        let pem = "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----\n";
+        for public in [pem, "RWSx\n", "untrusted comment: minisign public key\nRWSx\n"] {
+            assert!(why(public).contains("a public key"), "{public}");
+        }
     }
 }

@@ -114,12 +114,16 @@ pub(super) fn run(options: &Options, kafka: &KafkaSettings) -> Result<bool, Erro
     let mut out = std::io::stdout().lock();
     let agents = roster::agents(kafka, partitions)?;
     let all = agents.len();
-    let mut meant: Vec<Agent> = agents
-        .into_iter()
-        .filter(|agent| {
-            globs.matches(&agent.device) && is_among(&agent.device, &release.version, options.percent)
-        })
-        .collect();
+    let mut meant = agents;
+    meant.retain(|agent| globs.matches(&agent.device));
+    if meant.is_empty() {
+        let why = match (all, options.device.join(", ")) {
+            (0, _) => "Kafka knows no agent yet; a bridge writes down each that has said hello".into(),
+            (_, names) => format!("--device {names}: none of the {all} agents has such a name"),
+        };
+        return Err(Error::Argument(why));
+    }
+    meant.retain(|agent| is_among(&agent.device, &release.version, options.percent));
     let chosen = meant.len();
     meant.retain(|agent| agent.version != release.version || options.force);
     let already = chosen - meant.len();
