@@ -178,3 +178,47 @@ async fn neither_plain_nor_older_than_1_2() {
     assert!(matches!(refused.get(6), Some(40 | 70)), "{refused:?}");
     gateway.stop().await;
 }
+
+/// Who says nothing, or says it byte by byte, is let go before there is TLS; others are served meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_of_tls_has_its_time() {
+    let (kafka, directory) = (Kafka::start(), tempfile::tempdir().unwrap());
+    let certificate = renew(directory.path());
+    let settings = GatewaySettings {
+        hello_timeout: std::time::Duration::from_secs(2),
+        ..over_tls(directory.path())
+    };
+    let gateway = Gateway::start(&kafka, settings).await;
+    let silent = async {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    };
+    let trickle = async {
+        let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+        // A record of the handshake, TLS 1.0, of 512 bytes that never all come.
+        let hello = [22, 3, 1, 2, 0, 1, 0, 1, 252]
+            .into_iter()
+            .chain(std::iter::repeat(3));
+        for byte in hello {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            if stream.write_all(&[byte]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let limit = std::time::Duration::from_secs(60);
+    let both = tokio::time::timeout(limit, async { tokio::join!(silent, trickle) });
+    let (ended, served) = tokio::join!(both, async {
+        shake(&gateway, &[&certificate], &BOTH)
+            .await
+            .map(open)
+            .unwrap()
+            .await
+    });
+    assert!(
+        ended.is_ok(),
+        "a connection without TLS is still open after {limit:?}"
+    );
+    drop(served);
+    gateway.stop().await;
+}
