@@ -210,7 +210,7 @@ scenario(
     assert.equal(nobody.code, 0, nobody.stdout + nobody.stderr);
     assert.match(nobody.stdout, /0 of 18 agents are meant/);
     const typo = await fleet(relay, release, "--device", "plein");
-    assert.equal(typo.code, 1, typo.stdout);
+    assert.equal(typo.code, 2, typo.stdout);
     assert.match(typo.stderr, /--device plein: none of the 18 agents has such a name/);
     const some = await fleet(relay, release, "--percent", "30", "--dry-run");
     const meant = some.stdout

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use headwater_proto::pb;
 
-/// Rates are over this many seconds: a batch every ten makes a steady rate.
+/// Rates are over this many whole seconds, of which the present one is none yet: a batch a second, or every ten, makes a steady rate.
 const SECONDS: usize = 20;
 /// How long a device that was removed is still told of, microseconds.
 const REMOVED_US: i64 = 600_000_000;
@@ -27,7 +27,7 @@ struct Device {
     state: pb::DeviceState,
     removed_us: Option<i64>,
     version: u64,
-    /// Second, readings and batches of the last [`SECONDS`] seconds of arrivals.
+    /// Second, readings and batches of the last [`SECONDS`] seconds of arrivals, and of the present one.
     buckets: Vec<(i64, u32, u32)>,
     first_arrival_us: i64,
     last_arrival_us: i64,
@@ -72,7 +72,7 @@ impl Fleet {
             Some(bucket) => (bucket.1, bucket.2) = (bucket.1.saturating_add(readings as u32), bucket.2 + 1),
             None => device.buckets.push((second, readings as u32, 1)),
         }
-        if device.buckets.len() > SECONDS {
+        if device.buckets.len() > SECONDS + 1 {
             device.buckets.remove(0);
         }
         device.stirred = true;
@@ -94,15 +94,16 @@ impl Fleet {
             }
             device
                 .buckets
-                .retain(|bucket| bucket.0 > now - SECONDS as i64 && bucket.0 <= now);
-            let age = (now_us - device.first_arrival_us).clamp(1_000_000, SECONDS as i64 * 1_000_000);
-            let per_second = |count: u32| f64::from(count) * 1e6 / age as f64;
-            let readings = device
-                .buckets
-                .iter()
-                .map(|bucket| bucket.1)
-                .fold(0, u32::saturating_add);
-            let batches = device.buckets.iter().map(|bucket| bucket.2).sum();
+                .retain(|bucket| bucket.0 >= now - SECONDS as i64 && bucket.0 <= now);
+            let first = device.first_arrival_us.div_euclid(1_000_000);
+            let whole = (now - first).clamp(0, SECONDS as i64);
+            // Of a device that came just now there is nothing else.
+            let counted = |bucket: &&(i64, u32, u32)| whole == 0 || bucket.0 < now;
+            let per_second = |count: u32| f64::from(count) / whole.max(1) as f64;
+            let counted = device.buckets.iter().filter(counted);
+            let (readings, batches) = counted.fold((0_u32, 0), |(readings, batches), bucket| {
+                (readings.saturating_add(bucket.1), batches + bucket.2)
+            });
             let rates = (per_second(readings), per_second(batches));
             if std::mem::take(&mut device.stirred) || rates != device.rates {
                 device.rates = rates;
@@ -286,6 +287,28 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_a_second_is_a_rate_of_one_whenever_in_the_second_it_comes() {
+        for tick in [0, 400_000, 999_999] {
+            let mut fleet = Fleet::default();
+            for second in 100..160 {
+                // Before the tick, or after it.
+                let early = 300_000 <= tick;
+                if early {
+                    fleet.seen("a", 8, second * S + 300_000, None);
+                }
+                fleet.tick(second * S + tick);
+                if !early {
+                    fleet.seen("a", 8, second * S + 300_000, None);
+                }
+                if second > 101 {
+                    let presence = fleet.presence("a").unwrap();
+                    assert_eq!((presence.readings_per_s, presence.batches_per_s), (8.0, 1.0));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_new_device_has_a_rate_at_once() {
         let mut fleet = Fleet::default();
         for second in 0..3 {
@@ -293,5 +316,8 @@ mod tests {
         }
         fleet.tick(103 * S);
         assert_eq!(fleet.presence("a").unwrap().readings_per_s, 10.0);
+        fleet.seen("b", 10, 103 * S, None);
+        fleet.tick(103 * S + 100);
+        assert_eq!(fleet.presence("b").unwrap().readings_per_s, 10.0);
     }
 }
