@@ -82,7 +82,6 @@ impl Fleet {
 
     /// Once a second: works the rates out, and puts what stirred into the order of changes.
     pub fn tick(&mut self, now_us: i64) {
-        let now = now_us.div_euclid(1_000_000);
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         for (name, device) in &mut self.devices {
             if device
@@ -92,9 +91,9 @@ impl Fleet {
                 gone.push(Arc::clone(name));
                 continue;
             }
-            device
-                .buckets
-                .retain(|bucket| bucket.0 >= now - SECONDS as i64 && bucket.0 <= now);
+            // Whoever writes into Kafka may have a clock that is ahead of this one's.
+            let now = now_us.max(device.last_arrival_us).div_euclid(1_000_000);
+            device.buckets.retain(|bucket| bucket.0 >= now - SECONDS as i64);
             let first = device.first_arrival_us.div_euclid(1_000_000);
             let whole = (now - first).clamp(0, SECONDS as i64);
             // Of a device that came just now there is nothing else.
@@ -306,6 +305,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_bridge_whose_clock_is_ahead_changes_no_rate() {
+        let mut fleet = Fleet::default();
+        for second in 100..160 {
+            fleet.seen("a", 8, (second + 90) * S, None);
+            fleet.tick(second * S + 500_000);
+            assert!(second < 102 || fleet.presence("a").unwrap().readings_per_s == 8.0);
+        }
+        fleet.tick(300 * S);
+        assert_eq!(fleet.presence("a").unwrap().readings_per_s, 0.0);
     }
 
     #[test]
