@@ -161,10 +161,7 @@ impl Machine {
     fn start(&mut self) -> (Rack<Model>, Option<Slot>) {
         self.boots += 1;
         self.model.dead = false;
-        let now = Begun {
-            boot: format!("boot-{}", self.boots),
-            uptime: 5,
-        };
+        let now = moment(&format!("boot-{}", self.boots), 5);
         let mut rack = self.rack();
         let chosen = rack.launch("0.1.0", &now);
         if let Some(slot) = chosen {
@@ -214,10 +211,7 @@ fn update(rack: &mut Rack<Model>, mut runs: Option<Slot>) -> io::Result<()> {
                 assert!(rack.complete()?, "no power cut alters what was known to be there");
                 // It starts anew, as the same machine goes on.
                 rack.pause()?;
-                let now = Begun {
-                    boot: "same".into(),
-                    uptime: 100,
-                };
+                let now = moment("same", 100);
                 runs = rack.launch("0.1.0", &now);
                 alive(rack)?;
             }
@@ -234,6 +228,12 @@ fn operations(begin: &Machine) -> usize {
     let mut machine = begin.clone();
     assert!(machine.run());
     machine.model.done
+}
+
+/// So many seconds after the start of a boot.
+fn moment(boot: &str, uptime: u64) -> Begun {
+    let boot = boot.into();
+    Begun { boot, uptime }
 }
 
 #[test]
@@ -302,13 +302,7 @@ fn starts(machine: &mut Machine, at: &[(&str, u64)]) -> Vec<Option<Slot>> {
     at.iter()
         .map(|(boot, uptime)| {
             let mut rack = machine.rack();
-            let slot = rack.launch(
-                "0.1.0",
-                &Begun {
-                    boot: (*boot).into(),
-                    uptime: *uptime,
-                },
-            );
+            let slot = rack.launch("0.1.0", &moment(boot, *uptime));
             machine.model = rack.medium;
             slot
         })
@@ -435,10 +429,7 @@ fn what_was_downloaded_wrong_is_not_installed() {
 #[test]
 fn one_that_cannot_be_started_is_gone_at_once() {
     let mut machine = on_trial();
-    let now = Begun {
-        boot: "x".into(),
-        uptime: 1,
-    };
+    let now = moment("x", 1);
     let mut rack = machine.rack();
     assert_eq!(rack.launch("0.1.0", &now), NEW_RUNS);
     rack.unusable(Slot::B, &io::Error::from_raw_os_error(13));
@@ -453,10 +444,7 @@ fn one_that_cannot_be_started_is_gone_at_once() {
 fn a_package_that_was_installed_later_wins_unless_it_is_older() {
     let launch = |packaged: &str| {
         let machine = Machine::new(Some(Slot::A));
-        let now = Begun {
-            boot: "x".into(),
-            uptime: 1,
-        };
+        let now = moment("x", 1);
         let mut rack = machine.rack();
         let chosen = rack.launch(packaged, &now);
         // The next start chooses the same.
@@ -480,13 +468,7 @@ fn a_package_that_was_installed_later_wins_unless_it_is_older() {
     slots.next = Some(next(Slot::B, "0.3.0", NEW));
     machine.model.state = Some(slots.content());
     let mut rack = machine.rack();
-    rack.launch(
-        "0.3.0",
-        &Begun {
-            boot: "x".into(),
-            uptime: 1,
-        },
-    );
+    rack.launch("0.3.0", &moment("x", 1));
     assert!(rack.slots.last.unwrap().what.contains("the package 0.3.0"));
 }
 
