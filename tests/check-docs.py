@@ -1,6 +1,8 @@
 """Checks what the pages name: every link and anchor in every Markdown file resolves, every setting and metric that is named exists, every alert has
-its runbook, every screenshot is shown, every block of settings or commands is one that a test takes up (tests/e2e/docs.test.js)."""
+its runbook, every screenshot is shown, every block of settings or commands is one that a test takes up (tests/e2e/docs.test.js), every message that a
+table of symptoms quotes is a program's, and what was measured stands where the page says."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -11,12 +13,26 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Where a runbook_url leads.
 RUNBOOKS = "https://github.com/headwater/headwater/blob/main/docs/alerts.md#"
-# What a block of commands that no test runs may begin its lines with: things of a machine, a cluster or an account that no test has.
-ELSEWHERE = (
-    "apt-get", "apt", "dpkg", "systemctl", "journalctl", "raspi-config", "reboot", "docker", "kubectl", "ssh", "scp", "cargo", "cross", "npm", "node",
-    "git", "scripts/", "./", "sha256sum", "minisign", "dd", "mount", "umount", "usermod", "openssl", "kafka-", "timedatectl", "chown", "mosquitto",
-    "promtool", "bench/", "curl", "tar", "install", "lsblk", "udevadm", "i2cdetect", "export", "cp",
-)
+# What a command in a block that no test runs may begin with, and why none runs it.
+ELSEWHERE = {
+    "apt-get install": "a machine whose packages one may change: tests/packages installs ours",
+    "systemctl": "a booted systemd: tests/packages has one",
+    "journalctl": "the same",
+    "docker compose": "a container engine",
+    "kubectl create namespace": "a cluster",
+    "kubectl -n headwater create secret": "a cluster",
+    "kubectl apply": "a cluster",
+    "kafka-consumer-groups.sh": "a distribution of Kafka: scripts/kafka fetches the server alone",
+    "cargo build": "a build is what the tests run",
+    "cargo demo": "tests/e2e/demo.test.js runs what it starts",
+    "scripts/test": "it is what runs this",
+    "scripts/release": "tests/packages runs it",
+}
+# Whose blocks a test of its own takes up, by the word behind `sh`.
+TAKEN = {"updates": "docs/updating.md"}
+# What systemctl is asked to do in pages, to a unit of deploy/systemd or of this list.
+ACTIONS = ("start", "stop", "restart", "reload", "enable", "edit", "status")
+UNITS = ("mosquitto", "daemon-reload")
 
 
 def listed(*patterns):
@@ -57,6 +73,40 @@ def anchors(text):
         seen[name] = count + 1
         found.add(f"{name}-{count}" if count else name)
     return found
+
+
+def commands(body):
+    """The commands of a block, each in one line, without comments."""
+    for command in body.replace("\\\n", " ").split("\n"):
+        command = re.sub(r"(^|\s)#.*", "", command).strip().removeprefix("sudo ")
+        if command:
+            yield command
+
+
+def not_run(command):
+    """What is wrong with a command that no test runs; nothing: it is one of ELSEWHERE, and names what there is."""
+    if not any(command == head or command.startswith(head + " ") for head in ELSEWHERE):
+        return "no test runs it: ```sh test"
+    words = command.split()
+    if words[0].startswith("scripts/") and not os.access(ROOT / words[0], os.X_OK):
+        return "there is no such program"
+    if words[0] == "systemctl":
+        action, *units = [word for word in words[1:] if not word.startswith("--")]
+        known = [path.stem for path in (ROOT / "deploy/systemd").glob("*.service")]
+        if action not in ACTIONS + UNITS or any(unit not in (*known, *UNITS) for unit in units):
+            return "systemd would not know it"
+    return None
+
+
+def texts():
+    """What the programs print, as far as it is fixed."""
+    found = []
+    for name in listed("agent/src/*.rs", "relay/src/*.rs", "proto/src/*.rs"):
+        if "tests" not in name:
+            text = (ROOT / name).read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests {")[0]
+            text = re.sub(r"\\\n\s*", "", text)
+            found += re.findall(r'"((?:[^"\\]|\\.)*)"', text)
+    return "\n".join([*found, *(f"{os.strerror(number)} (os error {number})" for number in range(1, 134))])
 
 
 def settings(name):
@@ -134,17 +184,36 @@ def main():
         if pathlib.PurePath(shot).name not in text:
             wrong.append(f"{shot} is shown nowhere")
 
+    printed, quoted = texts(), 0
+    for name in pages:
+        # The first column of a table of symptoms: `a message`, `…` or `in parts … of it`.
+        for table in re.finditer(r"^\| (?:you see|it says) \|.*\n\|[-|]*\|\n((?:\|.*\n)+)", files[name], flags=re.M):
+            for row in re.finditer(r"^\| (.*?) \|", table[1], flags=re.M):
+                for message in re.findall(r"`([^`]+)`", row[1]):
+                    quoted += 1
+                    for part in filter(None, (part.strip() for part in message.split("…"))):
+                        if part not in printed:
+                            at = table.start(1) + row.start()
+                            wrong.append(f"{place(name, files[name], at)}: no program says {part!r}")
+
+    measured = "".join(files[name] for name in ("ARCHITECTURE.md", "CONTRIBUTING.md"))
+    figures = set(re.findall(r"\d[\d,.]*\d", measured))
+    for match in re.finditer(r"\d{1,3}(?:,\d{3})+", prose(files["docs/sizing.md"])):
+        if match[0] not in figures:
+            wrong.append(f"{place('docs/sizing.md', prose(files['docs/sizing.md']), match.start())}: {match[0]} was not measured (CONTRIBUTING.md)")
+
     taken = 0
-    for name in (name for name in pages if name.startswith("docs/")):
+    for name in pages:
         for line, info, body in fences(files[name]):
             words = info.split()
             if words[:1] == ["toml"] and not (len(words) > 1 and re.match(r"agent|relay|file=|elsewhere", words[1])):
                 wrong.append(f"{name}:{line}: say whose settings these are: ```toml agent, ```toml relay")
             elif words == ["sh"]:
-                for command in body.split("\n"):
-                    command = command.strip().removeprefix("sudo ")
-                    if command and not command.startswith(("#", "--", *ELSEWHERE)):
-                        wrong.append(f"{name}:{line}: no test runs `{command}`: ```sh test")
+                for command in commands(body):
+                    if why := not_run(command):
+                        wrong.append(f"{name}:{line}: {command}: {why}")
+            elif words[:1] == ["sh"] and words[1] != "test" and TAKEN.get(words[1]) != name:
+                wrong.append(f"{name}:{line}: no test takes up a block {info}")
             elif words[:1] in (["bash"], ["shell"], ["console"], []):
                 wrong.append(f"{name}:{line}: a block of {info or 'nothing'}: call it sh or text")
             else:
@@ -155,7 +224,7 @@ def main():
 
     for each in wrong:
         print(each, file=sys.stderr)
-    print(f"{len(files)} files: {links} links, {named} settings, {len(metrics)} metrics, {len(alerts)} alerts, {taken} blocks; {len(wrong)} wrong")
+    print(f"{len(files)} files: {links} links, {named} settings, {len(metrics)} metrics, {len(alerts)} alerts, {quoted} messages, {taken} blocks; {len(wrong)} wrong")
     return 1 if wrong or not links else 0
 
 

@@ -11,6 +11,7 @@ import { startAgent } from "./harness/agent.js";
 import { Dashboard } from "./harness/browser.js";
 import { Kafka } from "./harness/kafka.js";
 import { Mosquitto } from "./harness/mosquitto.js";
+import { blocks } from "./harness/pages.js";
 import { freePort } from "./harness/port.js";
 import { Relay } from "./harness/relay.js";
 import { repository, scenario } from "./harness/site.js";
@@ -40,6 +41,7 @@ function bits(value) {
 async function project(site) {
   const folder = site.path("consumer");
   cpSync(join(repository, "tests/e2e/consumer"), folder, { recursive: true });
+  site.write("consumer/readme.ts", blocks("README.md").find(({ language }) => language === "ts").body);
   const { stdout } = await run("npm", ["pack", "--json", "--silent", "--pack-destination", folder], {
     cwd: home,
   });

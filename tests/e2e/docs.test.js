@@ -1,8 +1,9 @@
-/** The pages of docs/ are followed as they stand: their files are written, their commands run, and what they show is compared. */
+/** The pages, README.md and deploy/README.md among them, are followed as they stand: their files are written, their commands run, and what they show is compared. */
 
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
+import { describe } from "node:test";
 import { blocks, follow, pages, shows, text } from "./harness/pages.js";
 import { binaries, scenario } from "./harness/site.js";
 
@@ -19,23 +20,26 @@ function promised(page) {
   return shown;
 }
 
-for (const page of pages()) {
-  if (!blocks(page).some((block) => block.language === "sh" && block.words[0] === "test")) continue;
-  scenario(
-    `${page} can be followed`,
-    async (site) => {
-      const expected = promised(page);
-      for (const { block, printed } of await follow(site, page)) {
-        for (const output of expected.get(block.line) ?? [])
-          assert.ok(
-            shows(output.body, printed),
-            `${page}:${output.line} shows\n${output.body}\nand it was\n${printed}`,
-          );
-      }
-    },
-    { limit: 600_000 },
-  );
-}
+// Each is for itself, and waits most of the time.
+describe("pages", { concurrency: 3 }, () => {
+  for (const page of pages()) {
+    if (!blocks(page).some((block) => block.language === "sh" && block.words[0] === "test")) continue;
+    scenario(
+      `${page} can be followed`,
+      async (site) => {
+        const expected = promised(page);
+        for (const { block, printed } of await follow(site, page)) {
+          for (const output of expected.get(block.line) ?? [])
+            assert.ok(
+              shows(output.body, printed),
+              `${page}:${output.line} shows\n${output.body}\nand it was\n${printed}`,
+            );
+        }
+      },
+      { limit: 600_000 },
+    );
+  }
+});
 
 const run = (program, args) => spawnSync(join(binaries, program), args, { encoding: "utf8" });
 

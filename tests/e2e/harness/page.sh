@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The box in which a page of docs/ is followed: sourced by a script that harness/pages.js writes, in namespaces of its own, as their root.
+# The box in which a page is followed: sourced by a script that harness/pages.js writes, in namespaces of its own, as their root.
 # BOX: a directory; PROGRAMS: where ours are; PYTHON: one with pymodbus; REPOSITORY.
 set -uo pipefail
 # Whether this machine's clock is kept by something is not what the pages are about.
 export HEADWATER_AGENT_CLOCK__TRUST=always
+# Nor is what a batch waits for.
+export HEADWATER_AGENT_BATCH__AGE=1s
 export PATH=$PROGRAMS:$PATH:/usr/sbin:/sbin REPOSITORY PYTHON
 
 fail() {
@@ -14,10 +16,17 @@ fail() {
 # ---- a machine as the pages' reader has it ----
 
 ip link set lo up || fail "no network of its own"
-mkdir -p "$BOX"/{etc,dev,home,state}
+mkdir -p "$BOX"/{etc,dev,home,state,tmp,usr}
+echo gw-01 >/proc/sys/kernel/hostname
+# Ports are claimed there, and in a network of its own those of others are none.
+export TMPDIR=$BOX/tmp
 cp -a /etc/. "$BOX/etc/" 2>/dev/null
 mount --bind "$BOX/etc" /etc || fail "no /etc of its own"
 mkdir -p /etc/headwater
+# What the page installs is here alone.
+mount -t tmpfs tmpfs "$BOX/usr" || fail "no memory for what is installed"
+mkdir "$BOX/usr"/{upper,work}
+mount -t overlay overlay -o "lowerdir=/usr,upperdir=$BOX/usr/upper,workdir=$BOX/usr/work" /usr || fail "no /usr of its own"
 mount --rbind /dev "$BOX/dev"
 # What waits on flash has to be on a disk here too.
 mount --bind "$BOX/state" /var/lib || fail "no /var/lib of its own"

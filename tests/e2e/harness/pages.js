@@ -68,9 +68,9 @@ export function shows(expected, printed) {
 }
 
 /**
- * Carries out all of a page that can be, in a box of its own: namespaces of its own for the network, for what is mounted and for
- * processes, with a /sys, /run, /srv, /dev, /var/lib and /etc of its own; so a page's ports and paths are what the page says, and whatever it starts ends with
- * it. `page.sh` makes the box. Returns [{ block, printed }] of the blocks that were run; the first that fails is an error.
+ * Carries out all of a page that can be, in a box of its own: namespaces of its own for the network, for what is mounted, for its name and for
+ * processes, with a /sys, /run, /srv, /dev, /usr, /var/lib and /etc of its own; so a page's ports and paths are what the page says, and whatever it starts ends
+ * with it. `page.sh` makes the box. Returns [{ block, printed }] of the blocks that were run; the first that fails is an error.
  */
 export async function follow(site, page) {
   const steps = [];
@@ -91,7 +91,7 @@ export async function follow(site, page) {
   const script = site.write("page.bash", `${lines.join("\n")}\n`);
   if (process.getuid() !== 0)
     throw new Error("a page's box has mounts and a network of its own: run this as root");
-  const space = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+  const space = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"];
   const program = site.start("page", "unshare", [...space, "bash", script], {
     env: { BOX: site.directory, PROGRAMS: binaries, PYTHON: python, REPOSITORY: repository },
   });
