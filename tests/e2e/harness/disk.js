@@ -72,24 +72,28 @@ export class Disk {
 
   /**
    * What is left, in the image: `random` draws from [0, 1), `mode` is "none", "all" or "some" of the cache. Returns how many
-   * writes the cache held, and how many of them are lost or torn.
+   * writes the cache held, how many of them are lost, and how many torn: some of their sectors are there, and some are not.
    */
   async powerOff(random, mode) {
     this.stop();
     // What the machine that is no more has sent is of no concern to the next.
     for (const socket of this.sockets) socket.destroy();
-    const lost = this.cache.filter(([offset, bytes]) => {
+    const cut = { cached: this.cache.length, lost: 0, torn: 0 };
+    for (const [offset, bytes] of this.cache) {
       if (mode === "all" || (mode === "some" && random() < 0.5)) {
         bytes.copy(this.medium, offset);
-        return false;
+        continue;
       }
-      const torn = mode === "some" && random() < 0.5;
-      for (let at = 0; torn && at < bytes.length; at += SECTOR) {
-        if (offset + at >= BLOCK && random() < 0.5) bytes.copy(this.medium, offset + at, at, at + SECTOR);
+      const tears = mode === "some" && random() < 0.5;
+      let [taken, sectors] = [0, 0];
+      for (let at = 0; at < bytes.length; at += SECTOR, sectors++) {
+        if (!tears || offset + at < BLOCK || random() < 0.5) continue;
+        bytes.copy(this.medium, offset + at, at, at + SECTOR);
+        taken++;
       }
-      return true;
-    });
-    const cut = { cached: this.cache.length, lost: lost.length };
+      if (taken > 0 && taken < sectors) cut.torn++;
+      else if (taken === 0) cut.lost++;
+    }
     this.cache = [];
     await writeFile(this.image, this.medium);
     return cut;

@@ -44,22 +44,25 @@ export const ships = agent !== undefined && !/\/emulated\//.test(agent);
  * them is written has a cache that a power cut empties (disk.js).
  */
 export class Gateway {
-  /** `name`: what its files are called. `settings`: name → the agent's settings. `files`: what else is on the card, path → file of this machine. */
-  static async make(site, { name, mount, settings, files = {}, random = Math.random }) {
+  /** Writes that cuts have torn. */
+  torn = 0;
+
+  /** `name`: what its files are called. `settings`: name → the agent's settings. `files`: what else is on the card, path → file of this machine. `room`: MiB beside what the journal needs. */
+  static async make(site, { name, mount, settings, files = {}, random = Math.random, room = 0 }) {
     const gateway = new Gateway();
     Object.assign(gateway, { site, name, mount, random, boots: 0 });
     const path = (what) => site.path(`${name}.${what}`);
     const root = path("root");
     await build(root, settings, files);
     const image = path("card.ext4");
-    const mebibytes = Math.ceil(statSync(agent).size / 2 ** 20) + (mount === "root" ? 40 : 16);
+    const mebibytes = Math.ceil(statSync(agent).size / 2 ** 20) + (mount === "root" ? 40 + room : 16);
     await format(image, mebibytes, ["-L", "gateway", "-d", root]);
     rmSync(root, { recursive: true });
     gateway.image = image;
     if (mount === "own") {
       gateway.image = path("journal.ext4");
       // As deploy/fstab says.
-      await format(gateway.image, 24, [
+      await format(gateway.image, 24 + room, [
         "-L",
         "headwater",
         "-m",
@@ -73,8 +76,8 @@ export class Gateway {
     return gateway;
   }
 
-  /** `settings`: the name of those to run by. */
-  async powerOn({ broker, settings, variables = {}, options = [] }) {
+  /** `settings`: the name of those to run by; `broker`, `releases`: ports, as machine.js has them. */
+  async powerOn({ broker, releases, settings, variables = {}, options = [] }) {
     await this.disk.powerOn();
     const disks = [{ id: "cut", node: { driver: "nbd", server: { type: "unix", path: this.disk.path } } }];
     if (this.card) {
@@ -83,6 +86,7 @@ export class Gateway {
     this.machine = await Machine.powerOn(this.site, `${this.name}-${++this.boots}`, {
       disks,
       broker,
+      releases,
       variables: {
         agent_settings: settings,
         rootmount: this.mount === "root" ? "rw" : "ro",
@@ -97,12 +101,15 @@ export class Gateway {
   async cut(mode) {
     this.disk.stop();
     await this.machine.cut();
-    return this.disk.powerOff(this.random, mode);
+    const lost = await this.disk.powerOff(this.random, mode);
+    this.torn += lost.torn;
+    return lost;
   }
 
   /**
-   * The journal as a start will find it, looked at from outside: the file system is whole once its own journal is replayed, and so
-   * is the agent's. Returns stream → numbers, by code of the tests' own. Nothing here may hold up this process: it is other gateways' disk.
+   * The state as a start will find it, looked at from outside: the file system is whole once its own journal is replayed, and so
+   * is the agent's unless a write was torn. Returns { streams, slots }: stream → numbers, by code of the tests' own, and the folder of programs that came by updates, if there
+   * is one. Nothing here may hold up this process: it is other gateways' disk.
    */
   async found() {
     const copy = this.site.path(`${this.name}.found.ext4`);
@@ -113,14 +120,18 @@ export class Gateway {
     const out = this.site.path(`${this.name}.found`);
     rmSync(out, { recursive: true, force: true });
     mkdirSync(out);
-    const directory = this.mount === "own" ? "/journal" : `${STATE}/journal`;
-    await tool("debugfs", ["-R", `rdump ${directory} ${out}`, copy]);
-    const journal = join(out, "journal");
+    const [journal, slots] = [join(out, "journal"), join(out, "slots")];
+    for (const folder of ["journal", "slots"]) {
+      const directory = this.mount === "own" ? `/${folder}` : `${STATE}/${folder}`;
+      await tool("debugfs", ["-R", `rdump ${directory} ${out}`, copy]);
+    }
     rmSync(copy);
     if (existsSync(journal)) {
-      await tool(join(binaries, "headwater-agent"), ["journal", "verify", "--dir", journal]);
+      const verify = ["journal", "verify", "--dir", journal];
+      // Once something newer stands behind it, what is left of a torn write is not told from damage.
+      await tool(join(binaries, "headwater-agent"), verify, this.torn > 0 ? [0, 1] : [0]);
     }
-    return durable(journal);
+    return { streams: durable(journal), slots };
   }
 }
 

@@ -6,9 +6,12 @@ import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { repository } from "./site.js";
 
-/** Where the machine finds the broker; nothing else answers on its network. */
+/** Where the machine finds the broker, and the server of releases if there is one; nothing else answers on its network. */
+const HOST = "10.0.2.100";
 export const BROKER_PORT = 1883;
-export const BROKER = `mqtt://10.0.2.100:${BROKER_PORT}`;
+export const BROKER = `mqtt://${HOST}:${BROKER_PORT}`;
+const RELEASES_PORT = 8080;
+export const RELEASES = `http://${HOST}:${RELEASES_PORT}`;
 
 /** What fetchFiles gives, once a process. */
 let fetched;
@@ -31,19 +34,22 @@ async function fetchFiles() {
  * Its init keeps a shell on one console and tells of the agent on another.
  */
 export class Machine {
-  /** What the agent told of itself, each with the machine's `uptime` in seconds: { uptime, status }. */
+  /** What the agent told of itself, each with what it took by then: { rss, peak, cpu, written, uptime, status } (`figures` below). */
   told = [];
 
   /**
-   * `disks`: [{ id, node }], `node` as qemu's -blockdev has it; `broker`: the host's port that the machine's broker is; `variables`: of
-   * the kernel's command line, and so of init's environment.
+   * `disks`: [{ id, node }], `node` as qemu's -blockdev has it; `broker`, `releases`: the host's ports that the machine's broker and its server
+   * of releases are; `variables`: of the kernel's command line, and so of init's environment.
    */
-  static async powerOn(site, name, { disks, broker, variables = {}, options = [] }) {
+  static async powerOn(site, name, { disks, broker, releases, variables = {}, options = [] }) {
     const machine = new Machine();
     machine.site = site;
     const files = await debian();
     const path = (what) => site.path(`${name}.${what}`);
     machine.console = path("console.log");
+    const forwards = [[BROKER_PORT, broker], ...(releases ? [[RELEASES_PORT, releases]] : [])].map(
+      ([port, own]) => `guestfwd=tcp:${HOST}:${port}-cmd:socat - TCP:127.0.0.1:${own}`,
+    );
     const append = Object.entries(variables).map(([key, value]) => `${key}=${value}`);
     machine.poweredOn = Date.now();
     machine.program = site.start(name, "qemu-system-aarch64", [
@@ -61,10 +67,7 @@ export class Machine {
       ]),
       ...["-monitor", `unix:${path("monitor")},server=on,wait=off`],
       // A connection of the machine's is a program of the host's; there is no other way out.
-      ...[
-        "-netdev",
-        `user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:${BROKER_PORT}-cmd:socat - TCP:127.0.0.1:${broker}`,
-      ],
+      ...["-netdev", ["user,id=net,restrict=on", ...forwards].join(",")],
       ...["-device", "virtio-net-device,netdev=net"],
       ...disks.flatMap(({ id, node }) => [
         ...["-blockdev", JSON.stringify({ "node-name": id, ...node })],
@@ -94,8 +97,8 @@ export class Machine {
 
   #hear(line) {
     try {
-      const [, uptime, status] = /^([\d.]+) (\{.*\})\s*$/.exec(line);
-      this.told.push({ uptime: Number(uptime), status: JSON.parse(status) });
+      const [, words, status] = /^((?:[\d.]+ ){5})(\{.*\})\s*$/.exec(line);
+      this.told.push({ ...figures(words), status: JSON.parse(status) });
     } catch {
       // The line that the power cut, or the start, left incomplete.
     }
@@ -132,6 +135,11 @@ export class Machine {
     ).then(() => this.answer);
   }
 
+  /** What a process takes, as the machine sees it. */
+  async figures(process) {
+    return figures(await this.run(`figures ${process}; echo "$figures"`));
+  }
+
   /** The cable to the network. */
   link(on) {
     this.monitor.write(`set_link net ${on ? "on" : "off"}\n`);
@@ -147,6 +155,15 @@ export class Machine {
   log() {
     return readFileSync(this.console, "utf8");
   }
+}
+
+/**
+ * What `figures` of gateway-init says: memory now and at most, KiB; processor time, seconds; KiB that were written to the disk since
+ * power-on; seconds since then.
+ */
+function figures(words) {
+  const [rss, peak, ticks, sectors, uptime] = words.trim().split(/\s+/).map(Number);
+  return { rss, peak, cpu: ticks / 100, written: sectors / 2, uptime };
 }
 
 function socketAt(path) {
