@@ -1,5 +1,7 @@
 //! Who is given a certificate. The time is an argument; what is remembered is in the register.
 
+use std::path::{Path, PathBuf};
+
 use globset::Glob;
 use ring::digest::{SHA256, digest};
 
@@ -44,7 +46,7 @@ pub(super) struct Desk {
     pub(super) register: Register,
     authority: Authority,
     /// Lists what was revoked by other means.
-    crl_file: Option<std::path::PathBuf>,
+    crl_file: Option<PathBuf>,
 }
 
 /// What a token is known by here.
@@ -209,14 +211,7 @@ impl Desk {
     /// [`Error`].
     pub(super) fn revoke(&self, device: &str, now_s: i64) -> Result<usize, Error> {
         let _lock = self.register.lock()?;
-        let path = self.crl_file.as_ref().ok_or(Error::Missing {
-            key: "enroll.crl_file",
-        })?;
-        let of_file = |why: String| Error::File {
-            key: "enroll.crl_file",
-            path: path.clone(),
-            why,
-        };
+        let path = self.crl_path()?;
         // The name first: what comes while this goes on is refused.
         if self.register.revoked(device)?.is_none() {
             self.register
@@ -230,8 +225,25 @@ impl Desk {
                 count += 1;
             }
         }
+        let list = self.list(now_s)?;
+        super::register::place(path, 0o644, list.as_bytes())
+            .map_err(|error| of_file(path, error.to_string()))?;
+        Ok(count)
+    }
+
+    /// The list of what is revoked, made anew, in PEM.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub(super) fn crl(&self, now_s: i64) -> Result<String, Error> {
+        let _lock = self.register.lock()?;
+        self.list(now_s)
+    }
+
+    fn list(&self, now_s: i64) -> Result<String, Error> {
+        let path = self.crl_path()?;
         // What others have revoked stays in it.
-        let mut revoked = listed(path).map_err(of_file)?;
+        let mut revoked = listed(path).map_err(|why| of_file(path, why))?;
         for device in self.register.devices()? {
             for issued in self.register.issued(&device)? {
                 let serial = authority::unhex(&issued.serial);
@@ -242,9 +254,23 @@ impl Desk {
                 }
             }
         }
-        let list = self.authority.list(&revoked, now_s).map_err(of_file)?;
-        super::register::place(path, 0o644, list.as_bytes()).map_err(|error| of_file(error.to_string()))?;
-        Ok(count)
+        self.authority
+            .list(&revoked, now_s)
+            .map_err(|why| of_file(path, why))
+    }
+
+    fn crl_path(&self) -> Result<&Path, Error> {
+        self.crl_file.as_deref().ok_or(Error::Missing {
+            key: "enroll.crl_file",
+        })
+    }
+}
+
+fn of_file(path: &Path, why: String) -> Error {
+    Error::File {
+        key: "enroll.crl_file",
+        path: path.to_path_buf(),
+        why,
     }
 }
 
@@ -253,7 +279,7 @@ fn is_young(issued: &Issued, now_s: i64) -> bool {
     now_s < issued.from_s + (issued.until_s - issued.from_s) / 2
 }
 
-fn listed(path: &std::path::Path) -> Result<Vec<(Vec<u8>, i64)>, String> {
+fn listed(path: &Path) -> Result<Vec<(Vec<u8>, i64)>, String> {
     match std::fs::read(path) {
         Ok(text) => authority::listed(&text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),

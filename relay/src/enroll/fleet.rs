@@ -16,7 +16,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::Error;
 use super::authority::check_name;
 use super::desk::{self, Desk};
-use super::register::{Register, Token, Used};
+use super::register::{Register, Token};
 use super::settings::EnrollSettings;
 
 /// What the sources of a box are where nothing else is said.
@@ -38,6 +38,8 @@ pub enum Options {
         #[arg(long, value_name = "TIME", default_value = "7days", value_parser = humantime::parse_duration)]
         expires: Duration,
     },
+    /// Prints the list of revoked certificates, made anew, for a broker that does not read enroll.crl_file where it lies.
+    Crl,
     /// Shows devices, until when their certificates are good, and tokens that wait.
     List {
         /// One JSON object a line.
@@ -68,16 +70,19 @@ pub struct Provision {
     /// The first number.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub first: u32,
-    /// The folder that is made for them.
+    /// The folder that is made for them; -: a tar archive on standard output.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// How long the tokens can be used.
     #[arg(long, value_name = "TIME", default_value = "90days", value_parser = humantime::parse_duration)]
     pub expires: Duration,
-    /// Settings that all of them get: sources, and whatever else of agent.toml is not of the way to the relay. Unset: a machine's own
-    /// figures.
+    /// Settings that all of them get: sources, and whatever else of agent.toml is not of the way to the relay; -: from standard input.
+    /// Unset: a machine's own figures.
     #[arg(long, value_name = "FILE")]
     pub settings: Option<PathBuf>,
+    /// For cards that were lost before they were used: names whose tokens wait get new ones, and the old ones let nobody in.
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Does it. Returns what is to be printed.
@@ -100,6 +105,7 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
             let _lock = register.lock()?;
             token(&register, device, *expires, now_s)
         }
+        Options::Crl => Ok(Desk::open(settings)?.crl(now_s)?.trim_end().to_string()),
         Options::List { json } => list(&Register::open(&settings.state)?, *json, now_s),
         Options::Revoke { device } => {
             check_name(device).map_err(Error::Argument)?;
@@ -178,6 +184,9 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
     };
     let authorities = fs::read_to_string(trust_file).map_err(of(trust_file))?;
     let sources = match &what.settings {
+        Some(path) if path == Path::new("-") => {
+            std::io::read_to_string(std::io::stdin()).map_err(of(path))?
+        }
         Some(path) => fs::read_to_string(path).map_err(of(path))?,
         None => SOURCES.to_string(),
     };
@@ -196,42 +205,57 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
     let register = Register::open(&settings.state)?;
     let _lock = register.lock()?;
     let known = register.devices()?;
-    let waiting = register.tokens()?;
-    for name in &names {
-        let waits = |(token, used): &(Token, Option<Used>)| {
-            used.is_none() && token.device == *name && token.expires_s > now_s
-        };
-        if known.contains(name) || waiting.iter().any(waits) {
-            return Err(Error::Argument(format!(
-                "{name} is known already, so nothing was made; begin behind it with --first, or, for a new card of that box alone: headwater-relay \
-                 fleet token {name}"
-            )));
-        }
+    let waiting: Vec<(String, Token)> = register
+        .waiting()?
+        .into_iter()
+        .filter(|(_, token)| token.expires_s > now_s && names.contains(&token.device))
+        .collect();
+    let taken = |name: &&String| {
+        known.contains(*name) || !what.replace && waiting.iter().any(|(_, token)| token.device == **name)
+    };
+    if let Some(name) = names.iter().find(taken) {
+        return Err(Error::Argument(format!(
+            "{name} is known already, so nothing was made; begin behind it with --first, or, for a new card of that box alone: headwater-relay \
+             fleet token {name}. (--replace makes cards anew that were never used.)"
+        )));
     }
-    fs::DirBuilder::new_private().create(&what.out).map_err(|error| {
-        Error::Argument(format!("--out {}: {error}; nothing was made", what.out.display()))
-    })?;
+    let archive = what.out == Path::new("-");
+    if !archive {
+        fs::DirBuilder::new_private().create(&what.out).map_err(|error| {
+            Error::Argument(format!("--out {}: {error}; nothing was made", what.out.display()))
+        })?;
+    }
+    for (hash, _) in &waiting {
+        register.remove_token(hash)?;
+    }
     let mut labels = String::from("device,token_expires,file\n");
+    let mut files = Vec::new();
     let expires_s = now_s.saturating_add(what.expires.as_secs() as i64);
     let day = day(expires_s);
     for name in &names {
         let token = token(&register, name, what.expires, now_s)?;
-        let folder = what.out.join(name);
-        fs::DirBuilder::new_private()
-            .create(&folder)
-            .map_err(of(&folder))?;
-        let file = folder.join("headwater.toml");
-        write_new(
-            &file,
-            &card(name, broker, url, &token, &authorities, &sources, &day),
-        )
-        .map_err(of(&file))?;
+        let text = card(name, broker, url, &token, &authorities, &sources, &day);
+        let file = format!("{name}/headwater.toml");
+        if archive {
+            files.push((file.clone(), text));
+        } else {
+            let folder = what.out.join(name);
+            fs::DirBuilder::new_private()
+                .create(&folder)
+                .map_err(of(&folder))?;
+            let path = what.out.join(&file);
+            write_new(&path, &text).map_err(of(&path))?;
+        }
         // Writing to a string cannot fail.
-        let _ = writeln!(labels, "{name},{day},{name}/headwater.toml");
+        let _ = writeln!(labels, "{name},{day},{file}");
+    }
+    tracing::info!(count = names.len(), first = %names[0], out = %what.out.display(), "cards were provisioned");
+    if archive {
+        files.push(("labels.csv".to_string(), labels));
+        return Ok(tar(&files, now_s));
     }
     let file = what.out.join("labels.csv");
     write_new(&file, &labels).map_err(of(&file))?;
-    tracing::info!(count = names.len(), first = %names[0], out = %what.out.display(), "cards were provisioned");
     Ok(format!(
         "{} devices, {} to {}: each folder's headwater.toml goes onto the boot partition of that device's card by {day}. Who reads one can \
          enrol in its place: keep them as passwords are kept.",
@@ -239,6 +263,36 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
         names[0],
         names[names.len() - 1]
     ))
+}
+
+/// Files as an archive (POSIX.1-1988, `ustar`), which tar unpacks with the folders that are named. What follows its two empty blocks is
+/// nobody's business.
+fn tar(files: &[(String, String)], now_s: i64) -> String {
+    const BLOCK: usize = 512;
+    let mut archive = String::new();
+    for (name, text) in files {
+        // Of 100 bytes a name has at most 80: that of a device (64), and the file's.
+        let field = |text: String, length: usize| format!("{text:\0<length$}");
+        let header = |sum: &str| {
+            let fields = [
+                field(name.clone(), 100),
+                // A file's mode, owner and group.
+                "0000600\0".to_string() + &"0000000\0".repeat(2),
+                format!("{:011o}\0{:011o}\0", text.len(), now_s.max(0)),
+                sum.to_string(),
+                // A plain file, which is no link.
+                field("0".to_string(), 101),
+                field("ustar\x0000".to_string(), 255),
+            ];
+            fields.concat()
+        };
+        let sum: u32 = header("        ").bytes().map(u32::from).sum();
+        archive.push_str(&header(&format!("{sum:06o}\0 ")));
+        archive.push_str(text);
+        archive.push_str(&"\0".repeat(text.len().next_multiple_of(BLOCK) - text.len()));
+    }
+    archive.push_str(&"\0".repeat(2 * BLOCK));
+    archive
 }
 
 /// A device's headwater.toml.
@@ -323,15 +377,13 @@ fn list(register: &Register, json: bool, now_s: i64) -> Result<String, Error> {
         };
         rows.push((name, state, until));
     }
-    for (token, used) in register.tokens()? {
-        if used.is_none() {
-            let state = if token.expires_s > now_s {
-                "token waits"
-            } else {
-                "token expired"
-            };
-            rows.push((token.device, state, Some(token.expires_s)));
-        }
+    for (_, token) in register.waiting()? {
+        let state = if token.expires_s > now_s {
+            "token waits"
+        } else {
+            "token expired"
+        };
+        rows.push((token.device, state, Some(token.expires_s)));
     }
     let mut out = String::new();
     if json {
@@ -367,6 +419,42 @@ mod tests {
             "gw", "gw-{", "gw-}", "{}{}", "{:4}", "{:x}", "{:099}", "a b{}", "-{}",
         ] {
             assert!(name(bad, 7).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_archive_is_one_that_tar_unpacks() {
+        use std::process::{Command, Stdio};
+        let long = format!("{}/headwater.toml", "x".repeat(64));
+        let files = [
+            ("gw-1/headwater.toml", "a".repeat(512)),
+            (long.as_str(), "é\n".into()),
+            ("labels.csv", "device\n".into()),
+        ];
+        let files = files.map(|(name, text)| (name.to_string(), text));
+        let temp = tempfile::tempdir().unwrap();
+        let mut tar_program = Command::new("tar")
+            .args(["-x", "-C"])
+            .arg(temp.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("tar is installed");
+        let archive = tar(&files, 1_900_000_000);
+        assert_eq!(archive.len() % 512, 0);
+        // As it is printed: with the end of a line.
+        let printed = format!("{archive}\n");
+        tar_program
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(printed.as_bytes())
+            .unwrap();
+        assert!(tar_program.wait().unwrap().success());
+        for (name, text) in &files {
+            use std::os::unix::fs::PermissionsExt as _;
+            let path = temp.path().join(name);
+            assert_eq!(fs::read_to_string(&path).unwrap(), *text);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
     }
 

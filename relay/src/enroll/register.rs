@@ -13,7 +13,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -186,15 +186,29 @@ impl Register {
         self.write(&self.token_path("tokens", hash), token)
     }
 
-    /// All tokens, with what they were used for.
+    /// The tokens that were not used, with their hashes.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub(super) fn tokens(&self) -> Result<Vec<(Token, Option<Used>)>, Error> {
-        let all = self.all::<Token>(&self.dir.join("tokens"))?;
-        all.into_iter()
-            .map(|(hash, token)| Ok((token, self.used(&hash)?)))
-            .collect()
+    pub(super) fn waiting(&self) -> Result<Vec<(String, Token)>, Error> {
+        let mut waiting = Vec::new();
+        for (hash, token) in self.all::<Token>(&self.dir.join("tokens"))? {
+            if self.used(&hash)?.is_none() {
+                waiting.push((hash, token));
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// From now on a token lets nobody in.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn remove_token(&self, hash: &str) -> Result<(), Error> {
+        let path = self.token_path("tokens", hash);
+        fs::remove_file(&path)
+            .and_then(|()| sync_dir_of(&path))
+            .map_err(|error| self.wrong(&path, &error))
     }
 
     /// What a token was used for.
@@ -344,6 +358,8 @@ pub(super) fn place(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
             .create_new(true)
             .mode(mode)
             .open(&part)?;
+        // Whatever the umask: the broker is another user.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         own_as_above(&file, path)?;
         file.sync_all()?;

@@ -46,6 +46,22 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Addresses whose requests are counted at a time.
 const ADDRESSES: usize = 65_536;
 
+/// What can be asked for, and what can come of it: all of them are counted from 0, so that the first one shows as one more.
+const OUTCOMES: [(&str, &[&str]); 2] = [
+    (
+        "enroll",
+        &[
+            "issued", "repeated", "token", "revoked", "request", "failed", "limited",
+        ],
+    ),
+    (
+        "renew",
+        &[
+            "issued", "repeated", "token", "revoked", "request", "early", "failed", "limited",
+        ],
+    ),
+];
+
 /// What was asked for, and what came of it.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Outcome {
@@ -215,6 +231,11 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let outcomes = Family::<Outcome, Counter>::default();
+    for (request, all) in OUTCOMES {
+        for outcome in all {
+            drop(outcomes.get_or_create(&Outcome { request, outcome }));
+        }
+    }
     let of = outcomes.clone();
     monitor.register(|registry| {
         registry.register(

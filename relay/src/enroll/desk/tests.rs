@@ -265,12 +265,14 @@ fn who_is_revoked_gets_nothing_until_allowed_again() {
     desk.renew(&der(&second.certificate), &request("gw-02", &other), due)
         .unwrap();
     let list = fs::read(rig.temp.path().join("devices.crl")).unwrap();
-    let listed: Vec<_> = authority::listed(&list)
-        .unwrap()
-        .into_iter()
-        .map(|(serial, _)| authority::hex(&serial))
-        .collect();
-    assert_eq!(listed, ["010203".to_string(), first.serial.clone()]);
+    for list in [list, desk.crl(NOW + DAY).unwrap().into_bytes()] {
+        let listed: Vec<_> = authority::listed(&list)
+            .unwrap()
+            .into_iter()
+            .map(|(serial, _)| authority::hex(&serial))
+            .collect();
+        assert_eq!(listed, ["010203".to_string(), first.serial.clone()]);
+    }
     // openssl goes by it, as Mosquitto does.
     let file = |name: &str, text: &str| {
         let path = rig.temp.path().join(name);
