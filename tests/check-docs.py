@@ -22,6 +22,7 @@ ELSEWHERE = {
     "kubectl create namespace": "a cluster",
     "kubectl -n headwater create secret": "a cluster",
     "kubectl apply": "a cluster",
+    "kubectl -n headwater exec": "a cluster; tests/e2e/compose.test.js runs what it runs",
     "kafka-consumer-groups.sh": "a distribution of Kafka: scripts/kafka fetches the server alone",
     "cargo build": "a build is what the tests run",
     "cargo demo": "tests/e2e/demo.test.js runs what it starts",

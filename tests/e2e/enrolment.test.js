@@ -4,124 +4,24 @@
  */
 
 import assert from "node:assert/strict";
-import { execFile, execFileSync } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { X509Certificate } from "node:crypto";
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs";
+import { cpSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { connect as tcp } from "node:net";
 import { join } from "node:path";
 import { connect as tls } from "node:tls";
 import { DeployedMosquitto } from "./harness/deployed.js";
+import { endpoint, fleet, Machine } from "./harness/enrolment.js";
 import { Kafka } from "./harness/kafka.js";
 import { freePort } from "./harness/port.js";
 import { Relay } from "./harness/relay.js";
-import { binaries, scenario } from "./harness/site.js";
+import { scenario } from "./harness/site.js";
 import { Telemetry } from "./harness/telemetry.js";
 import { until } from "./harness/until.js";
 
 const PATIENCE = 60_000;
-const AGENT = join(binaries, "headwater-agent");
 const SOURCES = '[[source]]\ntype = "simulated"\ninterval = "100ms"\n';
-
-/** The section [enroll] with what deploy/authority has made. */
-function endpoint(site, broker, port, more = {}) {
-  const of = (file) => join(broker.directory, file);
-  return {
-    listen: `127.0.0.1:${port}`,
-    state: site.path("register"),
-    cert_file: broker.server.cert,
-    key_file: broker.server.key,
-    ca_cert_file: of("private/devices-ca.crt"),
-    ca_key_file: of("private/devices-ca.key"),
-    trust_file: of("private/services-ca.crt"),
-    crl_file: of("mosquitto/devices.crl"),
-    url: `https://127.0.0.1:${port}`,
-    broker: `mqtts://127.0.0.1:${broker.ports.devices}`,
-    ...more,
-  };
-}
-
-/** `headwater-relay fleet`. Rejects with what it says. */
-function fleet(relay, ...args) {
-  const options = { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] };
-  const all = ["fleet", ...args, "--config", relay.config];
-  return execFileSync(join(binaries, "headwater-relay"), all, options).trim();
-}
-
-/** A machine with a card in it: a root of its own, in place of /. */
-class Machine {
-  constructor(site, name, card) {
-    Object.assign(this, { site, name, root: site.path(`root-${name}`) });
-    for (const folder of ["boot", "etc", "state"]) mkdirSync(join(this.root, folder), { recursive: true });
-    const text = readFileSync(card, "utf8");
-    assert.ok(text.includes("/var/lib/headwater-agent/tls/device.key"), text);
-    this.lay(text.replaceAll("/var/lib/headwater-agent", this.path("state")));
-    this.config = this.path("etc/agent.toml");
-    this.env = {
-      STATE_DIRECTORY: this.path("state"),
-      HEADWATER_AGENT_BATCH__AGE: "200ms",
-      HEADWATER_AGENT_HEALTH__INTERVAL: "0s",
-      HEADWATER_AGENT_UPLINK__BACKOFF__MIN: "50ms",
-      HEADWATER_AGENT_UPLINK__BACKOFF__MAX: "500ms",
-      HEADWATER_AGENT_UPLINK__TLS__LOOK_EVERY: "1s",
-    };
-  }
-
-  path(name) {
-    return join(this.root, name);
-  }
-
-  read(name) {
-    return existsSync(this.path(name)) ? readFileSync(this.path(name), "utf8") : undefined;
-  }
-
-  lay(text) {
-    writeFileSync(this.path("boot/headwater.toml"), text);
-  }
-
-  firstBoot(wait = 30) {
-    const args = ["first-boot", "--boot", this.path("boot"), "--config", this.config, "--wait", String(wait)];
-    return this.site.start(`first-boot-${this.name}`, AGENT, args, { env: this.env });
-  }
-
-  async boot(wait) {
-    return (await this.firstBoot(wait).exit).code;
-  }
-
-  run() {
-    const args = ["run", "--config", this.config];
-    this.program = this.site.start(`agent-${this.name}`, AGENT, args, { env: this.env });
-    return this.program;
-  }
-
-  /** `headwater-agent enroll`: its exit code and what it says. */
-  enroll(...args) {
-    const options = { encoding: "utf8", env: { ...process.env, ...this.env } };
-    return new Promise((resolve) => {
-      execFile(AGENT, ["enroll", "--config", this.config, ...args], options, (error, stdout, stderr) =>
-        resolve({ code: error?.code ?? 0, said: stdout + stderr }),
-      );
-    });
-  }
-
-  certificate() {
-    const text = this.read("state/tls/device.crt");
-    return text && new X509Certificate(text);
-  }
-
-  serial() {
-    return this.certificate()?.serialNumber;
-  }
-}
 
 /** Sends a request to the endpoint: status and what it says. */
 function post(url, { ca, path, headers = {}, body, cert, key }) {

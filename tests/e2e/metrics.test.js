@@ -1,11 +1,12 @@
 /** What watches a relay: /metrics as promtool wants it, and a Prometheus that gets data for all of deploy/grafana and deploy/prometheus. */
 
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import mqtt from "mqtt";
 import { startAgent } from "./harness/agent.js";
+import { endpoint } from "./harness/enrolment.js";
 import { Kafka } from "./harness/kafka.js";
 import { metricsPage } from "./harness/metricspage.js";
 import { Mosquitto } from "./harness/mosquitto.js";
@@ -63,7 +64,12 @@ scenario(
   async (site) => {
     const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
     const plugs = { id: "plugs", topics: ["plugs/+"], device: "{1}", map: { format: "json" } };
-    const settings = { foreign: [plugs], rows: { enabled: true } };
+    const authority = { directory: site.path("authority"), ports: { devices: 8883 } };
+    const made = (...args) => execFileSync(join(deploy, "authority"), args, { stdio: "pipe" });
+    made("init", authority.directory);
+    made("endpoint", authority.directory, "127.0.0.1");
+    const enroll = endpoint(site, authority, await freePort());
+    const settings = { foreign: [plugs], rows: { enabled: true }, enroll };
     const relay = await Relay.start(site, { kafka, mosquitto, settings });
     const api = await prometheus(site, relay);
     const trace = sensors.slice(site, "trace.csv", 0, 300);

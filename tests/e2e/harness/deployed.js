@@ -19,6 +19,7 @@ export class DeployedMosquitto {
     broker.directory = site.path("authority");
     broker.authority("init");
     broker.authority("broker", "127.0.0.1", "localhost", "mosquitto");
+    broker.authority("endpoint", "127.0.0.1", "localhost");
     for (const device of devices) broker.authority("device", device);
     const of = (file) => join(broker.directory, file);
     broker.server = { cert: of("mosquitto/server.crt"), key: of("mosquitto/server.key") };
@@ -33,6 +34,7 @@ export class DeployedMosquitto {
     for (const file of ["devices.acl", "relay.acl"]) copyFileSync(join(folder, file), site.path(file));
     const text = readFileSync(join(folder, "certificates.conf"), "utf8")
       .replaceAll("/etc/mosquitto/headwater/", `${broker.directory}/mosquitto/`)
+      .replaceAll("/etc/mosquitto/revoked/", `${broker.directory}/revoked/`)
       .replaceAll("/etc/mosquitto/", `${site.directory}/`)
       .replace(/^listener 8883$/m, `listener ${broker.ports.devices} 127.0.0.1`)
       .replace(/^listener 8884$/m, `listener ${broker.ports.relay} 127.0.0.1`);
