@@ -233,7 +233,11 @@ impl Talk {
             Turn::Read(Err(error))
             | Turn::Wrote {
                 result: Err(error), ..
-            } => Err(self.cut(self.ways.explain(&error))),
+            } => Err(match self.ways.of_tls(&error) {
+                // That says all, and with an older MQTT it would be the same.
+                Some(why) => End::failed(why),
+                None => self.cut(self.ways.explain(&error)),
+            }),
             Turn::Request(Some(request)) => {
                 self.request(now, request);
                 // What comes together goes in one write: fewer packets on the line.

@@ -95,13 +95,17 @@ impl Ways {
         Ok(stream)
     }
 
+    /// An error of a stream's that is one of TLS, for a person.
+    pub(super) fn of_tls(&self, error: &io::Error) -> Option<String> {
+        #[cfg(feature = "tls")]
+        return self.tls.explain(error);
+        #[cfg(not(feature = "tls"))]
+        None
+    }
+
     /// An error of a stream's, for a person.
     pub(crate) fn explain(&self, error: &io::Error) -> String {
-        #[cfg(feature = "tls")]
-        if let Some(why) = self.tls.explain(error) {
-            return why;
-        }
-        explain(error)
+        self.of_tls(error).unwrap_or_else(|| explain(error))
     }
 
     /// What is worth knowing when a broker closes a TLS connection in place of answering.

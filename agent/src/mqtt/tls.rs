@@ -117,10 +117,13 @@ impl Tls {
                 // Should a session that was to be resumed be at fault, the next handshake is a whole one.
                 *self.0.kept() = None;
                 Err(self.explain(&error).unwrap_or_else(|| {
+                    let hint = match self.hint() {
+                        "" => "; is the port one of the broker's TLS listeners?",
+                        hint => hint,
+                    };
                     format!(
-                        "the TLS handshake failed: {}{}",
-                        super::socket::explain(&error),
-                        self.hint()
+                        "the TLS handshake failed: {}{hint}",
+                        super::socket::explain(&error)
                     )
                 }))
             }

@@ -96,6 +96,8 @@ impl World {
         for part in parts {
             assert!(why.contains(part), "{part:?} is not in: {why}");
         }
+        let advised = why.matches("set uplink.tls.cert_file").count();
+        assert!(advised < 2, "it is said twice what to do: {why}");
         agent.stop().await;
     }
 }
@@ -167,7 +169,9 @@ async fn what_keeps_an_agent_from_trusting_a_broker_is_said_with_what_to_do() {
     // A port that speaks no TLS, and one that speaks nothing else.
     let mut config = world.config(|_| {});
     config.uplink.broker = format!("mqtts://localhost:{}", world.broker.port()).into();
-    world.says(config, &["TLS"]).await;
+    world
+        .says(config, &["is the port one of the broker's TLS listeners?"])
+        .await;
     let mut config = world.config(|tls| *tls = Tls::default());
     config.uplink.broker = format!("mqtt://localhost:{}", world.port).into();
     world.says(config, &["in place of answering", "mqtts://"]).await;
