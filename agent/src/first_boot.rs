@@ -6,8 +6,10 @@
 //! to `headwater.error.txt` on the boot partition, for whoever takes the card back to the PC, and to the log.
 //!
 //! **Power.** The steps, each of which can be repeated: the token to its place beside the key, for root and the agent alone; the settings; the
-//! copy without a token; the file itself blanked, then removed; the enrolment. The first three leave the file, so all begins again; after
-//! them nothing on the boot partition is needed any more, and what is left to do the agent itself does.
+//! copy without a token; the file itself marked, blanked, then removed; the enrolment. The first three leave the file, so all begins again; after
+//! them nothing on the boot partition is needed any more, and what is left to do the agent itself does. The mark is in the file's first sector,
+//! which is written before the others: whatever of it was blanked, what begins so has been taken. (It is not renamed for that. FAT writes the new
+//! name and strikes out the old one in any order, so that a cut leaves two names for the same clusters, or none.)
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -24,6 +26,10 @@ use crate::enroll::{self, Failure};
 const NAME: &str = "headwater.toml";
 const TAKEN: &str = "headwater.taken.toml";
 const ERROR: &str = "headwater.error.txt";
+/// What is written over the beginning of a file that has been taken over.
+const MARK: &[u8] = b"# This was taken over, and can be removed.\n";
+/// What a medium writes whole or not at all, bytes.
+const SECTOR: usize = 512;
 /// The longest file that is read, bytes.
 const LENGTH_MAX: u64 = 256 * 1024;
 
@@ -94,7 +100,7 @@ fn take(folder: &Path, config: &Path) -> Result<Option<Config>, String> {
         ));
     }
     // All but removed when the power went.
-    if content.iter().all(|byte| *byte == b' ') && folder.join(TAKEN).exists() {
+    if was_taken(&content) && folder.join(TAKEN).exists() {
         return remove(file, &path, content.len()).map(|()| None);
     }
     let text = text(&content)?;
@@ -119,10 +125,29 @@ fn take(folder: &Path, config: &Path) -> Result<Option<Config>, String> {
         }
         place(config, 0o644, clean.as_bytes()).map_err(full)?;
     }
-    place(&folder.join(TAKEN), 0o644, clean.as_bytes()).map_err(full)?;
+    let taken = folder.join(TAKEN);
+    if fs::read(&taken).ok().as_deref() != Some(clean.as_bytes()) {
+        place(&taken, 0o644, clean.as_bytes()).map_err(full)?;
+    }
     remove(file, &path, content.len())?;
     log::info!("{} is taken over as {}", path.display(), config.display());
     Ok(Some(settings))
+}
+
+/// Whether a file begins as one does that is being removed. What is empty is one whose clusters were free already: that is what a check of the
+/// file system makes of it.
+fn was_taken(content: &[u8]) -> bool {
+    let first = &content[..content.len().min(SECTOR)];
+    let rest = first.strip_prefix(MARK);
+    content.is_empty() || rest.is_some_and(|rest| rest.iter().all(|byte| *byte == b' '))
+}
+
+/// What is written over a file of this length, one after the other, before it is removed.
+fn blanks(length: usize) -> [Vec<u8>; 2] {
+    let mut first = MARK.to_vec();
+    first.resize(length.clamp(MARK.len(), SECTOR), b' ');
+    let rest = vec![b' '; length.saturating_sub(first.len())];
+    [first, rest]
 }
 
 /// Blanked first: what is merely removed can be read from the card for a long time. (A card moves what it overwrites, too; whoever
@@ -130,8 +155,10 @@ fn take(folder: &Path, config: &Path) -> Result<Option<Config>, String> {
 fn remove(mut file: File, path: &Path, length: usize) -> Result<(), String> {
     let mut blank = || {
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(&vec![b' '; length])?;
-        file.sync_all()?;
+        for part in blanks(length) {
+            file.write_all(&part)?;
+            file.sync_all()?;
+        }
         fs::remove_file(path)?;
         sync_dir_of(path)
     };

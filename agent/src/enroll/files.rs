@@ -176,7 +176,8 @@ fn make_dir(dir: &Path) -> io::Result<()> {
         make_dir(above)?;
     }
     fs::DirBuilder::new().mode(0o750).create(dir)?;
-    own_as_above(&File::open(dir)?, dir)
+    own_as_above(&File::open(dir)?, dir)?;
+    sync_dir_of(dir)
 }
 
 /// Only root can give away; whoever else cannot has nothing to give away.
@@ -208,6 +209,8 @@ pub(crate) fn place(path: &Path, mode: u32, content: &[u8]) -> Result<(), String
         own_as_above(&file, path)?;
         file.sync_all()?;
         fs::rename(&part, path)?;
+        // FAT makes a new entry for the new name, in which length and place are written with the file.
+        file.sync_all()?;
         sync_dir_of(path)
     };
     write().map_err(|error| {

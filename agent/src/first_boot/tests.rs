@@ -161,10 +161,15 @@ fn what_is_wrong_is_left_on_the_card_and_changes_nothing() {
 
 #[test]
 fn a_power_cut_after_any_step_is_made_good_at_the_next_start() {
-    // What each step leaves, for a cut right after it: the token, the settings, the copy, the blank, the removal.
-    for steps in 0..=5 {
+    // What each step leaves, for a cut right after it: the token, the settings, the copy, the mark, the blank, the removal. Between mark and
+    // blank any of the other sectors may have been written.
+    let torn = 1 << 3;
+    for steps in (0..=3).chain(10..10 + torn).chain([5]) {
         let rig = Rig::new();
-        let (text, clean) = (rig.settings("gw-01", TOKEN), rig.settings("gw-01", ""));
+        // Of four sectors, the last of which is not full.
+        let text = rig.settings("gw-01", TOKEN);
+        let text = text.clone() + "#" + &"x".repeat(4 * SECTOR - 100 - text.len()) + "\n";
+        let clean = text.replace(TOKEN, "");
         fs::write(rig.path("etc/agent.toml"), "device = \"gw-01\"\n").unwrap();
         rig.lay(&text);
         let files = Files::of(&check(&text).unwrap()).unwrap();
@@ -179,8 +184,18 @@ fn a_power_cut_after_any_step_is_made_good_at_the_next_start() {
         if steps >= 3 {
             fs::write(rig.path("boot/headwater.taken.toml"), &clean).unwrap();
         }
-        if steps == 4 {
-            rig.lay(" ".repeat(text.len()));
+        if steps >= 10 {
+            let [first, rest] = blanks(text.len());
+            let mut left = text.clone().into_bytes();
+            assert_eq!(first.len(), SECTOR);
+            left[..SECTOR].copy_from_slice(&first);
+            let sectors = left[SECTOR..].chunks_mut(SECTOR).zip(rest.chunks(SECTOR));
+            for (n, (sector, blank)) in sectors.enumerate() {
+                if (steps - 10) & (1 << n) != 0 {
+                    sector.copy_from_slice(blank);
+                }
+            }
+            rig.lay(left);
         }
         if steps == 5 {
             fs::remove_file(rig.path("boot/headwater.toml")).unwrap();
@@ -212,6 +227,34 @@ fn a_power_cut_after_any_step_is_made_good_at_the_next_start() {
             "{steps}"
         );
     }
+}
+
+#[test]
+fn only_a_file_that_was_taken_is_removed_without_being_read() {
+    let rig = Rig::new();
+    let marked = |length| String::from_utf8(blanks(length).concat()).unwrap();
+    // Somebody's own, beneath what was left: it is not blank.
+    let own = String::from_utf8_lossy(MARK).into_owned() + &rig.settings("gw-01", "");
+    rig.lay(&own);
+    assert!(rig.start());
+    assert_eq!(rig.read("boot/headwater.taken.toml").as_deref(), Some(&*own));
+    for left in [
+        "",
+        &marked(10),
+        &marked(SECTOR),
+        &marked(SECTOR + 1),
+        &marked(5_000),
+    ] {
+        rig.lay(left);
+        assert!(rig.start(), "{left:?}");
+        assert_eq!(rig.read("boot/headwater.toml"), None, "{left:?}");
+        assert_eq!(rig.read("etc/agent.toml").as_deref(), Some(&*own), "{left:?}");
+    }
+    // Where nothing was taken, it is somebody's mistake.
+    fs::remove_file(rig.path("boot/headwater.taken.toml")).unwrap();
+    rig.lay("");
+    assert!(!rig.start());
+    assert!(rig.read("boot/headwater.toml").is_some());
 }
 
 #[test]
