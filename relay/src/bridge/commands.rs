@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(15);
 /// How often that is doubled.
 const DOUBLINGS: u32 = 4;
+/// How the reply ends to a command that a device was sent and never answered.
+pub const MAY_HAVE_RUN: &str = "it may have been carried out";
 /// Commands of which it is remembered that they were answered.
 const REMEMBERED: usize = 256;
 
@@ -242,7 +244,7 @@ impl Commands {
         let first = self.queues.get(&open.device).and_then(VecDeque::front);
         if open.sent > 0 {
             let sent = open.sent;
-            format!("sent {sent} times, and no reply came in time: it may have been carried out")
+            format!("sent {sent} times, and no reply came in time: {MAY_HAVE_RUN}")
         } else if let Some(first) = first.filter(|first| **first != offset) {
             format!("not sent: the command before it, at offset {first}, had no reply yet")
         } else if presence(&open.device) == Some(false) {

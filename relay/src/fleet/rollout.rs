@@ -7,6 +7,11 @@ use headwater_proto::pb::ReplyStatus;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
+use crate::bridge::commands::MAY_HAVE_RUN;
+
+/// How an agent begins the refusal of a program that was rolled back there.
+const FAILED_BEFORE: &str = "this program has failed here already";
+
 /// Whether a device is among the first `percent` of those that a release goes to. Each has a place of its own in the row, the same every time, and
 /// another one for another version: so ten in a hundred are among the fifty, and it is not always the same ones who go first.
 pub fn is_among(device: &str, version: &str, percent: f64) -> bool {
@@ -32,13 +37,26 @@ pub enum Stage {
     Updated,
     /// It does not, and why.
     Failed(String),
+    /// The device refused it, since it was rolled back there by an earlier command; what was said then.
+    FailedBefore(String),
     /// The device refused it, and why.
     Refused(String),
-    /// The device was not there, or did not say what came of it in time.
+    /// The device took it, and did not say what came of it in time; what it said last. It may be slow, or lost.
+    Overdue(String),
+    /// The device was not there.
     Silent(String),
 }
 
 impl Stage {
+    /// Whether it counts against the pace: the release did harm there, or would not go in, or nobody knows. A device that never took it says nothing
+    /// of the release.
+    fn is_failure(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed(_) | Self::FailedBefore(_) | Self::Refused(_) | Self::Overdue(_)
+        )
+    }
+
     /// Nothing more will come of it.
     pub fn is_over(&self) -> bool {
         !matches!(self, Self::Waits | Self::Sent | Self::UnderWay(_))
@@ -52,6 +70,8 @@ impl Stage {
             Self::UnderWay(_) => "under way",
             Self::Updated => "updated",
             Self::Failed(_) => "failed",
+            Self::FailedBefore(_) => "failed before",
+            Self::Overdue(_) => "overdue",
             Self::Refused(_) => "refused",
             Self::Silent(_) => "no answer",
         }
@@ -60,7 +80,12 @@ impl Stage {
     /// What there is to say beyond the word.
     pub fn why(&self) -> &str {
         match self {
-            Self::UnderWay(why) | Self::Failed(why) | Self::Refused(why) | Self::Silent(why) => why,
+            Self::UnderWay(why)
+            | Self::Failed(why)
+            | Self::FailedBefore(why)
+            | Self::Refused(why)
+            | Self::Overdue(why)
+            | Self::Silent(why) => why,
             Self::Waits | Self::Sent | Self::Updated => "",
         }
     }
@@ -124,8 +149,8 @@ impl Rollout {
 
     /// Whether too many have failed.
     pub fn is_stopped(&self) -> bool {
-        let failed = |entry: &&Entry| matches!(entry.stage, Stage::Failed(_) | Stage::Refused(_));
-        self.entries.values().filter(failed).count() > self.pace.failures
+        let failed = self.entries.values().filter(|entry| entry.stage.is_failure());
+        failed.count() > self.pace.failures
     }
 
     /// Whether nothing is to be sent or waited for any more.
@@ -157,7 +182,10 @@ impl Rollout {
                     format!(", the last: {last}")
                 };
                 let why = format!("it has not told the end within {:?}{last}", self.pace.within);
-                entry.stage = Stage::Silent(why);
+                entry.stage = match entry.stage {
+                    Stage::UnderWay(_) => Stage::Overdue(why),
+                    _ => Stage::Silent(why),
+                };
             }
             if matches!(entry.stage, Stage::UnderWay(_)) && entry.ask.is_some_and(|at| now >= at) {
                 entry.ask = None;
@@ -199,8 +227,15 @@ impl Rollout {
             (Send::Update(_), ReplyStatus::Ok) if output.ends_with("runs already") => Stage::Updated,
             (Send::Update(_), ReplyStatus::Ok) => Stage::UnderWay(output.into()),
             (Send::Update(_), ReplyStatus::Failed) => Stage::Failed(output.into()),
+            (Send::Update(_), ReplyStatus::Refused) if output.starts_with(FAILED_BEFORE) => {
+                Stage::FailedBefore(output.into())
+            }
             (Send::Update(_), ReplyStatus::Refused | ReplyStatus::UnknownCommand) => {
                 Stage::Refused(output.into())
+            }
+            // It was there, and has perhaps begun.
+            (Send::Update(_), ReplyStatus::Expired) if output.ends_with(MAY_HAVE_RUN) => {
+                Stage::Overdue(output.into())
             }
             (Send::Update(_), _) => Stage::Silent(output.into()),
             (Send::Question(_), ReplyStatus::Ok) => stage(&self.version, output),
@@ -334,6 +369,56 @@ mod tests {
         );
         assert!(rollout.is_over());
         assert_eq!(rollout.entries["d"].stage, Stage::Waits);
+    }
+
+    #[test]
+    fn who_took_it_and_is_not_heard_of_again_counts_as_a_failure() {
+        let one_by_one = |first: (ReplyStatus, &str)| {
+            let pace = Pace {
+                at_once: 1,
+                failures: 0,
+                ..pace()
+            };
+            let devices = ["a", "b", "c"].map(String::from);
+            let (mut rollout, now) = (Rollout::new("0.2.0", devices, pace.clone()), Instant::now());
+            assert_eq!(rollout.next(now), [update("a")]);
+            rollout.reply(now, &update("a"), first.0, first.1);
+            rollout.reply(now, &question("a"), ReplyStatus::Expired, "it was away");
+            let sent = rollout.next(now + pace.within);
+            (rollout, sent)
+        };
+        let expired = format!("sent 2 times, and no reply came in time: {MAY_HAVE_RUN}");
+        for first in [
+            (ReplyStatus::Ok, "accepted: from 0.1.0 to 0.2.0, 3 bytes"),
+            (ReplyStatus::Expired, &expired),
+        ] {
+            let (rollout, sent) = one_by_one(first);
+            assert_eq!(
+                sent,
+                [],
+                "{first:?}: it may have been the release that took it away"
+            );
+            assert_eq!(rollout.entries["a"].stage.word(), "overdue", "{first:?}");
+            assert!(rollout.is_stopped() && rollout.is_over(), "{first:?}");
+            assert_eq!(rollout.entries["b"].stage, Stage::Waits);
+        }
+        // Who was never there says nothing of it.
+        let (rollout, sent) = one_by_one((ReplyStatus::Expired, "it was away"));
+        assert_eq!(sent, [update("b")]);
+        assert!(!rollout.is_stopped());
+    }
+
+    #[test]
+    fn who_rolled_it_back_before_is_told_apart_and_counts() {
+        let (mut rollout, now) = (rollout(&["a", "b"]), Instant::now());
+        rollout.next(now);
+        let before =
+            "this program has failed here already (rolled back: it hung); --force installs it all the same";
+        rollout.reply(now, &update("a"), ReplyStatus::Refused, before);
+        assert_eq!(rollout.entries["a"].stage, Stage::FailedBefore(before.into()));
+        assert!(!rollout.is_stopped(), "one failure is allowed");
+        rollout.reply(now, &update("b"), ReplyStatus::Refused, before);
+        assert!(rollout.is_stopped());
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct Options {
     /// So many are under way at a time.
     #[arg(long, value_name = "NUMBER", default_value = "20")]
     pub at_once: usize,
-    /// With more failures than this nothing more is sent.
+    /// With more failures than this nothing more is sent: failed now or before, refused, or taken and not heard of again.
     #[arg(long, value_name = "NUMBER", default_value = "0")]
     pub failures: usize,
     /// Also an older version, another program of the same version, or one that has failed. It has to be signed all the same.
@@ -55,7 +55,7 @@ pub struct Options {
     /// How often a device is asked how it goes.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub every: Duration,
-    /// How long a device may take in all.
+    /// How long a device may take in all; then it is overdue.
     #[arg(long, value_name = "TIME", default_value = "2h", value_parser = humantime::parse_duration)]
     pub within: Duration,
     /// Say who is meant, and send nothing.
