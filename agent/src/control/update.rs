@@ -116,7 +116,7 @@ impl<'a> Given<'a> {
         let last = slots
             .last
             .as_ref()
-            .filter(|last| !last.updated && last.sha256 == file.sha256)?;
+            .filter(|last| last.is_rolled_back() && last.sha256 == file.sha256)?;
         Some(format!(
             "this program has failed here already ({}); {force}",
             last.what
@@ -255,6 +255,7 @@ impl Controller {
         let ways = Ways::new(&settings.tls, self.output.clock().another());
         self.handle.set_update(told(&next, ""));
         let fetch = Fetch::new(rack, self.handle.clone(), ways, settings.rate.as_u64(), next);
+            spent: 0,
         self.updates.fetching = Some(task::spawn(fetch.run()));
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::medium::Directory;
 use super::rack::Rack;
-use super::slots::Next;
+use super::slots::{NOT_INSTALLED, Next};
 use crate::http::client::{Answer, Request, Url, ask};
 use crate::mqtt::socket::Ways;
 use crate::{AgentHandle, status, task, version};
@@ -23,11 +23,14 @@ const ASKED: u64 = 16 * 1024;
 /// How long a server may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the data budget has recovered.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY: Duration = Duration::from_secs(10);
 /// How long it waits after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// So many failures in a row, while the relay can be reached, are too many.
 const FAILURES_MAX: u32 = 20;
+/// It is given up when so many bytes have passed for it: so many times its size, and so many more for what requests and TLS cost. Whoever controls
+/// the server or the network could have it begun anew for ever.
+const SPENT_MAX: (u64, u64) = (3, 1024 * 1024);
 /// Redirections of one request.
 const REDIRECTIONS_MAX: u32 = 5;
 /// What has to stay free of the medium beyond a release, bytes: for the journal's next segments.
@@ -72,6 +75,8 @@ pub(crate) struct Fetch {
     pause: (Duration, Duration),
     /// Bytes that were counted in the budget.
     counted: u64,
+    /// The attempt that runs has begun anew.
+    anew: bool,
 }
 
 impl Fetch {
@@ -84,6 +89,7 @@ impl Fetch {
             next,
             pause: PAUSE,
             counted: 0,
+            anew: false,
         }
     }
 
@@ -92,13 +98,15 @@ impl Fetch {
         let mut failures = 0;
         loop {
             let before = self.next.have;
+            self.anew = false;
             let why = match self.attempt().await {
                 Ok(whole) => return whole,
                 Err(Never(why)) => break self.give_up(why).await,
                 Err(Again(why)) => why,
             };
             // Without a way to the relay it is most likely no fault of the server's.
-            match (self.next.have > before, self.handle.stats().connected) {
+            let has_more = self.next.have > before && !self.anew;
+            match (has_more, self.handle.stats().connected) {
                 (true, _) => failures = 0,
                 (false, true) => failures += 1,
                 (false, false) => {}
@@ -120,7 +128,7 @@ impl Fetch {
     }
 
     async fn give_up(&mut self, why: String) -> bool {
-        let why = format!("not installed: {why}");
+        let why = format!("{NOT_INSTALLED}{why}");
         let given_up = on(&self.rack, move |rack| rack.give_up(&why)).await;
         if let Err(error) = given_up {
             log::error!("the slots cannot be written: {error}");
@@ -150,7 +158,12 @@ impl Fetch {
             let result = self.receive().await;
             // The connection is closed by now.
             self.count().await;
-            result?;
+            if let Err(trouble) = result {
+                if matches!(trouble, Again(_)) {
+                    self.afford()?;
+                }
+                return Err(trouble);
+            }
         }
         let complete = on(&self.rack, Rack::complete).await;
         complete.map_err(|error| Again(format!("it cannot be installed: {error}")))
@@ -220,7 +233,11 @@ impl Fetch {
             }
             if passed - asked >= ASKED {
                 asked = passed;
-                if !self.count().await {
+                let may = self.count().await;
+                if let Err(trouble) = self.afford() {
+                    break Err(trouble);
+                }
+                if !may {
                     break Err(Again("the month's data budget has nothing to spare".into()));
                 }
             }
@@ -282,14 +299,14 @@ impl Fetch {
 
     /// Makes a piece durable.
     async fn keep(&mut self, buffer: &mut Vec<u8>, tag: &str) -> Result<(), Trouble> {
-        let (piece, tag) = (std::mem::take(buffer), tag.to_string());
+        let (piece, tag, spent) = (std::mem::take(buffer), tag.to_string(), self.next.spent);
         let (kept, next) = on(&self.rack, move |rack| {
-            let mut kept = rack.piece(&piece, &tag);
+            let mut kept = rack.piece(&piece, &tag, spent);
             if kept
                 .as_ref()
                 .is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof)
             {
-                kept = rack.anew().and(kept);
+                kept = rack.anew(spent).and(kept);
             }
             (kept, rack.slots.next.clone())
         })
@@ -303,8 +320,10 @@ impl Fetch {
     }
 
     async fn anew(&mut self) -> Result<(), Trouble> {
-        let kept = on(&self.rack, Rack::anew).await;
+        let spent = self.next.spent;
+        let kept = on(&self.rack, move |rack| rack.anew(spent)).await;
         (self.next.have, self.next.tag) = (0, String::new());
+        self.anew = true;
         kept.map_err(|error| Again(format!("it cannot be kept: {error}")))
     }
 
@@ -314,7 +333,20 @@ impl Fetch {
         let passed = bytes.sent + bytes.received;
         let more = passed - self.counted;
         self.counted = passed;
+        self.next.spent += more;
         self.handle.beside(more).await
+    }
+
+    /// Whether it may cost more.
+    fn afford(&self) -> Result<(), Trouble> {
+        let (size, spent) = (self.next.program.size, self.next.spent);
+        let most = SPENT_MAX.0.saturating_mul(size).saturating_add(SPENT_MAX.1);
+        if spent <= most {
+            return Ok(());
+        }
+        Err(Never(format!(
+            "{spent} bytes have passed for the release's {size}, and it is not whole: the server or the network does not let it through"
+        )))
     }
 
     fn tell(&self, what: &str) {

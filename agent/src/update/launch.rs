@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::medium::Directory;
 use super::rack::Rack;
-use super::slots::{Begun, Slot};
+use super::slots::{Begun, ROLLED_BACK, Slot};
 use crate::control::FileSettings;
 use crate::host;
 use crate::process::SLOT;
@@ -79,7 +79,7 @@ pub fn stopped(config: &Path) {
 pub fn gave_up(config: &Path, why: &dyn Display) -> bool {
     of_trial(config, |rack| {
         let version = version::current();
-        rack.give_up(&format!("rolled back: {version} could not go on: {why}"))
+        rack.give_up(&format!("{ROLLED_BACK}{version} could not go on: {why}"))
     })
 }
 

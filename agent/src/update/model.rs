@@ -125,6 +125,7 @@ fn next(slot: Slot, version: &str, content: &[u8]) -> Next {
         command: "c".into(),
         url: "http://x/y".into(),
         have: 0,
+        spent: 0,
         tag: String::new(),
         within: 600,
         trial: None,
@@ -202,8 +203,8 @@ fn update(rack: &mut Rack<Model>, mut runs: Option<Slot>) -> io::Result<()> {
                 let have = next.have as usize;
                 let piece = &NEW[have..NEW.len().min(have + PIECE)];
                 if !piece.is_empty() {
-                    match rack.piece(piece, "tag") {
-                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => rack.anew()?,
+                    match rack.piece(piece, "tag", 0) {
+                        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => rack.anew(0)?,
                         other => other?,
                     }
                     continue;
@@ -291,7 +292,7 @@ fn on_trial() -> Machine {
     let mut machine = Machine::new(Some(Slot::A));
     let mut rack = machine.rack();
     rack.begin(next(Slot::B, "0.3.0", NEW)).unwrap();
-    rack.piece(NEW, "").unwrap();
+    rack.piece(NEW, "", 0).unwrap();
     assert!(rack.complete().unwrap());
     machine.model = rack.medium;
     machine
@@ -411,7 +412,7 @@ fn what_was_downloaded_wrong_is_not_installed() {
     rack.begin(next(Slot::A, "0.3.0", NEW)).unwrap();
     let mut wrong = NEW.to_vec();
     wrong[7] ^= 0x20;
-    rack.piece(&wrong, "").unwrap();
+    rack.piece(&wrong, "", 0).unwrap();
     assert!(!rack.complete().unwrap());
     assert!(
         rack.slots

@@ -13,7 +13,7 @@
 use std::io;
 
 use super::medium::Medium;
-use super::slots::{Begun, Next, Outcome, Program, Slot, Slots, Trial};
+use super::slots::{Begun, NOT_INSTALLED, Next, Outcome, Program, ROLLED_BACK, Slot, Slots, Trial};
 use crate::version::is_newer;
 
 /// A program on trial that has ended by itself so often, while the machine ran on, is bad.
@@ -73,7 +73,7 @@ impl<M: Medium> Rack<M> {
             .is_some_and(|next| outdated(&next.program))
         {
             let why =
-                format!("not installed: the package {packaged}, which was installed meanwhile, is not older");
+                format!("{NOT_INSTALLED}the package {packaged}, which was installed meanwhile, is not older");
             told(self.give_up(&why));
         }
         if self.slots.current.as_ref().is_some_and(outdated) {
@@ -123,7 +123,7 @@ impl<M: Medium> Rack<M> {
                 .map(|fault| format!("{version} in its slot {fault}")),
         };
         if let Some(why) = why {
-            told(self.give_up(&format!("rolled back: {why}")));
+            told(self.give_up(&format!("{ROLLED_BACK}{why}")));
             return None;
         }
         trial.starts += 1;
@@ -155,7 +155,7 @@ impl<M: Medium> Rack<M> {
             Some(program) => {
                 let version = program.version;
                 told(self.give_up(&format!(
-                    "rolled back: {version} cannot be started: {why}; is the state directory mounted noexec?"
+                    "{ROLLED_BACK}{version} cannot be started: {why}; is the state directory mounted noexec?"
                 )));
             }
             None => {
@@ -191,11 +191,11 @@ impl<M: Medium> Rack<M> {
         })
     }
 
-    /// The next piece of what is on its way: step 2. `tag`: what the server calls it.
+    /// The next piece of what is on its way: step 2. `tag`: what the server calls it; `spent`: bytes that have passed for it so far.
     ///
     /// # Errors
     /// What the system says; then the piece is not known.
-    pub(crate) fn piece(&mut self, piece: &[u8], tag: &str) -> io::Result<()> {
+    pub(crate) fn piece(&mut self, piece: &[u8], tag: &str, spent: u64) -> io::Result<()> {
         let mut slots = self.slots.clone();
         let Some(next) = slots.next.as_mut().filter(|next| next.trial.is_none()) else {
             return Ok(());
@@ -203,18 +203,20 @@ impl<M: Medium> Rack<M> {
         self.medium.extend(next.program.slot, next.have, piece)?;
         next.have += piece.len() as u64;
         next.tag = tag.into();
+        next.spent = spent;
         self.save(slots)
     }
 
-    /// What is on its way begins anew.
+    /// What is on its way begins anew; but what it has cost is spent.
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn anew(&mut self) -> io::Result<()> {
+    pub(crate) fn anew(&mut self, spent: u64) -> io::Result<()> {
         let mut slots = self.slots.clone();
         if let Some(next) = &mut slots.next {
             next.have = 0;
             next.tag.clear();
+            next.spent = spent;
         }
         self.save(slots)
     }
@@ -234,7 +236,7 @@ impl<M: Medium> Rack<M> {
             _ => {
                 let version = &program.version;
                 self.give_up(&format!(
-                    "not installed: what was downloaded as {version} is not what was signed; the server has another file under this name, or altered it"
+                    "{NOT_INSTALLED}what was downloaded as {version} is not what was signed; the server has another file under this name, or altered it"
                 ))?;
                 return Ok(false);
             }
@@ -266,7 +268,7 @@ impl<M: Medium> Rack<M> {
         self.save(slots)
     }
 
-    /// What is on its way or on trial is given up: step 5. `why` is whole, for a person.
+    /// What is on its way or on trial is given up: step 5. `why` is whole, for a person, and begins with [`ROLLED_BACK`] or [`NOT_INSTALLED`].
     ///
     /// # Errors
     /// What the system says.

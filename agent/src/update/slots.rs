@@ -9,6 +9,7 @@
 //! command 7f3a…                               the command it came by
 //! url https://releases.example/…              where it comes from
 //! have 262144                                 bytes of it that are on the medium
+//! spent 271902                                bytes that have passed the network for it, as of the last piece
 //! tag "a1b2"                                  the server's mark of what they are a piece of
 //! within 600                                  seconds it has, to reach the relay
 //! trial 2 1                                   its starts; those that ended by themselves
@@ -88,6 +89,8 @@ pub(crate) struct Next {
     pub(crate) url: String,
     /// Bytes of it that are on the medium.
     pub(crate) have: u64,
+    /// Bytes that have passed the network for it, both ways, however often it began anew.
+    pub(crate) spent: u64,
     /// The server's entity tag, for the next piece; empty: none.
     pub(crate) tag: String,
     /// Seconds that a start of it has to reach the relay.
@@ -114,6 +117,18 @@ pub(crate) struct Slots {
     pub(crate) current: Option<Program>,
     pub(crate) next: Option<Next>,
     pub(crate) last: Option<Outcome>,
+}
+
+/// What an outcome begins with whose program was on trial here, and did not hold.
+pub(crate) const ROLLED_BACK: &str = "rolled back: ";
+/// And one whose program never came as far.
+pub(crate) const NOT_INSTALLED: &str = "not installed: ";
+
+impl Outcome {
+    /// Whether the program itself has failed here. What did not arrive whole says nothing of it.
+    pub(crate) fn is_rolled_back(&self) -> bool {
+        !self.updated && self.what.starts_with(ROLLED_BACK)
+    }
 }
 
 impl Slots {
@@ -150,6 +165,7 @@ impl Slots {
             line!("command {}", next.command);
             line!("url {}", next.url);
             line!("have {}", next.have);
+            line!("spent {}", next.spent);
             line!("tag {}", next.tag);
             line!("within {}", next.within);
             if let Some(trial) = &next.trial {
@@ -194,6 +210,7 @@ impl Slots {
                         command: String::new(),
                         url: String::new(),
                         have: 0,
+                        spent: 0,
                         tag: String::new(),
                         within: 0,
                         trial: None,
@@ -202,6 +219,7 @@ impl Slots {
                 ("command", Some(next)) => next.command = value.into(),
                 ("url", Some(next)) => next.url = value.into(),
                 ("have", Some(next)) => next.have = value.parse().ok()?,
+                ("spent", Some(next)) => next.spent = value.parse().ok()?,
                 ("tag", Some(next)) => next.tag = value.into(),
                 ("within", Some(next)) => next.within = value.parse().ok()?,
                 ("trial", Some(next)) => {
@@ -284,18 +302,21 @@ pub(crate) mod tests {
         (
             programs(),
             texts,
-            any::<(u64, u64)>(),
+            any::<(u64, u64, u64)>(),
             proptest::option::of(trials()),
         )
-            .prop_map(|(program, (command, url, tag), (have, within), trial)| Next {
-                program,
-                command,
-                url,
-                have,
-                tag,
-                within,
-                trial,
-            })
+            .prop_map(
+                |(program, (command, url, tag), (have, spent, within), trial)| Next {
+                    program,
+                    command,
+                    url,
+                    have,
+                    spent,
+                    tag,
+                    within,
+                    trial,
+                },
+            )
     }
 
     fn outcomes() -> impl Strategy<Value = Outcome> {

@@ -25,6 +25,8 @@ enum Manner {
     Dies(usize),
     /// It knows no ranges, and closes the first time after so many bytes.
     Whole(usize),
+    /// It knows no ranges, and closes after so many bytes and so many in turn.
+    Restless(usize, usize),
     /// Its file has changed when it is asked for the second time.
     Changes(usize),
     /// It sends another range than it was asked for, once.
@@ -43,7 +45,7 @@ enum Manner {
 }
 
 use Manner::{
-    Changes, Dies, Elsewhere, Endless, Good, Longer, Redirects, Short, Status, Unsatisfiable, Whole,
+    Changes, Dies, Elsewhere, Endless, Good, Longer, Redirects, Restless, Short, Status, Unsatisfiable, Whole,
 };
 
 struct Server {
@@ -126,7 +128,7 @@ async fn serve(
                 &content[from + 1..],
             )
         }
-        (Whole(_), _) | (_, None) => (head("200 OK", String::new(), content.len()), content),
+        (Whole(_) | Restless(..), _) | (_, None) => (head("200 OK", String::new(), content.len()), content),
         (_, Some(from)) => {
             let range = format!(
                 "Content-Range: bytes {from}-{}/{}\r\n",
@@ -150,6 +152,10 @@ async fn serve(
     let first = number == 0;
     match manner {
         Dies(most) => body = &body[..body.len().min(most)],
+        Restless(even, odd) => {
+            let most = if number.is_multiple_of(2) { even } else { odd };
+            body = &body[..body.len().min(most)];
+        }
         Whole(most) | Changes(most) if first => body = &body[..body.len().min(most)],
         Elsewhere | Unsatisfiable if first => body = &body[..body.len().min(200_000)],
         Short => body = &body[..body.len().saturating_sub(1)],
@@ -232,6 +238,7 @@ impl Site {
             command: "c".into(),
             url: format!("http://{}/agent", server.address),
             have: 0,
+            spent: 0,
             tag: String::new(),
             within: 600,
             trial: None,
@@ -376,6 +383,59 @@ async fn a_server_that_never_gets_better_is_given_up_after_a_while_but_not_witho
         }
     };
     tokio::time::timeout(Duration::from_secs(60), said).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_begun_anew_over_and_over_is_given_up_and_costs_so_much_at_most() {
+    let hasty = (Duration::from_millis(1), Duration::from_millis(2));
+    for (manner, part) in [
+        // Each second attempt comes farther than the one before, and none goes on with it.
+        (Restless(20_000, 30_000), "20 attempts have failed, the last: "),
+        (
+            Restless(300_000, 400_000),
+            "bytes have passed for the release's 700000",
+        ),
+    ] {
+        let (site, server) = (Site::new(), Server::start(release(), manner).await);
+        let mut fetch = site.begin(&server);
+        fetch.pause = hasty;
+        let whole = tokio::time::timeout(Duration::from_secs(60), fetch.run())
+            .await
+            .unwrap();
+        assert!(
+            !whole && site.last().contains(part),
+            "{manner:?}: {}",
+            site.last()
+        );
+        let counted = site.counted.load(Ordering::SeqCst);
+        assert!(
+            counted < 3 * 700_000 + (1 << 20) + 64 * 1024,
+            "{manner:?}: {counted} bytes"
+        );
+    }
+
+    // What has passed is known after a restart. A server that gives a little each time is no better.
+    let (site, server) = (
+        Site::new(),
+        Server::start(release(), Restless(300_000, 400_000)).await,
+    );
+    let mut fetch = site.begin(&server);
+    fetch.pause = (Duration::from_millis(50), Duration::from_millis(50));
+    let mut fetch = Box::pin(fetch.run());
+    while server.requests.load(Ordering::SeqCst) < 4 {
+        let _ = tokio::time::timeout(Duration::from_millis(5), &mut fetch).await;
+    }
+    drop(fetch);
+    let mut next = site.rack.lock().unwrap().slots.next.clone().unwrap();
+    assert!(next.spent >= 900_000, "{next:?}");
+    next.spent = 3 * 700_000 + (1 << 20) - 10_000;
+    let server = Server::start(release(), Dies(1_000)).await;
+    next.url = format!("http://{}/agent", server.address);
+    let mut fetch = site.fetch(next);
+    fetch.pause = hasty;
+    assert!(!fetch.run().await);
+    assert!(site.last().contains("bytes have passed"), "{}", site.last());
+    assert!(server.requests.load(Ordering::SeqCst) < 12);
 }
 
 #[tokio::test]
