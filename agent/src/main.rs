@@ -28,13 +28,21 @@ use arguments::Call;
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-fn main() -> ExitCode {
-    program(env!("CARGO_PKG_VERSION"))
+/// What `--version` prints of a program of this version. It stands in the program's file as it is here, and `headwater-relay release manifest` looks for
+/// it: so that what is signed is the version and for the machine that it is signed as.
+macro_rules! mark {
+    ($version:expr) => {
+        concat!("headwater-agent ", $version, " ", env!("TARGET"), "\n")
+    };
 }
 
-/// The program, as that of this version.
-pub(crate) fn program(version: &'static str) -> ExitCode {
-    headwater_agent::version::of_program(version);
+fn main() -> ExitCode {
+    program(mark!(env!("CARGO_PKG_VERSION")))
+}
+
+/// The program, as that which `--version` prints this of.
+pub(crate) fn program(mark: &'static str) -> ExitCode {
+    headwater_agent::version::of_program(mark.split(' ').nth(1).unwrap_or_default());
     let call = match arguments::parse(std::env::args_os().skip(1).collect()) {
         Ok(call) => call,
         Err(error) => {
@@ -67,7 +75,7 @@ pub(crate) fn program(version: &'static str) -> ExitCode {
             ExitCode::SUCCESS
         }
         Call::Version => {
-            println!("headwater-agent {version}");
+            print!("{mark}");
             ExitCode::SUCCESS
         }
     }

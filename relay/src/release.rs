@@ -2,15 +2,15 @@
 //! `minisign -V` checks it); the key is an Ed25519 key in PEM, as `openssl genpkey -algorithm ed25519` makes it, so that it can be kept wherever such
 //! keys are kept.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::collections::BTreeSet;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
-use ring::digest::{Context, SHA256, digest};
+use ring::digest::{SHA256, digest};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Map, json};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -149,7 +149,11 @@ fn manifest(version: &str, files: &[String]) -> Result<String, Error> {
                 "{given:?}: the file's name becomes part of an address; use A-Z a-z 0-9 - . _"
             ));
         }
-        let (size, sha256) = sum(path).map_err(file(path))?;
+        let program = std::fs::read(path).map_err(file(path))?;
+        if let Some(why) = objection(&program, version, target) {
+            return wrong(format!("{}: {why}", path.display()));
+        }
+        let (size, sha256) = (program.len(), hexadecimal(digest(&SHA256, &program).as_ref()));
         let program = json!({ "name": name, "size": size, "sha256": sha256 });
         if programs.insert(target.into(), program).is_some() {
             return wrong(format!("{target} is given twice"));
@@ -159,27 +163,47 @@ fn manifest(version: &str, files: &[String]) -> Result<String, Error> {
     Ok(format!("{manifest:#}\n"))
 }
 
-/// A file's length and SHA-256.
-fn sum(path: &Path) -> std::io::Result<(u64, String)> {
-    let mut file = File::open(path)?;
-    let mut context = Context::new(&SHA256);
-    let mut chunk = vec![0; 64 * 1024];
-    let mut size = 0;
-    loop {
-        let count = file.read(&mut chunk)?;
-        if count == 0 {
-            break;
-        }
-        size += count as u64;
-        context.update(&chunk[..count]);
+/// Why a file is not the agent of this version for this target. Every agent has what it prints on `--version` in its file: "headwater-agent VERSION TARGET",
+/// and the end of the line.
+fn objection(program: &[u8], version: &str, target: &str) -> Option<String> {
+    // What begins every program (elf(5)); an archive of one would have the line in it too.
+    if !program.starts_with(b"\x7fELF") {
+        return Some("it is no program; give the agent itself, not an archive or a package of it".into());
     }
-    let digits = context
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
+    let lines: BTreeSet<String> = BufRead::split(program, b'\n')
+        .map_while(Result::ok)
+        .filter_map(|line| said(&line))
         .collect();
-    Ok((size, digits))
+    let expected = format!("{version} {target}");
+    if lines.contains(&expected) {
+        return None;
+    }
+    let lines: Vec<String> = lines.into_iter().collect();
+    Some(match lines[..] {
+        [] => "it is no agent: it does not say which version it is".into(),
+        _ => format!(
+            "it is not {expected}: it says of itself that it is {}",
+            lines.join(", ")
+        ),
+    })
+}
+
+/// The version and the target, where such a line ends with them.
+fn said(line: &[u8]) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    // Most of a program's bytes are no text.
+    if !line.last().is_some_and(|last| plain(*last)) {
+        return None;
+    }
+    let end = String::from_utf8_lossy(&line[line.len().saturating_sub(160)..]);
+    let (_, said) = end.rsplit_once("headwater-agent ")?;
+    let (version, target) = said.split_once(' ')?;
+    let numbered = version.starts_with(|first: char| first.is_ascii_digit());
+    (numbered && target.bytes().all(plain)).then(|| said.into())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A private key, and the id that signatures name it by: made from the public one.
@@ -247,6 +271,14 @@ mod tests {
         assert!(output.status.success(), "{program} {arguments:?}: {out}{error}");
     }
 
+    /// What is looked at of an agent.
+    fn program(version: &str, target: &str) -> Vec<u8> {
+        format!(
+            "\x7fELF…headwater-agent {{}}\0headwater-agent {version} {target}\nusage: headwater-agent run\n"
+        )
+        .into_bytes()
+    }
+
     #[test]
     fn minisign_checks_what_is_signed_with_a_key_of_openssl_s() {
         let temp = tempfile::tempdir().unwrap();
@@ -256,7 +288,8 @@ mod tests {
             &["genpkey", "-algorithm", "ed25519", "-out", "release.pem"],
             folder,
         );
-        std::fs::write(folder.join("agent"), b"abc").unwrap();
+        let content = program("0.2.0", "a-b");
+        std::fs::write(folder.join("agent"), &content).unwrap();
         let program = format!("a-b={}", folder.join("agent").display());
         let manifest = folder.join("manifest.json");
         run(&Options::Manifest {
@@ -267,10 +300,13 @@ mod tests {
         .unwrap();
         let text = std::fs::read_to_string(&manifest).unwrap();
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(read["files"]["a-b"]["size"], 3);
-        // FIPS 180-4's example.
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(read["files"]["a-b"]["sha256"], abc);
+        assert_eq!(read["files"]["a-b"]["size"], content.len());
+        let told = Command::new("sha256sum")
+            .arg(folder.join("agent"))
+            .output()
+            .unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert_eq!(read["files"]["a-b"]["sha256"], told[..64]);
         let key = folder.join("release.pem");
         let told = run(&Options::Sign {
             key: key.clone(),
@@ -290,10 +326,34 @@ mod tests {
     }
 
     #[test]
+    fn a_program_is_the_version_and_for_the_target_that_it_is_signed_as() {
+        let good = program("0.2.0", "arm-unknown-linux-musleabihf");
+        let objection =
+            |program: &[u8], version, target| objection(program, version, target).unwrap_or_default();
+        assert_eq!(objection(&good, "0.2.0", "arm-unknown-linux-musleabihf"), "");
+        for (version, target) in [
+            ("0.2.1", "arm-unknown-linux-musleabihf"),
+            ("0.2", "arm-unknown-linux-musleabihf"),
+            ("0.2.0", "arm-unknown-linux-musleabi"),
+            ("0.2.0", "aarch64-unknown-linux-musl"),
+        ] {
+            let why = objection(&good, version, target);
+            assert!(
+                why.contains("that it is 0.2.0 arm-unknown-linux-musleabihf"),
+                "{version} {target}: {why}"
+            );
+        }
+        // Such as the relay, which knows the word.
+        let other = b"\x7fELFheadwater-agent {}\nheadwater-agent 0.2.0";
+        assert!(objection(other, "0.2.0", "a").contains("no agent"));
+        assert!(objection(&[b"ar", &good[..]].concat(), "0.2.0", "a").contains("not an archive"));
+    }
+
+    #[test]
     fn what_makes_no_release_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("agent");
-        std::fs::write(&path, b"abc").unwrap();
+        std::fs::write(&path, program("0.2.0", "a")).unwrap();
         let path = path.display();
         for (version, files, part) in [
             ("2", vec![format!("a={path}")], "1.2.3"),
@@ -302,6 +362,11 @@ mod tests {
             ("0.2.0", vec!["a=/nowhere/x".into()], "/nowhere/x"),
             ("0.2.0", vec!["a=/nowhere/x y".into()], "part of an address"),
             ("0.2.0", vec![format!("a={path}"), format!("a={path}")], "twice"),
+            (
+                "0.2.1",
+                vec![format!("a={path}")],
+                "it is not 0.2.1 a: it says of itself that it is 0.2.0 a",
+            ),
         ] {
             let error = manifest(version, &files).unwrap_err().to_string();
             assert!(error.contains(part), "{version} {files:?}: {error}");

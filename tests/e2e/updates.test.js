@@ -54,8 +54,8 @@ async function stage(site) {
   return { site, kafka, mosquitto, relay, releases, telemetry, agent, next, target };
 }
 
-/** An agent as a service, which replays a trace in each of its runs. */
-function startAgent({ site, mosquitto, releases, agent }, device, { update = {}, env, uplink = {} } = {}) {
+/** An agent's settings: it replays a trace in each of its runs. */
+function writeSettings({ site, mosquitto, releases }, device, { update = {}, uplink = {} } = {}) {
   const settings = {
     device,
     state_dir: site.path(`state-${device}`),
@@ -66,8 +66,13 @@ function startAgent({ site, mosquitto, releases, agent }, device, { update = {},
     update: { keys: [releases.public], confirm_within: "60s", rate: "100 MiB", ...update },
     source: [{ type: "replay", path: sensors.path, speed: 5, at_end: "stop", times: "original" }],
   };
-  const config = site.write(`agent-${device}.toml`, toml(settings));
-  return new Service(site, `agent-${device}`, agent, ["run", "--config", config], { env });
+  return site.write(`agent-${device}.toml`, toml(settings));
+}
+
+/** An agent as a service. */
+function startAgent(place, device, { env, ...rest } = {}) {
+  const config = writeSettings(place, device, rest);
+  return new Service(place.site, `agent-${device}`, place.agent, ["run", "--config", config], { env });
 }
 
 /** `headwater-relay …`: its exit code and what it printed. */
@@ -159,7 +164,10 @@ const image = (service) =>
 
 /** The commands of docs/updating.md, as they stand there: those that make a release, and those that send it, as far as saying who is meant. */
 async function followPage(site, relay, release) {
-  for (const name of ["headwater-agent-0.2.0-aarch64", "headwater-agent-0.2.0-armv6"]) site.write(name, name);
+  const programs = { aarch64: "aarch64-unknown-linux-musl", armv6: "arm-unknown-linux-musleabihf" };
+  for (const [short, triple] of Object.entries(programs)) {
+    site.write(`headwater-agent-0.2.0-${short}`, `\x7fELF\nheadwater-agent 0.2.0 ${triple}\n`);
+  }
   copyFileSync(relay.config, site.path("relay.toml"));
   const env = { ...process.env, PATH: `${binaries}:${process.env.PATH}` };
   const parts = blocks("docs/updating.md").filter(({ words }) => words[0] === "updates");
@@ -281,6 +289,32 @@ scenario(
   { limit: 600_000 },
 );
 
+/**
+ * The month's data budget has nothing to spare for a release: the download waits while live data goes on, and whoever sends it hears of it as overdue,
+ * and goes no further. With a larger budget it goes on where it was.
+ */
+async function waits(place, service) {
+  const { relay, releases, telemetry, next, target } = place;
+  const release = releases.make(NEW, target, next);
+  const both = ["--device", "budget", "--device", "careful", "--at-once", "1", "--within", "20s"];
+  const { code, stdout, stderr } = await fleet(relay, release, ...both);
+  assert.equal(code, 3, stdout + stderr);
+  assert.match(stdout, /^budget +overdue: .* the month's data budget has nothing to spare$/m);
+  assert.match(stdout, /^careful +not sent$/m);
+  assert.match(stdout, /more than 0 have failed/);
+  const told = async () => JSON.parse((await ask(relay, ["command", "budget", "update"])).stdout);
+  const { have, size } = await told();
+  assert.ok(have > 0 && have < size / 2, `${have} of ${size} bytes are there`);
+  await telemetry.untilCount("budget", telemetry.count("budget") + 1);
+  assert.equal((await told()).have, have, "nothing more is fetched");
+  writeSettings(place, "budget", { uplink: { data_budget: { bytes: "2 GiB", thin_max: 1 } } });
+  service.program.child.kill("SIGHUP");
+  const rest = await fleet(relay, release, "--device", "budget");
+  assert.equal(rest.code, 0, rest.stdout + rest.stderr);
+  const from = releases.requests.filter(({ path }) => path.endsWith("-next")).map((request) => request.from);
+  assert.ok(from[0] === 0 && from.slice(1).every((at) => at > 0), `asked for from ${from}`);
+}
+
 scenario(
   "what is bad goes back by itself, and says why; what is not signed is not even begun",
   async (site) => {
@@ -307,19 +341,25 @@ scenario(
     for (const device of cuts.keys()) bad.set(device, bad.get("crashes"));
     const services = new Map();
     for (const [device, [, , update]] of bad) {
-      const env = cuts.has(device) ? cutAt(device, cuts.get(device)) : {};
+      // What `next` says that it is, where no script says otherwise.
+      const env = cuts.has(device) ? cutAt(device, cuts.get(device)) : { NEXT_VERSION: "0.0.2" };
       services.set(device, startAgent(place, device, { update, env }));
     }
     services.set("careful", startAgent(place, "careful"));
+    // A 50th of its data budget is less than a release.
+    const thrifty = { update: { rate: "1 MiB" }, uplink: { data_budget: { bytes: "20 MiB", thin_max: 1 } } };
+    services.set("budget", startAgent(place, "budget", thrifty));
     await online(relay, services.size);
     await known(
       relay,
-      releases.make("9.0.1", target, next),
+      releases.claim("9.0.1", target, next),
       [...services.keys()].map((device) => [device, OLD]),
     );
 
     const goes = [...bad].map(async ([device, [text, why]], at) => {
-      const release = releases.make(`9.1.${at}`, target, releases.script(`${device}-program`, text));
+      const version = `9.1.${at}`;
+      const script = releases.script(`${device}-program`, `export NEXT_VERSION=${version}\n${text}`);
+      const release = releases.claim(version, target, script);
       const going = fleet(relay, release, "--device", device);
       if (device === "lost") {
         // A script's environment, and its name for itself, go on to the program that comes back: a service has its own again.
@@ -340,9 +380,10 @@ scenario(
       if (cuts.has(device)) assertKilled(site, device, cuts.get(device));
       // It is not tried again unless somebody says so.
       const twice = await fleet(relay, release, "--device", device);
-      assert.match(twice.stdout, /refused: this program has failed here already/, twice.stdout);
+      assert.match(twice.stdout, /failed before: this program has failed here already/, twice.stdout);
       assert.equal(existsSync(site.path(`state-${device}/slots/a`)), false, "nothing is left of it");
     });
+    goes.push(waits(place, services.get("budget")));
     await Promise.all(goes);
 
     const careful = async (release, expected, ...args) => {
@@ -353,46 +394,44 @@ scenario(
     };
     const other = site.path("other.pem");
     execFileSync("openssl", ["genpkey", "-algorithm", "ed25519", "-out", other]);
-    await careful(releases.make("9.2.0", target, next, { key: other }), /which is not in update.keys/);
-    const altered = releases.make("9.2.1", target, next);
+    await careful(releases.claim("9.2.0", target, next, { key: other }), /which is not in update.keys/);
+    const altered = releases.claim("9.2.1", target, next);
     writeFileSync(altered.manifest, readFileSync(altered.manifest, "utf8").replace("9.2.1", "9.2.2"));
     await careful({ ...altered, version: "9.2.2" }, /does not fit its signature/);
-    const unsigned = releases.make("9.2.3", target, next);
+    const unsigned = releases.claim("9.2.3", target, next);
     writeFileSync(`${unsigned.manifest}.minisig`, "");
     await careful(unsigned, /has no signature/, "--force");
-    await careful(releases.make("0.0.1", target, next), /is not newer/);
-    await careful(releases.make("9.2.4", "mips-unknown-none", next), /left out: the release has nothing for/);
+    await careful(releases.claim("0.0.1", target, next), /is not newer/);
+    await careful(
+      releases.claim("9.2.4", "mips-unknown-none", next),
+      /left out: the release has nothing for/,
+    );
     // Signed, and another one on the server.
     const copy = join(releases.folder, "swapped");
     copyFileSync(next, copy);
-    const swapped = releases.make("9.2.5", target, copy);
+    const swapped = releases.claim("9.2.5", target, copy);
     const content = readFileSync(copy);
     content[1000] ^= 1;
     writeFileSync(copy, content);
     await careful(swapped, /is not what was signed/);
+    // What did not arrive says nothing of the program: it may be sent again.
     appendFileSync(copy, "x");
-    await careful(swapped, /failed here already/);
-    await careful(swapped, /the server's file has/, "--force");
-    await careful(
-      { ...releases.make("9.2.6", target, next), url: "http://127.0.0.1:1/" },
-      /under way|no answer/,
-      // The program is the one that has failed as 9.2.5.
-      "--force",
-      "--within",
-      "3s",
-    );
+    await careful(swapped, /failed: not installed: the server's file has/);
+    // Nor does it come in time from where nobody is.
+    const nowhere = { ...releases.claim("9.2.6", target, next), url: "http://127.0.0.1:1/" };
+    await careful(nowhere, /overdue|no answer/, "--within", "3s");
     const state = site.path("state-careful/slots");
     assert.deepEqual(readdirSync(state), ["state"]);
 
     // Forced back to an older one, and it stays there although the package is newer.
     const lost = services.get("lost");
-    const older = releases.make("0.0.2", target, next);
+    const older = releases.claim("0.0.2", target, next);
     const { stdout } = await ask(relay, ["command", "lost", "update", "--json"]);
     assert.match(stdout, /failed/);
     const back = await fleet(relay, older, "--device", "lost", "--force");
     assert.match(back.stdout, /updated|knows nothing/, back.stdout + back.stderr);
     await until("the forced one runs", async () => /slots/.test(image(lost)), 60_000);
-    await runs(relay, "lost", NEW);
+    await runs(relay, "lost", "0.0.2");
     assert.ok(existsSync(agent));
     for (const device of services.keys()) check(telemetry, device, { streams: 1 });
   },

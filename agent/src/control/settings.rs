@@ -355,4 +355,18 @@ mod tests {
         let error = place.settings.with(&text, &overrides).unwrap_err().to_string();
         assert!(error.contains("control.exec.up"), "{error}");
     }
+
+    #[cfg(feature = "update")]
+    #[test]
+    fn a_key_of_releases_can_be_left_out_from_outside_and_none_brought() {
+        let keys = [1, 2, 3].map(|seed| crate::update::signature::tests::Signer::new(seed).public());
+        let text = |keys: &[String]| format!("{LOCAL}[update]\nkeys = {keys:?}\n");
+        let place = Place::new(&text(&keys[..2]));
+        let with = |keys: &[String]| place.settings.with(&text(keys), &Overrides::default());
+        assert_eq!(with(&keys[1..2]).unwrap().config.update.keys, keys[1..2]);
+        for brought in [&keys[1..], &keys[2..]] {
+            let error = with(brought).unwrap_err().to_string();
+            assert!(error.contains("update.keys"), "{error}");
+        }
+    }
 }

@@ -2,30 +2,44 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::command::Outcome;
 use super::{Controller, beside};
 use crate::http::client::Url;
 use crate::mqtt::socket::Ways;
+use crate::pipeline::Order;
 use crate::update::fetch::{Fetch, Shared, on, told};
 use crate::update::manifest::File;
 use crate::update::medium::Directory;
 use crate::update::rack::Rack;
 use crate::update::signature::{Key, verify};
-use crate::update::slots::{Next, Program, Slots};
+use crate::update::slots::{Next, Program, ROLLED_BACK, Slots};
 use crate::update::{calm, slot};
 use crate::version::is_newer;
 use crate::{config, status, task, version};
 
 /// What updates have under way.
-#[derive(Default)]
 pub(super) struct Updates {
     /// `None`: there is no place for programs.
     rack: Option<Shared>,
     fetching: Option<JoinHandle<bool>>,
     /// Until when this process, which is on trial, has to have reached the relay.
     until: Option<Instant>,
+    /// When the open batch is to be closed, so that there is one which can be acknowledged in time.
+    close: Instant,
+}
+
+impl Default for Updates {
+    fn default() -> Self {
+        Self {
+            rack: None,
+            fetching: None,
+            until: None,
+            close: Instant::now(),
+        }
+    }
 }
 
 impl Drop for Updates {
@@ -140,17 +154,25 @@ impl Controller {
             Err(error) => return log::error!("there are no updates: the slots cannot be read: {error}"),
         };
         let slots = rack.slots.clone();
-        self.updates.rack = Some(Shared::new(rack.into()));
+        let rack = Shared::new(rack.into());
+        self.updates.rack = Some(rack.clone());
         let mine = slots
             .on_trial()
             .filter(|(next, _)| Some(next.program.slot) == slot());
         if let Some((next, _)) = mine {
+            let (running, signed) = (version::current(), &next.program.version);
+            // It would be told as updated, and be asked for again and again: what is newer is judged by what runs.
+            if running != signed {
+                let why = format!("{ROLLED_BACK}what was signed as {signed} says that it is {running}");
+                return self.roll_back(&rack, why).await;
+            }
             let within = Duration::from_secs(next.within);
             log::warn!(
                 "{} is on trial: the one before comes back unless the relay is reached within {within:?}",
                 next.program.version
             );
-            self.updates.until = Some(Instant::now() + within);
+            let now = Instant::now();
+            (self.updates.until, self.updates.close) = (Some(now + within), now);
         }
         self.show_update(&slots);
         self.remember_outcome(&slots).await;
@@ -233,6 +255,7 @@ impl Controller {
             command: id.into(),
             url,
             have: 0,
+            spent: 0,
             tag: String::new(),
             within: settings.confirm_within.as_secs(),
             trial: None,
@@ -255,7 +278,6 @@ impl Controller {
         let ways = Ways::new(&settings.tls, self.output.clock().another());
         self.handle.set_update(told(&next, ""));
         let fetch = Fetch::new(rack, self.handle.clone(), ways, settings.rate.as_u64(), next);
-            spent: 0,
         self.updates.fetching = Some(task::spawn(fetch.run()));
     }
 
@@ -297,13 +319,22 @@ impl Controller {
                 (false, Some(error)) => error,
                 (false, None) => "the relay did not answer".into(),
             };
-            let why = format!("rolled back: {version} did not reach the relay within {within:?}: {reason}");
-            if let Err(error) = on(&rack, move |rack| rack.give_up(&why)).await {
-                log::error!("the slots cannot be written: {error}");
-            }
-            self.updates.until = None;
-            self.restart = true;
+            let why = format!("{ROLLED_BACK}{version} did not reach the relay within {within:?}: {reason}");
+            self.roll_back(&rack, why).await;
+        } else if stats.connected && stats.sampled_readings > 0 && now >= self.updates.close {
+            // By its settings (`batch.age`) it may stay open for longer than the trial.
+            self.updates.close = now + (until - now) / 4;
+            self.handle.order(Order::Flush(oneshot::channel().0)).await;
         }
+    }
+
+    /// This process, on trial, gives itself up.
+    async fn roll_back(&mut self, rack: &Shared, why: String) {
+        if let Err(error) = on(rack, move |rack| rack.give_up(&why)).await {
+            log::error!("the slots cannot be written: {error}");
+        }
+        self.updates.until = None;
+        self.restart = true;
     }
 
     /// An update is over: it is shown, and what came of it is the reply to its command from now on.

@@ -47,7 +47,7 @@ Options:
   --boot DIR        where headwater.toml may lie; unset: /boot/firmware and /boot
   --socket PATH     the agent's status socket; unset: where its settings put it, or where systemd's unit does
   --help            this text
-  --version         the version
+  --version         the version, and the target that it was built for
 
 Environment:
   HEADWATER_AGENT_… overrides a key: HEADWATER_AGENT_UPLINK__BROKER is uplink.broker

@@ -25,5 +25,7 @@ mod state;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "update")]
+mod update;
 #[cfg(feature = "websocket")]
 mod websocket;

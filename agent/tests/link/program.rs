@@ -46,13 +46,17 @@ fn help_and_version_go_to_standard_output() {
     assert_eq!(code, Some(0));
     assert!(out.contains("headwater-agent run --config FILE"), "{out}");
     let (code, out, _) = run(&["--version"]);
-    assert_eq!(
-        (code, out.as_str()),
-        (
-            Some(0),
-            concat!("headwater-agent ", env!("CARGO_PKG_VERSION"), "\n")
-        )
+    let mark = concat!(
+        "headwater-agent ",
+        env!("CARGO_PKG_VERSION"),
+        " ",
+        env!("TARGET"),
+        "\n"
     );
+    assert_eq!((code, out.as_str()), (Some(0), mark));
+    // As it stands in the file of a release.
+    let file = std::fs::read(env!("CARGO_BIN_EXE_headwater-agent")).unwrap();
+    assert!(String::from_utf8_lossy(&file).contains(mark));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { chmodSync, createReadStream, mkdirSync, statSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { chmodSync, createReadStream, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { basename, join } from "node:path";
 import { binaries } from "./site.js";
@@ -40,9 +41,27 @@ export class Releases {
   }
 
   /** A release that is this file: what `fleet update` is told of it. */
-  make(version, target, path, { key = this.key } = {}) {
-    const manifest = join(this.folder, `${basename(path)}-${version}.json`);
+  make(version, target, path) {
+    const manifest = this.#manifest(version, path);
     this.relay("manifest", "--version", version, "--output", manifest, `${target}=${path}`);
+    return this.#sign(version, manifest, this.key);
+  }
+
+  /** As somebody signs who looks at nothing: whatever the file is, and whichever version it says that it is. */
+  claim(version, target, path, { key = this.key } = {}) {
+    const manifest = this.#manifest(version, path);
+    const content = readFileSync(path);
+    const sha256 = createHash("sha256").update(content).digest("hex");
+    const files = { [target]: { name: basename(path), size: content.length, sha256 } };
+    writeFileSync(manifest, JSON.stringify({ headwater: "agent", version, files }));
+    return this.#sign(version, manifest, key);
+  }
+
+  #manifest(version, path) {
+    return join(this.folder, `${basename(path)}-${version}.json`);
+  }
+
+  #sign(version, manifest, key) {
     this.relay("sign", "--key", key, manifest);
     return { version, manifest, url: this.url };
   }
