@@ -14,6 +14,38 @@ use crate::source::{Metric, Output, Reading, Sample, Schedule};
 use crate::stats::{AgentStats, JournalMode, SourceState, SourceStats};
 use crate::task;
 
+/// Every figure with its unit (UCUM), in the order of `docs/metrics.md`, which says what each is.
+const FIGURES: [(&str, &str); 28] = [
+    ("agent.sampled", ""),
+    ("agent.acked", ""),
+    ("agent.lost", ""),
+    ("agent.waiting", ""),
+    ("agent.waiting.bytes", "By"),
+    ("agent.waiting.age", "s"),
+    ("agent.sent", ""),
+    ("agent.resent", ""),
+    ("agent.reconnects", ""),
+    ("agent.link.sent", "By"),
+    ("agent.link.received", "By"),
+    ("agent.journal.bytes", "By"),
+    ("agent.journal.fallback", ""),
+    ("agent.journal.quarantined", ""),
+    ("agent.flash.written", "By"),
+    ("agent.clock.synchronised", ""),
+    ("agent.clock.offset", "s"),
+    ("agent.clock.relay_ahead", "s"),
+    ("agent.budget.used", "By"),
+    ("agent.budget.limit", "By"),
+    ("agent.thinning", ""),
+    ("agent.other_boxes", ""),
+    ("agent.sources.failing", ""),
+    ("agent.update.failed", ""),
+    ("agent.memory", "By"),
+    ("agent.cpu", "%"),
+    ("agent.certificate.days", "d"),
+    ("agent.temperature", "Cel"),
+];
+
 /// Samples an agent's own figures until it is dropped.
 pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration) {
     let schedule = Schedule::every(interval);
@@ -28,8 +60,8 @@ pub(crate) async fn run(handle: AgentHandle, output: Output, interval: Duration)
             continue;
         };
         machine.certificate_until_s = handle.certificate_until_s();
-        let mut readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);
-        readings.extend(health.update(&handle.update().state));
+        machine.update_failed = update_failed(&handle.update().state);
+        let readings = health.readings(Instant::now(), tick, &stats, &sources, &machine);
         let time_us = tick;
         output.send(Sample { time_us, readings }).await;
     }
@@ -43,6 +75,8 @@ struct Machine {
     temperature: Option<f64>,
     /// Seconds since the Unix epoch.
     certificate_until_s: Option<i64>,
+    /// What came of the last update over the air.
+    update_failed: Option<bool>,
 }
 
 impl Machine {
@@ -50,34 +84,29 @@ impl Machine {
         Self {
             process: Process::read(),
             temperature: temperature(Path::new("/sys/class/thermal")),
-            certificate_until_s: None,
+            ..Self::default()
         }
     }
 }
 
 /// What has to be remembered from one sample to the next.
-#[derive(Default)]
 struct Health {
+    /// Those of [`FIGURES`].
     metrics: Vec<Arc<Metric>>,
     /// When the processor time was last read, and how much it was.
     cpu: Option<(Instant, u64)>,
-    update: Option<Arc<Metric>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            metrics: FIGURES.map(|(name, unit)| Metric::new(name, unit)).to_vec(),
+            cpu: None,
+        }
+    }
 }
 
 impl Health {
-    /// Whether the last update has failed, if there was one.
-    fn update(&mut self, state: &str) -> Option<Reading> {
-        let failed = match state {
-            "failed" => true,
-            "updated" => false,
-            _ => return None,
-        };
-        let metric = self
-            .update
-            .get_or_insert_with(|| Metric::new("agent.update.failed", ""));
-        Some(Reading::new(metric.clone(), Value::Bool(failed)))
-    }
-
     fn readings(
         &mut self,
         now: Instant,
@@ -86,83 +115,80 @@ impl Health {
         sources: &[SourceStats],
         machine: &Machine,
     ) -> Vec<Reading> {
-        let mut readings = Vec::with_capacity(27);
-        let mut add = |name: &str, unit: &str, value: Value| {
+        let mut readings = Vec::with_capacity(FIGURES.len());
+        let mut add = |name: &str, value: Value| {
             let known = self.metrics.iter().find(|metric| metric.name == name);
-            let metric = match known {
-                Some(metric) => metric.clone(),
-                None => {
-                    let metric = Metric::new(name, unit);
-                    self.metrics.push(metric.clone());
-                    metric
-                }
-            };
-            readings.push(Reading::new(metric, value));
+            debug_assert!(known.is_some(), "{name} is not in FIGURES");
+            readings.extend(known.map(|metric| Reading::new(metric.clone(), value)));
         };
         let count = |value: u64| Value::I64(i64::try_from(value).unwrap_or(i64::MAX));
-        add("agent.sampled", "", count(stats.sampled_readings));
-        add("agent.acked", "", count(stats.acked_readings));
-        add("agent.lost", "", count(stats.lost_readings));
-        add("agent.waiting", "", count(stats.waiting_readings));
-        add("agent.waiting.bytes", "By", count(stats.waiting_bytes));
+        add("agent.sampled", count(stats.sampled_readings));
+        add("agent.acked", count(stats.acked_readings));
+        add("agent.lost", count(stats.lost_readings));
+        add("agent.waiting", count(stats.waiting_readings));
+        add("agent.waiting.bytes", count(stats.waiting_bytes));
         let age_us = match stats.oldest_us {
             0 => 0,
             oldest_us => now_us.saturating_sub(oldest_us).max(0),
         };
-        add("agent.waiting.age", "s", Value::I64(age_us / 1_000_000));
-        add("agent.sent", "", count(stats.sent_batches));
-        add("agent.resent", "", count(stats.resent_batches));
-        add("agent.reconnects", "", count(stats.reconnects));
-        add("agent.link.sent", "By", count(stats.link_sent_bytes));
-        add("agent.link.received", "By", count(stats.link_received_bytes));
+        add("agent.waiting.age", Value::I64(age_us / 1_000_000));
+        add("agent.sent", count(stats.sent_batches));
+        add("agent.resent", count(stats.resent_batches));
+        add("agent.reconnects", count(stats.reconnects));
+        add("agent.link.sent", count(stats.link_sent_bytes));
+        add("agent.link.received", count(stats.link_received_bytes));
         if stats.journal.mode != JournalMode::Memory {
             let in_memory = stats.journal.mode == JournalMode::Fallback;
-            add("agent.journal.bytes", "By", count(stats.journal.flash_bytes));
-            add("agent.journal.fallback", "", Value::Bool(in_memory));
-            add("agent.journal.quarantined", "", count(stats.journal.quarantined));
+            add("agent.journal.bytes", count(stats.journal.flash_bytes));
+            add("agent.journal.fallback", Value::Bool(in_memory));
+            add("agent.journal.quarantined", count(stats.journal.quarantined));
         }
-        add(
-            "agent.flash.written",
-            "By",
-            count(stats.journal.flash_written_bytes),
-        );
-        add(
-            "agent.clock.synchronised",
-            "",
-            Value::Bool(stats.clock.synchronised),
-        );
+        add("agent.flash.written", count(stats.journal.flash_written_bytes));
+        add("agent.clock.synchronised", Value::Bool(stats.clock.synchronised));
         let offset_ms = stats.clock.offset_us / 1_000;
-        add("agent.clock.offset", "s", Value::F64(offset_ms as f64 / 1e3));
+        add("agent.clock.offset", Value::F64(offset_ms as f64 / 1e3));
         if let Some(ahead_us) = stats.clock.relay_ahead_us {
-            add("agent.clock.relay_ahead", "s", Value::I64(ahead_us / 1_000_000));
+            add("agent.clock.relay_ahead", Value::I64(ahead_us / 1_000_000));
         }
         if stats.budget.limit_bytes > 0 {
-            add("agent.budget.used", "By", count(stats.budget.used_bytes));
-            add("agent.budget.limit", "By", count(stats.budget.limit_bytes));
+            add("agent.budget.used", count(stats.budget.used_bytes));
+            add("agent.budget.limit", count(stats.budget.limit_bytes));
         }
-        add("agent.thinning", "", count(u64::from(stats.thinning)));
-        add("agent.other_boxes", "", count(stats.other_boxes));
+        add("agent.thinning", count(u64::from(stats.thinning)));
+        add("agent.other_boxes", count(stats.other_boxes));
         let failing = sources
             .iter()
             .filter(|source| matches!(source.state, SourceState::Failing | SourceState::Stalled))
             .count();
-        add("agent.sources.failing", "", count(failing as u64));
+        add("agent.sources.failing", count(failing as u64));
         if let Some(process) = machine.process {
-            add("agent.memory", "By", count(process.rss_bytes));
+            add("agent.memory", count(process.rss_bytes));
             if let Some((at, cpu_us)) = self.cpu.replace((now, process.cpu_us)) {
                 let passed_us = (now - at).as_micros().max(1) as f64;
                 let percent = process.cpu_us.saturating_sub(cpu_us) as f64 * 100.0 / passed_us;
-                add("agent.cpu", "%", Value::F64((percent * 100.0).round() / 100.0));
+                add("agent.cpu", Value::F64((percent * 100.0).round() / 100.0));
             }
+        }
+        if let Some(failed) = machine.update_failed {
+            add("agent.update.failed", Value::Bool(failed));
         }
         if let Some(until_s) = machine.certificate_until_s {
             let tenths = (until_s - now_us / 1_000_000) / 8_640;
-            add("agent.certificate.days", "d", Value::F64(tenths as f64 / 10.0));
+            add("agent.certificate.days", Value::F64(tenths as f64 / 10.0));
         }
         if let Some(temperature) = machine.temperature {
-            add("agent.temperature", "Cel", Value::F64(temperature));
+            add("agent.temperature", Value::F64(temperature));
         }
         readings
+    }
+}
+
+/// Whether the last update has failed, by its state; `None`: there was none yet, or it is under way.
+fn update_failed(state: &str) -> Option<bool> {
+    match state {
+        "failed" => Some(true),
+        "updated" => Some(false),
+        _ => None,
     }
 }
 
@@ -229,6 +255,7 @@ mod tests {
             temperature: Some(48.3),
             // Ten days and a half after the first sample.
             certificate_until_s: Some(1_042 + 10 * 86_400 + 43_200),
+            update_failed: None,
         };
         let mut health = Health::default();
         let sources = [failing, SourceStats::default()];
@@ -254,11 +281,46 @@ mod tests {
 
     #[test]
     fn what_came_of_an_update_is_a_metric_from_then_on() {
-        let mut health = Health::default();
-        let told = ["", "downloading", "failed", "trying", "updated"]
-            .map(|state| health.update(state).map(|reading| reading.value));
-        let [failed, updated] = [true, false].map(|failed| Some(Value::Bool(failed)));
-        assert_eq!(told, [None, None, failed, None, updated]);
+        let told = ["", "downloading", "failed", "trying", "updated"].map(update_failed);
+        assert_eq!(told, [None, None, Some(true), None, Some(false)]);
+    }
+
+    /// With all that a figure may depend on.
+    #[test]
+    fn the_page_of_metrics_has_every_figure_with_its_unit_and_no_other() {
+        let mut stats = AgentStats::default();
+        stats.journal.mode = JournalMode::Flash;
+        stats.clock.relay_ahead_us = Some(0);
+        stats.budget.limit_bytes = 1;
+        let machine = Machine {
+            process: Some(Process::default()),
+            temperature: Some(48.3),
+            certificate_until_s: Some(1),
+            update_failed: Some(false),
+        };
+        let (mut health, now) = (Health::default(), Instant::now());
+        // The processor's load takes two samples.
+        health.readings(now, 0, &stats, &[], &machine);
+        let readings = health.readings(now, 0, &stats, &[], &machine);
+        let told = readings
+            .iter()
+            .map(|reading| (&*reading.metric.name, &*reading.metric.unit));
+        let mut told: Vec<_> = told.collect();
+        assert_eq!(told.len(), FIGURES.len(), "a figure of FIGURES is never told");
+        // Rows | `agent.memory`, `agent.cpu` | By, % | … |, and one unit where it is that of all.
+        let page = include_str!("../../docs/metrics.md");
+        let mut shown = Vec::new();
+        for row in page.lines().filter(|line| line.starts_with("| `agent.")) {
+            let mut cells = row.split('|').skip(1).map(str::trim);
+            let (names, units) = (cells.next().unwrap(), cells.next().unwrap());
+            let units: Vec<_> = units.split(", ").collect();
+            for (at, name) in names.split(", ").enumerate() {
+                shown.push((name.trim_matches('`'), *units.get(at).unwrap_or(&units[0])));
+            }
+        }
+        told.sort_unstable();
+        shown.sort_unstable();
+        assert_eq!(shown, told, "docs/metrics.md, \"Agent, as readings: all\"");
     }
 
     #[test]
