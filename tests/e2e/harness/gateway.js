@@ -78,6 +78,8 @@ export class Gateway {
 
   /** `settings`: the name of those to run by; `broker`, `releases`: ports, as machine.js has them. */
   async powerOn({ broker, releases, settings, variables = {}, options = [] }) {
+    // As systemd does at each start, by the sixth field of its line in fstab: the kernel alone refuses a journal of its own that is torn.
+    if (this.boots > 0) await tool("e2fsck", ["-p", this.image], [0, 1]);
     await this.disk.powerOn();
     const disks = [{ id: "cut", node: { driver: "nbd", server: { type: "unix", path: this.disk.path } } }];
     if (this.card) {
