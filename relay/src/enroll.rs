@@ -5,14 +5,17 @@
 //! that it has, for the same key.
 //!
 //! `register` is what has to be remembered, as plain files; `authority` parses requests and signs; `desk` decides, with the time as an
-//! argument; `server` is the port; [`fleet`] is the operator's commands, which work on the register beside a running endpoint.
+//! argument; `server` is the port, and `limits` what one address may have of it; [`fleet`] is the operator's commands, which work on the register
+//! beside a running endpoint.
 
 mod authority;
 mod desk;
 pub mod fleet;
+mod limits;
 mod register;
 mod server;
 pub mod settings;
+mod unfinished;
 
 use std::path::PathBuf;
 

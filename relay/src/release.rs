@@ -206,6 +206,13 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether a text is a public key, as `release key` prints it.
+pub fn is_public_key(text: &str) -> bool {
+    STANDARD
+        .decode(text.trim())
+        .is_ok_and(|bytes| bytes.len() == 42 && bytes.starts_with(KIND))
+}
+
 /// A private key, and the id that signatures name it by: made from the public one.
 struct Signer {
     pair: Ed25519KeyPair,
@@ -314,6 +321,7 @@ mod tests {
         })
         .unwrap();
         let public = run(&Options::Key { key }).unwrap();
+        assert!(is_public_key(&public) && !is_public_key(&public[2..]));
         assert!(told.contains(&public) && public.starts_with("RW"), "{told}");
         run_tool("minisign", &["-V", "-P", &public, "-m", "manifest.json"], folder);
         std::fs::write(folder.join("manifest.json"), text.replace("0.2.0", "0.2.1")).unwrap();

@@ -1,5 +1,6 @@
 //! The authority of devices' certificates: reads requests, signs, and lists what is revoked.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, CertificateSigningRequestDer};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, ParsedExtension, X509Certificate, X509Name};
+use x509_parser::x509::SubjectPublicKeyInfo as Public;
 
 use super::Error;
 use super::register::Issued;
@@ -56,8 +58,19 @@ pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// By which a list says whose it is: brokers look for that of the authority's certificate.
     key_id: KeyIdMethod,
+    /// Its public key (as SubjectPublicKeyInfo), in DER.
+    public: Vec<u8>,
     until_s: i64,
     lifetime: Duration,
+}
+
+/// What a file of lists says is revoked.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    /// By this authority: serial numbers, and since when.
+    pub(super) own: Vec<(Vec<u8>, i64)>,
+    /// Those that others have signed, in PEM.
+    pub(super) others: String,
 }
 
 /// Without its key.
@@ -68,7 +81,7 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Reads certificate and key.
+    /// Reads certificate and key. Of several certificates the first signs.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -92,6 +105,13 @@ impl Authority {
             return Err(of_cert("it is no authority's certificate (CA:TRUE)".into()));
         }
         let text = std::fs::read_to_string(key_file).map_err(|error| of_key(error.to_string()))?;
+        let mode = std::fs::metadata(key_file).map_err(|error| of_key(error.to_string()))?;
+        if mode.permissions().mode() & 0o007 != 0 {
+            return Err(of_key(format!(
+                "every user of this machine can read it, or write to it, and who has it can be any device: chmod o= {}",
+                key_file.display()
+            )));
+        }
         let key = KeyPair::from_pem(&text).map_err(|error| {
             of_key(format!(
                 "it holds no private key that can sign (PKCS #8, without a password): {error}"
@@ -114,6 +134,7 @@ impl Authority {
         Ok(Self {
             issuer,
             key_id: key_id.unwrap_or(KeyIdMethod::Sha256),
+            public: parsed.public_key().raw.to_vec(),
             until_s,
             lifetime: settings.lifetime,
         })
@@ -186,6 +207,24 @@ impl Authority {
             .map_err(|error| error.to_string())?;
         list.pem().map_err(|error| error.to_string())
     }
+
+    /// Reads what [`Authority::list`] has made, here and for other authorities.
+    ///
+    /// # Errors
+    /// There is something else in it.
+    pub(super) fn lists(&self, text: &[u8]) -> Result<Lists, String> {
+        let (_, public) = Public::from_der(&self.public).map_err(|error| error.to_string())?;
+        let mut lists = Lists::default();
+        for der in CertificateRevocationListDer::pem_slice_iter(text) {
+            let der = der.map_err(|error| error.to_string())?;
+            let (_, list) = CertificateRevocationList::from_der(&der).map_err(|error| error.to_string())?;
+            match list.verify_signature(&public) {
+                Ok(()) => lists.own.extend(entries(&list)),
+                Err(_) => lists.others += &pem_of("X509 CRL", &der),
+            }
+        }
+        Ok(lists)
+    }
 }
 
 /// Reads a request, in DER or PEM, and checks its signature: who asks has the key.
@@ -239,7 +278,7 @@ pub(super) fn shown(der: &[u8]) -> Result<Shown, String> {
     let issued = Issued {
         serial: hex(parsed.raw_serial()),
         key: hex(digest(&SHA256, parsed.public_key().raw).as_ref()),
-        certificate: pem_of(der),
+        certificate: pem_of("CERTIFICATE", der),
         from_s: validity.not_before.timestamp(),
         until_s: validity.not_after.timestamp(),
         revoked_s: None,
@@ -250,20 +289,24 @@ pub(super) fn shown(der: &[u8]) -> Result<Shown, String> {
     })
 }
 
-/// What a list in PEM says is revoked: serial numbers, and since when.
+/// What lists in PEM say is revoked, whoever has signed them: serial numbers, and since when.
 ///
 /// # Errors
-/// It is no such list.
+/// There is something else in it.
 pub(super) fn listed(text: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, String> {
     let mut revoked = Vec::new();
     for list in CertificateRevocationListDer::pem_slice_iter(text) {
         let list = list.map_err(|error| error.to_string())?;
         let (_, list) = CertificateRevocationList::from_der(&list).map_err(|error| error.to_string())?;
-        for entry in list.iter_revoked_certificates() {
-            revoked.push((entry.raw_serial().to_vec(), entry.revocation_date.timestamp()));
-        }
+        revoked.extend(entries(&list));
     }
     Ok(revoked)
+}
+
+fn entries(list: &CertificateRevocationList<'_>) -> Vec<(Vec<u8>, i64)> {
+    list.iter_revoked_certificates()
+        .map(|entry| (entry.raw_serial().to_vec(), entry.revocation_date.timestamp()))
+        .collect()
 }
 
 /// The name that a subject bears.
@@ -315,7 +358,7 @@ pub(super) fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn pem_of(der: &[u8]) -> String {
+fn pem_of(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<&str> = (0..text.len())
@@ -323,7 +366,7 @@ fn pem_of(der: &[u8]) -> String {
         .map(|at| &text[at..text.len().min(at + 64)])
         .collect();
     format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
         lines.join("\n")
     )
 }

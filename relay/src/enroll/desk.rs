@@ -1,12 +1,13 @@
 //! Who is given a certificate. The time is an argument; what is remembered is in the register.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use globset::Glob;
 use ring::digest::{SHA256, digest};
 
 use super::Error;
-use super::authority::{self, Authority, Request};
+use super::authority::{self, Authority, Lists, Request};
 use super::register::{Issued, Register, Used};
 use super::settings::EnrollSettings;
 
@@ -44,7 +45,7 @@ impl From<Error> for Refusal {
 #[derive(Debug)]
 pub(super) struct Desk {
     pub(super) register: Register,
-    authority: Authority,
+    authority: RwLock<Arc<Authority>>,
     /// Lists what was revoked by other means.
     crl_file: Option<PathBuf>,
 }
@@ -58,9 +59,18 @@ impl Desk {
     pub(super) fn open(settings: &EnrollSettings) -> Result<Self, Error> {
         Ok(Self {
             register: Register::open(&settings.state)?,
-            authority: Authority::load(settings)?,
+            authority: RwLock::new(Arc::new(Authority::load(settings)?)),
             crl_file: settings.crl_file.clone(),
         })
+    }
+
+    fn authority(&self) -> Arc<Authority> {
+        Arc::clone(&self.authority.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on another one signs.
+    pub(super) fn exchange(&self, authority: Authority) {
+        *self.authority.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority);
     }
 
     /// For who has a token.
@@ -104,6 +114,9 @@ impl Desk {
                     used.serial
                 ))),
             };
+        }
+        if token.device != device {
+            self.is_free(&device, &request.key, now_s)?;
         }
         let issued = self.sign(&request, now_s)?;
         self.register.put_used(
@@ -180,7 +193,7 @@ impl Desk {
 
     fn sign(&self, request: &Request, now_s: i64) -> Result<Issued, Refusal> {
         let issued = self
-            .authority
+            .authority()
             .sign(request, &request.device, now_s)
             .map_err(Refusal::Failed)?;
         // First of all: what is not in the register could not be revoked.
@@ -197,11 +210,31 @@ impl Desk {
         }
     }
 
+    /// Whether a token for a glob of names may let this key in as `device`: not in the place of a machine that has that name, or is to have
+    /// it.
+    fn is_free(&self, device: &str, key: &str, now_s: i64) -> Result<(), Refusal> {
+        let held = self.register.issued(device)?.into_iter();
+        let held = held.filter(|issued| issued.revoked_s.is_none() && issued.until_s > now_s);
+        let what = if held.map(|issued| issued.key).any(|other| other != key) {
+            "another machine is enrolled as"
+        } else if (self.register.waiting()?.iter())
+            .any(|(_, token)| token.device == device && token.expires_s > now_s)
+        {
+            "there is a token of its own for"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::Token(format!(
+            "{what} {device}, and this token is for any of several names; ask for one for {device} alone"
+        )))
+    }
+
     fn is_listed(&self, serial: &str) -> Result<bool, Refusal> {
         let Some(path) = &self.crl_file else {
             return Ok(false);
         };
-        let listed = listed(path).map_err(Refusal::Failed)?;
+        let listed = read_list(path).and_then(|text| authority::listed(&text));
+        let listed = listed.map_err(Refusal::Failed)?;
         Ok(listed.iter().any(|(listed, _)| authority::hex(listed) == serial))
     }
 
@@ -231,7 +264,7 @@ impl Desk {
         Ok(count)
     }
 
-    /// The list of what is revoked, made anew, in PEM.
+    /// The list of what is revoked, made anew, in PEM; behind it those of other authorities.
     ///
     /// # Errors
     /// [`Error`].
@@ -242,8 +275,12 @@ impl Desk {
 
     fn list(&self, now_s: i64) -> Result<String, Error> {
         let path = self.crl_path()?;
-        // What others have revoked stays in it.
-        let mut revoked = listed(path).map_err(|why| of_file(path, why))?;
+        let wrong = |why| of_file(path, why);
+        // What others have revoked stays in it, and so do lists of other authorities.
+        let authority = self.authority();
+        let text = read_list(path).map_err(wrong)?;
+        let Lists { own, others } = authority.lists(&text).map_err(wrong)?;
+        let mut revoked = own;
         for device in self.register.devices()? {
             for issued in self.register.issued(&device)? {
                 let serial = authority::unhex(&issued.serial);
@@ -254,9 +291,7 @@ impl Desk {
                 }
             }
         }
-        self.authority
-            .list(&revoked, now_s)
-            .map_err(|why| of_file(path, why))
+        Ok(authority.list(&revoked, now_s).map_err(wrong)? + &others)
     }
 
     fn crl_path(&self) -> Result<&Path, Error> {
@@ -279,11 +314,11 @@ fn is_young(issued: &Issued, now_s: i64) -> bool {
     now_s < issued.from_s + (issued.until_s - issued.from_s) / 2
 }
 
-fn listed(path: &Path) -> Result<Vec<(Vec<u8>, i64)>, String> {
+/// Without the file nothing is revoked yet.
+fn read_list(path: &Path) -> Result<Vec<u8>, String> {
     match std::fs::read(path) {
-        Ok(text) => authority::listed(&text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.to_string()),
+        read => read.map_err(|error| error.to_string()),
     }
 }
 

@@ -1,9 +1,7 @@
 //! `headwater-relay fleet`: what an operator does about devices' certificates.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +16,8 @@ use super::authority::check_name;
 use super::desk::{self, Desk};
 use super::register::{Register, Token};
 use super::settings::EnrollSettings;
+use super::unfinished::Unfinished;
+use crate::release;
 
 /// What the sources of a box are where nothing else is said.
 const SOURCES: &str = "[[source]]\ntype = \"system\"\n";
@@ -40,6 +40,11 @@ pub enum Options {
     },
     /// Prints the list of revoked certificates, made anew, for a broker that does not read enroll.crl_file where it lies.
     Crl,
+    /// Takes back the tokens of a device that nobody has used: of a card that was lost before its first boot.
+    Withdraw {
+        /// Its name, or the glob that the token is for.
+        device: String,
+    },
     /// Shows devices, until when their certificates are good, and tokens that wait.
     List {
         /// One JSON object a line.
@@ -103,7 +108,25 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
             }
             let register = Register::open(&settings.state)?;
             let _lock = register.lock()?;
-            token(&register, device, *expires, now_s)
+            let (text, token) = new_token(device, *expires, now_s)?;
+            register.put_token(&desk::hash(&text), &token)?;
+            Ok(text)
+        }
+        Options::Withdraw { device } => {
+            let register = Register::open(&settings.state)?;
+            let _lock = register.lock()?;
+            let mut count = 0;
+            for (hash, _) in (register.waiting()?.iter()).filter(|(_, token)| token.device == *device) {
+                register.remove_token(hash)?;
+                count += 1;
+            }
+            if count == 0 {
+                return Err(Error::Argument(format!(
+                    "no token for {device} waits. If somebody else has used it: headwater-relay fleet revoke {device}"
+                )));
+            }
+            tracing::info!(%device, tokens = count, "withdrawn by the operator");
+            Ok(format!("{count} token(s) for {device} let nobody in any more"))
         }
         Options::Crl => Ok(Desk::open(settings)?.crl(now_s)?.trim_end().to_string()),
         Options::List { json } => list(&Register::open(&settings.state)?, *json, now_s),
@@ -132,8 +155,8 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
     }
 }
 
-/// A new token, which is known to the register.
-fn token(register: &Register, device: &str, expires: Duration, now_s: i64) -> Result<String, Error> {
+/// A new token, which the register does not know yet.
+fn new_token(device: &str, expires: Duration, now_s: i64) -> Result<(String, Token), Error> {
     let mut secret = [0; 32];
     SystemRandom::new()
         .fill(&mut secret)
@@ -144,8 +167,7 @@ fn token(register: &Register, device: &str, expires: Duration, now_s: i64) -> Re
         expires_s: now_s.saturating_add(i64::try_from(expires.as_secs()).unwrap_or(i64::MAX)),
         made_s: now_s,
     };
-    register.put_token(&desk::hash(&text), &token)?;
-    Ok(text)
+    Ok((text, token))
 }
 
 /// The name of device number `n`.
@@ -202,8 +224,45 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
     let names = (what.first..=last)
         .map(|n| name(&what.name, n))
         .collect::<Result<Vec<_>, _>>()?;
+    let keys = &settings.update_keys;
+    if let Some(wrong) = keys.iter().find(|key| !release::is_public_key(key)) {
+        return Err(Error::Argument(format!(
+            "enroll.update_keys: {wrong:?} is no public key; write the line that headwater-relay release key prints, which begins with RW"
+        )));
+    }
+    // Written as JSON they are TOML.
+    let update = match keys.is_empty() {
+        true => String::new(),
+        false => format!("[update]\nkeys = {}\n\n", serde_json::Value::from(keys.clone())),
+    };
+    let expires_s = now_s.saturating_add(what.expires.as_secs() as i64);
+    let day = day(expires_s);
+    let card = |name: &str, token: &str| {
+        card(
+            name,
+            broker,
+            url,
+            token,
+            &authorities,
+            &format!("{update}{sources}"),
+            &day,
+        )
+    };
+    if let Err(error) = card(&names[0], "").parse::<toml::Table>() {
+        return Err(Error::Argument(format!(
+            "a card with these settings cannot be read; is a section in --settings that is written here ([uplink], [uplink.tls], [enroll], and \
+             [update] where enroll.update_keys is set)? {error}"
+        )));
+    }
     let register = Register::open(&settings.state)?;
     let _lock = register.lock()?;
+    let unfinished = match what.out == Path::new("-") {
+        true => None,
+        false => Some(Unfinished::beside(&what.out)?),
+    };
+    if let Some(unfinished) = &unfinished {
+        unfinished.take_back(&register)?;
+    }
     let known = register.devices()?;
     let waiting: Vec<(String, Token)> = register
         .waiting()?
@@ -219,43 +278,47 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
              fleet token {name}. (--replace makes cards anew that were never used.)"
         )));
     }
-    let archive = what.out == Path::new("-");
-    if !archive {
-        fs::DirBuilder::new_private().create(&what.out).map_err(|error| {
-            Error::Argument(format!("--out {}: {error}; nothing was made", what.out.display()))
-        })?;
-    }
-    for (hash, _) in &waiting {
-        register.remove_token(hash)?;
+    if unfinished.is_some() && what.out.symlink_metadata().is_ok() {
+        return Err(Error::Argument(format!(
+            "--out {}: it is there already; nothing was made",
+            what.out.display()
+        )));
     }
     let mut labels = String::from("device,token_expires,file\n");
     let mut files = Vec::new();
-    let expires_s = now_s.saturating_add(what.expires.as_secs() as i64);
-    let day = day(expires_s);
+    let mut tokens = Vec::new();
     for name in &names {
-        let token = token(&register, name, what.expires, now_s)?;
-        let text = card(name, broker, url, &token, &authorities, &sources, &day);
+        let (text, token) = new_token(name, what.expires, now_s)?;
         let file = format!("{name}/headwater.toml");
-        if archive {
-            files.push((file.clone(), text));
-        } else {
-            let folder = what.out.join(name);
-            fs::DirBuilder::new_private()
-                .create(&folder)
-                .map_err(of(&folder))?;
-            let path = what.out.join(&file);
-            write_new(&path, &text).map_err(of(&path))?;
-        }
+        files.push((file.clone(), card(name, &text)));
+        tokens.push((desk::hash(&text), token));
         // Writing to a string cannot fail.
         let _ = writeln!(labels, "{name},{day},{file}");
     }
-    tracing::info!(count = names.len(), first = %names[0], out = %what.out.display(), "cards were provisioned");
-    if archive {
-        files.push(("labels.csv".to_string(), labels));
+    files.push(("labels.csv".to_string(), labels));
+    let replace = || {
+        waiting
+            .iter()
+            .try_for_each(|(hash, _)| register.remove_token(hash))
+    };
+    let Some(unfinished) = unfinished else {
+        replace()?;
+        for (hash, token) in &tokens {
+            register.put_token(hash, token)?;
+        }
+        tracing::info!(count = names.len(), first = %names[0], "cards were provisioned");
         return Ok(tar(&files, now_s));
+    };
+    let made = unfinished
+        .make(&files, &tokens, &register)
+        .and_then(|()| replace())
+        .and_then(|()| unfinished.finish(&what.out));
+    if let Err(error) = made {
+        // What cannot be taken back now is at the next call.
+        let _ = unfinished.take_back(&register);
+        return Err(error);
     }
-    let file = what.out.join("labels.csv");
-    write_new(&file, &labels).map_err(of(&file))?;
+    tracing::info!(count = names.len(), first = %names[0], out = %what.out.display(), "cards were provisioned");
     Ok(format!(
         "{} devices, {} to {}: each folder's headwater.toml goes onto the boot partition of that device's card by {day}. Who reads one can \
          enrol in its place: keep them as passwords are kept.",
@@ -326,29 +389,6 @@ fn ensure_line(text: &str) -> String {
     format!("{}\n", text.trim_end())
 }
 
-trait Private {
-    fn new_private() -> Self;
-}
-
-impl Private for fs::DirBuilder {
-    fn new_private() -> Self {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let mut builder = Self::new();
-        builder.mode(0o700);
-        builder
-    }
-}
-
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
 /// The day of a time, seconds since the Unix epoch.
 fn day(seconds: i64) -> String {
     let time = UNIX_EPOCH + Duration::from_secs(seconds.clamp(0, 253_402_300_799).unsigned_abs());
@@ -408,6 +448,9 @@ fn list(register: &Register, json: bool, now_s: i64) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
+
+    use crate::enroll::unfinished::TOKENS;
 
     #[test]
     fn numbers_stand_where_the_pattern_says() {
@@ -420,6 +463,157 @@ mod tests {
         ] {
             assert!(name(bad, 7).is_err(), "{bad}");
         }
+    }
+
+    /// A folder in which cards can be made, and the settings for it.
+    fn rig() -> (tempfile::TempDir, EnrollSettings) {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("trust.pem"), "-----BEGIN CERTIFICATE-----\n").unwrap();
+        let settings = EnrollSettings {
+            state: temp.path().join("state"),
+            trust_file: Some(temp.path().join("trust.pem")),
+            url: Some("https://relay:8443".into()),
+            broker: Some("mqtts://relay".into()),
+            ..EnrollSettings::default()
+        };
+        (temp, settings)
+    }
+
+    fn cards(temp: &tempfile::TempDir, more: Option<PathBuf>) -> Options {
+        Options::Provision(Provision {
+            count: 3,
+            name: "gw-{}".into(),
+            first: 1,
+            out: temp.path().join("cards"),
+            expires: Duration::from_secs(3_600),
+            settings: more,
+            replace: false,
+        })
+    }
+
+    #[test]
+    fn what_was_broken_off_at_any_moment_is_made_by_the_same_call_again() {
+        // How many tokens were taken in when it broke off; before the list of them was there; before the cards were.
+        for tokens in [Some(0), Some(1), Some(3), None] {
+            let (temp, settings) = rig();
+            let register = Register::open(&settings.state).unwrap();
+            let part = temp.path().join(".cards.unfinished");
+            fs::create_dir_all(part.join("gw-1")).unwrap();
+            fs::write(part.join("gw-1/headwater.toml"), "half").unwrap();
+            if let Some(count) = tokens {
+                let made: Vec<_> = (1..=3)
+                    .map(|n| new_token(&format!("gw-{n}"), Duration::from_secs(60), 2_000_000_000).unwrap())
+                    .collect();
+                let hashes: Vec<_> = made.iter().map(|(text, _)| desk::hash(text)).collect();
+                fs::write(part.join(TOKENS), hashes.join("\n")).unwrap();
+                for (hash, (_, token)) in hashes.iter().zip(&made).take(count) {
+                    register.put_token(hash, token).unwrap();
+                }
+            }
+            run(&cards(&temp, None), &settings).unwrap();
+            assert!(!part.exists());
+            let mut found: Vec<_> = fs::read_dir(temp.path().join("cards"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            found.sort();
+            assert_eq!(found, ["gw-1", "gw-2", "gw-3", "labels.csv"]);
+            // The tokens on the cards are those that are known, and no others.
+            let mut waiting: Vec<_> = register
+                .waiting()
+                .unwrap()
+                .into_iter()
+                .map(|(hash, _)| hash)
+                .collect();
+            let mut on_cards: Vec<_> = (1..=3)
+                .map(|n| {
+                    let text = fs::read_to_string(temp.path().join(format!("cards/gw-{n}/headwater.toml")));
+                    let card: toml::Table = text.unwrap().parse().unwrap();
+                    desk::hash(card["enroll"]["token"].as_str().unwrap())
+                })
+                .collect();
+            waiting.sort();
+            on_cards.sort();
+            assert_eq!(waiting, on_cards);
+            // What is finished is touched no more.
+            let again = run(&cards(&temp, None), &settings).unwrap_err().to_string();
+            assert!(again.contains("gw-1 is known already"), "{again}");
+        }
+    }
+
+    #[test]
+    fn what_fails_leaves_neither_tokens_nor_a_folder() {
+        let (temp, settings) = rig();
+        let register = Register::open(&settings.state).unwrap();
+        // In the place of the folder of tokens, as good as a full disk.
+        fs::remove_dir(settings.state.join("tokens")).unwrap();
+        fs::write(settings.state.join("tokens"), "").unwrap();
+        let unfinished = Unfinished::beside(&temp.path().join("cards")).unwrap();
+        let made = [new_token("gw-1", Duration::from_secs(60), 0).unwrap()];
+        let tokens = made.map(|(text, token)| (desk::hash(&text), token));
+        assert!(unfinished.make(&[], &tokens, &register).is_err());
+        fs::remove_file(settings.state.join("tokens")).unwrap();
+        fs::create_dir(settings.state.join("tokens")).unwrap();
+        unfinished.take_back(&register).unwrap();
+        unfinished.take_back(&register).unwrap();
+        let names: Vec<_> = fs::read_dir(temp.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        // Somebody else's folder is left alone.
+        fs::create_dir(temp.path().join("cards")).unwrap();
+        let refused = run(&cards(&temp, None), &settings).unwrap_err().to_string();
+        assert!(refused.contains("it is there already"), "{refused}");
+        assert!(register.waiting().unwrap().is_empty());
+    }
+
+    #[test]
+    fn tokens_of_a_lost_card_are_withdrawn_and_its_name_can_be_given_again() {
+        let (temp, settings) = rig();
+        let register = Register::open(&settings.state).unwrap();
+        run(&cards(&temp, None), &settings).unwrap();
+        let withdraw = Options::Withdraw {
+            device: "gw-2".into(),
+        };
+        run(&withdraw, &settings).unwrap();
+        let left: Vec<_> = register.waiting().unwrap();
+        let mut names: Vec<_> = left.iter().map(|(_, token)| &*token.device).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["gw-1", "gw-3"]);
+        let none = run(&withdraw, &settings).unwrap_err().to_string();
+        assert!(none.contains("fleet revoke gw-2"), "{none}");
+        let Options::Provision(mut what) = cards(&temp, None) else {
+            panic!("these are cards")
+        };
+        (what.count, what.first, what.out) = (1, 2, temp.path().join("another"));
+        run(&Options::Provision(what), &settings).unwrap();
+    }
+
+    #[test]
+    fn cards_bear_the_keys_of_releases_and_are_not_made_where_they_could_not_be_read() {
+        let (temp, mut settings) = rig();
+        let file = temp.path().join("more.toml");
+        let refused = |settings: &EnrollSettings| {
+            let refused = run(&cards(&temp, Some(file.clone())), settings);
+            assert!(!temp.path().join("cards").exists());
+            refused.unwrap_err().to_string()
+        };
+        fs::write(&file, "[[source]]\ntype = \"system\"\n").unwrap();
+        settings.update_keys = vec!["RWQ".into()];
+        assert!(refused(&settings).contains("is no public key"));
+        let key = base64::engine::general_purpose::STANDARD.encode([&b"Ed"[..], &[7; 40]].concat());
+        settings.update_keys = vec![key.clone()];
+        for section in ["[enroll]\n", "[update]\n", "[[source]\n"] {
+            fs::write(&file, section).unwrap();
+            let why = refused(&settings);
+            assert!(why.contains("cannot be read"), "{section}: {why}");
+        }
+        fs::write(&file, "[update.tls]\n[[source]]\ntype = \"system\"\n").unwrap();
+        run(&cards(&temp, Some(file)), &settings).unwrap();
+        let text = fs::read_to_string(temp.path().join("cards/gw-3/headwater.toml")).unwrap();
+        let card: toml::Table = text.parse().unwrap();
+        assert_eq!(card["update"]["keys"][0].as_str(), Some(&*key));
     }
 
     #[test]

@@ -342,7 +342,7 @@ fn parent(path: &Path) -> &Path {
         .unwrap_or(Path::new("."))
 }
 
-fn sync_dir_of(path: &Path) -> io::Result<()> {
+pub(super) fn sync_dir_of(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
 }
 

@@ -1,11 +1,10 @@
 //! The port: TLS 1.2 and 1.3, `POST /v1/enroll` with a token and `POST /v1/renew` with a certificate. A body is a signing request in DER or PEM;
 //! an answer is JSON: `{"certificate", "authorities"}`, or `{"error"}` for the field engineer.
 //!
-//! Nobody has a connection for longer than [`LONGEST`], nor more than a small body and head; and one address has a number of requests a
-//! minute.
+//! Nobody has a connection for longer than [`LONGEST`], nor more than a small body and head; and one address has a share of the connections,
+//! and a number of requests a minute. Of IPv6 it is the network that counts: whoever has one has 2^64 addresses.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -29,7 +28,9 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::authority::Authority;
 use super::desk::{Desk, Refusal, Signed};
+use super::limits::{CONNECTIONS_EACH, Connected, Minute, network};
 use super::settings::EnrollSettings;
 use crate::admin::Monitor;
 use crate::mqtt::tls as pem;
@@ -43,8 +44,6 @@ const LONGEST: Duration = Duration::from_secs(30);
 const HEAD: Duration = Duration::from_secs(10);
 /// The files are looked at this often.
 const LOOK: Duration = Duration::from_secs(10);
-/// Addresses whose requests are counted at a time.
-const ADDRESSES: usize = 65_536;
 
 /// What can be asked for, and what can come of it: all of them are counted from 0, so that the first one shows as one more.
 const OUTCOMES: [(&str, &[&str]); 2] = [
@@ -75,7 +74,7 @@ struct Outcome {
 #[derive(Debug)]
 pub(super) struct Tls {
     settings: EnrollSettings,
-    files: [PathBuf; 4],
+    files: [PathBuf; 5],
     now: RwLock<Loaded>,
 }
 
@@ -97,6 +96,7 @@ impl Tls {
             settings.file("enroll.key_file", &settings.key_file)?,
             settings.file("enroll.ca_cert_file", &settings.ca_cert_file)?,
             settings.file("enroll.trust_file", &settings.trust_file)?,
+            settings.file("enroll.ca_key_file", &settings.ca_key_file)?,
         ];
         let files = files.map(Clone::clone);
         Ok(Self {
@@ -110,35 +110,16 @@ impl Tls {
         self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn content(&self) -> [Option<Vec<u8>>; 4] {
+    fn content(&self) -> Content {
         self.files.each_ref().map(|path| std::fs::read(path).ok())
-    }
-
-    /// Reads the files again whenever they have changed.
-    async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut known = self.content();
-        while shutdown
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_some()
-        {
-            let content = self.content();
-            if content == known {
-                continue;
-            }
-            known = content;
-            match read(&self.files) {
-                Ok(loaded) => {
-                    *self.now.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-                    tracing::info!("enroll: new certificates are in force");
-                }
-                Err(error) => tracing::warn!("{error}; the certificates before go on"),
-            }
-        }
     }
 }
 
-fn read([cert, key, ca, trust]: &[PathBuf; 4]) -> Result<Loaded, Error> {
+/// What is in the files.
+type Content = [Option<Vec<u8>>; 5];
+
+/// The authority's key is read where it signs.
+fn read([cert, key, ca, trust, _]: &[PathBuf; 5]) -> Result<Loaded, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let setup = |error: String| Error::Pem(pem::Error::Setup(error));
     let mut devices = RootCertStore::empty();
@@ -174,37 +155,6 @@ fn read([cert, key, ca, trust]: &[PathBuf; 4]) -> Result<Loaded, Error> {
     })
 }
 
-/// Requests of addresses in this minute.
-#[derive(Debug)]
-struct Minute {
-    most: u32,
-    began: Instant,
-    counts: HashMap<IpAddr, u32>,
-}
-
-impl Minute {
-    fn new(most: u32, now: Instant) -> Self {
-        Self {
-            most,
-            began: now,
-            counts: HashMap::new(),
-        }
-    }
-
-    /// Whether this address may ask once more.
-    fn take(&mut self, address: IpAddr, now: Instant) -> bool {
-        if now.saturating_duration_since(self.began) >= Duration::from_secs(60) {
-            (self.began, self.counts) = (now, HashMap::new());
-        }
-        if self.counts.len() >= ADDRESSES && !self.counts.contains_key(&address) {
-            return false;
-        }
-        let count = self.counts.entry(address).or_default();
-        *count = count.saturating_add(1);
-        *count <= self.most
-    }
-}
-
 /// Who asks.
 #[derive(Clone, Debug)]
 struct Caller {
@@ -216,7 +166,7 @@ struct Caller {
 #[derive(Debug)]
 struct Endpoint {
     desk: Desk,
-    tls: Arc<Tls>,
+    tls: Tls,
     minute: Mutex<Minute>,
     outcomes: Family<Outcome, Counter>,
 }
@@ -246,14 +196,13 @@ pub(super) async fn serve(
     });
     let shutdown = shutdown.child_token();
     let _stop = shutdown.clone().drop_guard();
-    let tls = Arc::new(tls);
-    tokio::spawn(Arc::clone(&tls).follow(shutdown.clone()));
     let endpoint = Arc::new(Endpoint {
         desk,
         minute: Mutex::new(Minute::new(tls.settings.per_address, Instant::now())),
         tls,
         outcomes,
     });
+    tokio::spawn(Arc::clone(&endpoint).follow(shutdown.clone()));
     tracing::info!(state = %settings.state.display(), "devices are enrolled on https://{}", listener.local_addr().map_err(Error::Listen)?);
     let router = Router::new()
         .route("/v1/enroll", post(enroll))
@@ -261,6 +210,7 @@ pub(super) async fn serve(
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(Arc::clone(&endpoint));
     let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let connected = Arc::new(Connected::default());
     loop {
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
@@ -277,6 +227,10 @@ pub(super) async fn serve(
             },
             () = shutdown.cancelled() => break,
         };
+        let Some(place) = connected.take(network(address.ip())) else {
+            tracing::debug!(%address, "enroll: one connection more than {CONNECTIONS_EACH}");
+            continue;
+        };
         let (router, config) = (router.clone(), endpoint.tls.now().config);
         tokio::spawn(async move {
             if tokio::time::timeout(LONGEST, connection(stream, address, config, router))
@@ -285,7 +239,7 @@ pub(super) async fn serve(
             {
                 tracing::debug!(%address, "enroll: a connection took longer than {LONGEST:?}");
             }
-            drop(permit);
+            drop((place, permit));
         });
     }
     // Whoever is being served may end.
@@ -349,6 +303,36 @@ async fn renew(
 }
 
 impl Endpoint {
+    /// Reads the files again whenever they have changed.
+    async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut known = self.tls.content();
+        while shutdown
+            .run_until_cancelled(tokio::time::sleep(LOOK))
+            .await
+            .is_some()
+        {
+            self.look(&mut known);
+        }
+    }
+
+    fn look(&self, known: &mut Content) {
+        let content = self.tls.content();
+        if content == *known {
+            return;
+        }
+        *known = content;
+        // All of them or none: who is let in and who signs belong together.
+        let read = read(&self.tls.files);
+        match read.and_then(|loaded| Ok((loaded, Authority::load(&self.tls.settings)?))) {
+            Ok((loaded, authority)) => {
+                *self.tls.now.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+                self.desk.exchange(authority);
+                tracing::info!("enroll: new certificates are in force");
+            }
+            Err(error) => tracing::warn!("{error}; the certificates before go on"),
+        }
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: &'static str,
@@ -360,7 +344,7 @@ impl Endpoint {
             .minute
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take(address.ip().to_canonical(), Instant::now());
+            .take(network(address.ip()), Instant::now());
         if !is_free {
             self.count(request, "limited");
             let why = "too many requests from this address in a minute";
@@ -431,19 +415,81 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_so_many_requests_a_minute() {
-        let began = Instant::now();
-        let mut minute = Minute::new(2, began);
-        let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let taken: Vec<bool> = [one, one, one, other]
-            .map(|address| minute.take(address, began))
-            .to_vec();
-        assert_eq!(taken, [true, true, false, true]);
-        assert!(!minute.take(one, began + Duration::from_secs(59)));
-        assert!(minute.take(one, began + Duration::from_secs(60)));
-        for n in 0..ADDRESSES as u32 {
-            minute.take(IpAddr::from(n.to_be_bytes()), began + Duration::from_secs(61));
-        }
-        assert!(minute.counts.len() <= ADDRESSES);
+    fn another_authority_signs_from_the_moment_its_files_are_there_and_only_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |name: &str| temp.path().join(name);
+        // Certificate and key, each replaced as a whole.
+        let authority = |name: &str| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let write = |name: &str, text: &str| {
+            crate::enroll::register::place(&path(name), 0o600, text.as_bytes()).unwrap();
+        };
+        let [(old, old_key), (new, new_key)] = ["Old", "New"].map(authority);
+        let server = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+        write("ca.crt", &old);
+        write("ca.key", &old_key);
+        write("server.crt", &server.cert.pem());
+        write("server.key", &server.signing_key.serialize_pem());
+        let settings = EnrollSettings {
+            state: path("state"),
+            cert_file: Some(path("server.crt")),
+            key_file: Some(path("server.key")),
+            ca_cert_file: Some(path("ca.crt")),
+            ca_key_file: Some(path("ca.key")),
+            trust_file: Some(path("server.crt")),
+            ..EnrollSettings::default()
+        };
+        let tls = Tls::load(&settings).unwrap();
+        let mut known = tls.content();
+        let endpoint = Endpoint {
+            desk: Desk::open(&settings).unwrap(),
+            minute: Mutex::new(Minute::new(1, Instant::now())),
+            tls,
+            outcomes: Family::default(),
+        };
+        let now_s = 1_900_000_000;
+        let enroll = |n: u32| {
+            let token = crate::enroll::register::Token {
+                device: format!("gw-{n}"),
+                expires_s: now_s + 60,
+                made_s: now_s,
+            };
+            let hash = crate::enroll::desk::hash(&token.device);
+            endpoint.desk.register.put_token(&hash, &token).unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, &*token.device);
+            let key = rcgen::KeyPair::generate().unwrap();
+            let request = params.serialize_request(&key).unwrap();
+            let signed = endpoint.desk.enroll(&token.device, request.der(), now_s).unwrap();
+            write("device.crt", &signed.issued.certificate);
+            let verify = |authority: &str| {
+                write("authority.crt", authority);
+                let output = std::process::Command::new("openssl")
+                    .args(["verify", "-no_check_time", "-CAfile"])
+                    .args([path("authority.crt"), path("device.crt")])
+                    .output();
+                output
+                    .expect("openssl is installed (Debian: openssl)")
+                    .status
+                    .success()
+            };
+            (verify(&old), verify(&new))
+        };
+        assert_eq!(enroll(1), (true, false));
+        // Who was let in by the old one still is: it stands behind the new one.
+        write("ca.crt", &(new.clone() + &old));
+        endpoint.look(&mut known);
+        assert_eq!(enroll(2), (true, false), "the key is not there yet");
+        write("ca.key", &new_key);
+        endpoint.look(&mut known);
+        assert_eq!(enroll(3), (false, true));
     }
 }

@@ -35,6 +35,8 @@ pub struct EnrollSettings {
     pub url: Option<String>,
     /// By which address devices reach the broker: for `fleet provision`.
     pub broker: Option<String>,
+    /// Whose releases devices install (`update.keys` of an agent): for `fleet provision`. Default none: they cannot be updated over the air.
+    pub update_keys: Vec<String>,
 }
 
 impl Default for EnrollSettings {
@@ -52,6 +54,7 @@ impl Default for EnrollSettings {
             per_address: 120,
             url: None,
             broker: None,
+            update_keys: Vec::new(),
         }
     }
 }

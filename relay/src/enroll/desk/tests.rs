@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,7 +32,8 @@ impl Rig {
             params.self_signed(&key).unwrap().pem(),
         )
         .unwrap();
-        fs::write(temp.path().join("ca.key"), key.serialize_pem()).unwrap();
+        crate::enroll::register::place(&temp.path().join("ca.key"), 0o600, key.serialize_pem().as_bytes())
+            .unwrap();
         let settings = EnrollSettings {
             state: temp.path().join("state"),
             ca_cert_file: Some(temp.path().join("ca.crt")),
@@ -132,6 +134,111 @@ fn a_token_for_a_glob_of_names_lets_one_of_them_in() {
     assert!(rig.desk.enroll("secret", &request("pi-01", &key), NOW).is_err());
     rig.desk.enroll("secret", &request("gw-07", &key), NOW).unwrap();
     assert!(rig.desk.enroll("secret", &request("gw-08", &key), NOW).is_err());
+}
+
+#[test]
+fn a_token_for_a_glob_of_names_takes_none_from_a_machine_that_has_it_or_is_to_have_it() {
+    let rig = Rig::new();
+    let desk = &rig.desk;
+    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    rig.token("its own", "gw-01", NOW + DAY);
+    rig.token("any", "gw-*", NOW + 300 * DAY);
+    let refused = |now_s, part: &str| {
+        let refused = desk.enroll("any", &request("gw-01", &other), now_s);
+        assert!(
+            matches!(&refused, Err(Refusal::Token(why)) if why.contains(part)),
+            "{part}: {refused:?}"
+        );
+    };
+    refused(NOW, "a token of its own for gw-01");
+    desk.enroll("its own", &request("gw-01", &key), NOW).unwrap();
+    refused(NOW, "another machine is enrolled as gw-01");
+    refused(NOW + 90 * DAY - 1, "another machine is enrolled as gw-01");
+    // For a token of that name alone it makes way, and so it does when its certificate has ended.
+    rig.token("a new box", "gw-01", NOW + DAY);
+    let mut given = desk.enroll("a new box", &request("gw-01", &other), NOW).unwrap();
+    assert!(!given.repeated);
+    refused(NOW, "another machine is enrolled as gw-01");
+    given = desk
+        .enroll("any", &request("gw-01", &other), NOW + 90 * DAY)
+        .unwrap();
+    assert!(!given.repeated);
+    // Nothing of it stands against a repetition.
+    let again = desk
+        .enroll("any", &request("gw-01", &other), NOW + 91 * DAY)
+        .unwrap();
+    assert_eq!((again.issued, again.repeated), (given.issued, true));
+}
+
+#[test]
+fn after_the_authority_was_exchanged_its_certificates_are_renewed_and_its_list_stays() {
+    let (rig, new) = (Rig::new(), Rig::new());
+    let desk = &rig.desk;
+    let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    for (token, device) in [("one", "gw-01"), ("two", "gw-02")] {
+        rig.token(token, device, NOW + DAY);
+    }
+    let first = desk.enroll("one", &request("gw-01", &key), NOW).unwrap().issued;
+    desk.enroll("two", &request("gw-02", &other), NOW).unwrap();
+    desk.revoke("gw-02", NOW).unwrap();
+    let crl = rig.temp.path().join("devices.crl");
+    let old_list = fs::read_to_string(&crl).unwrap();
+    let settings = EnrollSettings {
+        ca_cert_file: Some(new.temp.path().join("ca.crt")),
+        ca_key_file: Some(new.temp.path().join("ca.key")),
+        ..EnrollSettings::default()
+    };
+    desk.exchange(Authority::load(&settings).unwrap());
+    let due = NOW + 60 * DAY;
+    let second = desk
+        .renew(&der(&first.certificate), &request("gw-01", &key), due)
+        .unwrap()
+        .issued;
+    let file = rig.temp.path().join("renewed.crt");
+    fs::write(&file, &second.certificate).unwrap();
+    let verify = |more: &[&str]| {
+        let ca = new.temp.path().join("ca.crt");
+        let output = Command::new("openssl")
+            .args(["verify", "-attime", &(due + DAY).to_string()])
+            .args(more)
+            .args([Path::new("-CAfile"), &ca, &file])
+            .output();
+        output
+            .expect("openssl is installed (Debian: openssl)")
+            .status
+            .success()
+    };
+    assert!(verify(&[]));
+    // Each authority's list is its own; the old one cannot be made anew without its key.
+    for _ in 0..2 {
+        assert!(desk.revoke("gw-01", due).is_ok());
+        let both = fs::read_to_string(&crl).unwrap();
+        assert_eq!(both.matches("BEGIN X509 CRL").count(), 2, "{both}");
+        let body = |list: &str| {
+            list.lines()
+                .filter(|line| !line.starts_with('-'))
+                .collect::<String>()
+        };
+        assert!(body(&both).ends_with(&body(&old_list)));
+        assert!(!verify(&["-crl_check", "-CRLfile", crl.to_str().unwrap()]));
+    }
+}
+
+#[test]
+fn a_key_of_the_authority_that_everybody_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let rig = Rig::new();
+    let settings = EnrollSettings {
+        ca_cert_file: Some(rig.temp.path().join("ca.crt")),
+        ca_key_file: Some(rig.temp.path().join("ca.key")),
+        ..EnrollSettings::default()
+    };
+    for (mode, good) in [(0o600, true), (0o440, true), (0o644, false), (0o602, false)] {
+        fs::set_permissions(rig.temp.path().join("ca.key"), fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = Authority::load(&settings);
+        assert_eq!(loaded.is_ok(), good, "{mode:o}: {loaded:?}");
+        assert!(good || loaded.unwrap_err().to_string().contains("chmod o= "));
+    }
 }
 
 #[test]
@@ -250,7 +357,7 @@ fn who_is_revoked_gets_nothing_until_allowed_again() {
     let first = desk.enroll("one", &request("gw-01", &key), NOW).unwrap().issued;
     let second = desk.enroll("two", &request("gw-02", &other), NOW).unwrap().issued;
     // What was revoked by other means stays in the list.
-    let by_hand = desk.authority.list(&[(vec![1, 2, 3], NOW)], NOW).unwrap();
+    let by_hand = desk.authority().list(&[(vec![1, 2, 3], NOW)], NOW).unwrap();
     fs::write(rig.temp.path().join("devices.crl"), by_hand).unwrap();
     assert_eq!(desk.revoke("gw-01", NOW + DAY).unwrap(), 1);
     assert_eq!(desk.revoke("gw-01", NOW + DAY).unwrap(), 0);
