@@ -12,11 +12,15 @@ const PROCESSORS = {
 /** The agent of that target, as `scripts/cross` leaves it. */
 export const built = (target) => join(binaries, "..", target, "dist", "headwater-agent");
 
-/** A program of the site's that is this agent under qemu. `emulator`: what of qemu's name follows, as in qemu-arm-static. */
-export function emulated(site, target, emulator = "-static") {
+/** A shell script that is this agent under qemu. `emulator`: what of qemu's name follows, as in qemu-arm-static. */
+export function script(target, emulator = "-static") {
   const [qemu, processor] = PROCESSORS[target.split("-")[0]];
-  const text = `#!/bin/sh\nexec ${qemu}${emulator} -cpu ${processor} ${built(target)} "$@"\n`;
-  const program = site.write(`agent-${target}${emulator}`, text);
+  return `#!/bin/sh\nexec ${qemu}${emulator} -cpu ${processor} ${built(target)} "$@"\n`;
+}
+
+/** The same as a program of the site's. */
+export function emulated(site, target, emulator) {
+  const program = site.write(`agent-${target}${emulator ?? ""}`, script(target, emulator));
   chmodSync(program, 0o755);
   return program;
 }

@@ -1,11 +1,11 @@
 //! Commands, one by one, to the program itself, over a real broker.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use headwater_agent::Status;
 use headwater_proto::pb::ReplyStatus;
 
+use crate::agent;
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
 use crate::operator::DEVICE;
@@ -315,7 +315,7 @@ async fn set_changes_a_metrics_rule_in_what_arrives_lasts_over_a_kill_and_is_tak
     assert_eq!(came("temperature"), held);
     let spared = site.status().await.sources[0].spared_readings;
     assert!(spared >= 10, "{spared} spared");
-    let shown = Command::new(env!("CARGO_BIN_EXE_headwater-agent"))
+    let shown = agent::program()
         .args(["status", "--socket"])
         .arg(site.socket())
         .output()

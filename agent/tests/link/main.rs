@@ -4,6 +4,7 @@
     reason = "in the tests' own parts too, a panic is the report"
 )]
 
+mod agent;
 mod authority;
 mod bridge;
 mod brokers;

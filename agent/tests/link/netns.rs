@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use headwater_agent::Status;
 
+use crate::agent;
 use crate::port::free_port;
 use crate::status::read_status;
 
@@ -148,7 +149,8 @@ impl Namespace {
         std::fs::write(&config, settings).unwrap();
         let log = File::create(self.folder().join("log")).unwrap();
         let child = Command::new("ip")
-            .args(["netns", "exec", &self.name, env!("CARGO_BIN_EXE_headwater-agent")])
+            .args(["netns", "exec", &self.name])
+            .arg(agent::path())
             .args(["run", "--config"])
             .arg(&config)
             .env_remove("RUST_LOG")

@@ -5,15 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::agent::program;
 use crate::bridge::Bridge;
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headwater-agent"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output {

@@ -8,16 +8,11 @@ use std::time::{Duration, Instant};
 
 use headwater_agent::SourceState;
 
+use crate::agent::program;
 use crate::bridge::Bridge;
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
 use crate::status::read_status;
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_headwater-agent"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
 
 /// Killed when a test fails.
 struct Agent(Child);

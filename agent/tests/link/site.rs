@@ -1,11 +1,12 @@
 //! A box in the field, for the tests of commands.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use headwater_agent::Status;
 use headwater_proto::pb::ReplyStatus;
 
+use crate::agent;
 use crate::bridge::{Bridge, Running};
 use crate::library::wait_for;
 use crate::mosquitto::Mosquitto;
@@ -77,11 +78,9 @@ impl Site {
             .append(true)
             .open(self.folder.path().join("log"))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_headwater-agent"))
+        let child = agent::program()
             .args(["run", "--config"])
             .arg(self.config())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap());

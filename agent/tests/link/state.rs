@@ -1,10 +1,11 @@
 //! What is done to a running agent's state directory, and what comes in strange names.
 
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use headwater_agent::config::{SourceKind, Speed, Trace};
 
+use crate::agent;
 use crate::bridge::Bridge;
 use crate::library::{Running, config, expected};
 use crate::mosquitto::Mosquitto;
@@ -30,11 +31,10 @@ fn a_second_agent_on_one_journal_is_refused_with_the_process_of_the_first() {
     );
     std::fs::write(&path, text).unwrap();
     let run = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headwater-agent"));
+        let mut command = agent::program();
         command
             .args(["run", "--config"])
             .arg(&path)
-            .stdin(Stdio::null())
             .stderr(Stdio::piped());
         command
     };

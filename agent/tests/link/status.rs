@@ -4,12 +4,12 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use headwater_agent::Status;
 use headwater_agent::config::{ReplaySource, SourceKind, Trace};
 
+use crate::agent;
 use crate::bridge::Bridge;
 use crate::library::{Running, config, wait_for};
 use crate::mosquitto::Mosquitto;
@@ -18,13 +18,8 @@ use crate::port::free_port;
 /// As `headwater-agent status` does: exit code, standard output, standard error.
 async fn ask(arguments: &[&str]) -> (Option<i32>, String, String) {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    let asked = tokio::task::spawn_blocking(move || {
-        Command::new(env!("CARGO_BIN_EXE_headwater-agent"))
-            .arg("status")
-            .args(arguments)
-            .output()
-            .unwrap()
-    });
+    let asked =
+        tokio::task::spawn_blocking(move || agent::program().arg("status").args(arguments).output().unwrap());
     let output = asked.await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
