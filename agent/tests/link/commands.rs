@@ -308,7 +308,9 @@ async fn set_changes_a_metrics_rule_in_what_arrives_lasts_over_a_kill_and_is_tak
     let key = "metric.temperature.deadband";
     let (status, output) = site.ask("set", &[key, "1000000.0"]).await;
     assert_eq!(status, ReplyStatus::Ok, "{output}");
-    // All that was read before is through; of what is read from now on nothing goes far enough.
+    // The first one read under the new rule goes on, and is what others are compared with: of these nothing goes far enough.
+    let free = came("humidity");
+    wait_for("readings under the new rule", || came("humidity") > free + 3).await;
     assert_eq!(site.ask("flush", &[]).await.0, ReplyStatus::Ok);
     let (held, free) = (came("temperature"), came("humidity"));
     wait_for("the other metric goes on", || came("humidity") > free + 10).await;
