@@ -302,12 +302,13 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
             .try_for_each(|(hash, _)| register.remove_token(hash))
     };
     let Some(unfinished) = unfinished else {
+        let archive = archive(&files, now_s).map_err(Error::Argument)?;
         replace()?;
         for (hash, token) in &tokens {
             register.put_token(hash, token)?;
         }
         tracing::info!(count = names.len(), first = %names[0], "cards were provisioned");
-        return Ok(tar(&files, now_s));
+        return Ok(archive);
     };
     let made = unfinished
         .make(&files, &tokens, &register)
@@ -328,34 +329,23 @@ fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<
     ))
 }
 
-/// Files as an archive (POSIX.1-1988, `ustar`), which tar unpacks with the folders that are named. What follows its two empty blocks is
-/// nobody's business.
-fn tar(files: &[(String, String)], now_s: i64) -> String {
-    const BLOCK: usize = 512;
-    let mut archive = String::new();
+/// Files as an archive of tar's, which unpacks with the folders that are named. What follows its two empty blocks is nobody's business.
+fn archive(files: &[(String, String)], now_s: i64) -> Result<String, String> {
+    let mut archive = tar::Builder::new(Vec::new());
     for (name, text) in files {
-        // Of 100 bytes a name has at most 80: that of a device (64), and the file's.
-        let field = |text: String, length: usize| format!("{text:\0<length$}");
-        let header = |sum: &str| {
-            let fields = [
-                field(name.clone(), 100),
-                // A file's mode, owner and group.
-                "0000600\0".to_string() + &"0000000\0".repeat(2),
-                format!("{:011o}\0{:011o}\0", text.len(), now_s.max(0)),
-                sum.to_string(),
-                // A plain file, which is no link.
-                field("0".to_string(), 101),
-                field("ustar\x0000".to_string(), 255),
-            ];
-            fields.concat()
-        };
-        let sum: u32 = header("        ").bytes().map(u32::from).sum();
-        archive.push_str(&header(&format!("{sum:06o}\0 ")));
-        archive.push_str(text);
-        archive.push_str(&"\0".repeat(text.len().next_multiple_of(BLOCK) - text.len()));
+        let mut header = tar::Header::new_ustar();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(now_s.max(0).unsigned_abs());
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_entry_type(tar::EntryType::Regular);
+        let added = archive.append_data(&mut header, name, text.as_bytes());
+        added.map_err(|error| format!("{name}: {error}"))?;
     }
-    archive.push_str(&"\0".repeat(2 * BLOCK));
-    archive
+    // Names, figures in octal and texts: all of it is text.
+    let bytes = archive.into_inner().map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| error.to_string())
 }
 
 /// A device's headwater.toml.
@@ -633,7 +623,7 @@ mod tests {
             .stdin(Stdio::piped())
             .spawn()
             .expect("tar is installed");
-        let archive = tar(&files, 1_900_000_000);
+        let archive = archive(&files, 1_900_000_000).unwrap();
         assert_eq!(archive.len() % 512, 0);
         // As it is printed: with the end of a line.
         let printed = format!("{archive}\n");
