@@ -2,7 +2,7 @@
  * The agent as ARM machines run it, under qemu's user emulation, from its journal to Kafka and back: over TLS with a certificate of its
  * own, to Mosquitto by deploy/mosquitto's rules, through the real relay. What runs is what ships: what `scripts/cross` has built.
  *
- * HEADWATER_CROSS: the targets, with spaces between them.
+ * HEADWATER_CROSS: the targets, with spaces between them. HEADWATER_SYSROOT: as in emulated.js.
  */
 
 import assert from "node:assert/strict";

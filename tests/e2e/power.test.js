@@ -13,7 +13,7 @@
  * What the agent takes meanwhile is read inside the machine, up to the moment of each cut: memory, processor time, bytes to the disk.
  *
  * HEADWATER_CUTS: how many cuts (2). HEADWATER_SEED: what is drawn, and with which moment the cuts begin; each commit has another one, and the log
- * says which. HEADWATER_AARCH64_AGENT: the program, unless scripts/cross has built it.
+ * says which. HEADWATER_GATEWAY_AGENT: the program, unless scripts/cross has built it.
  */
 
 import assert from "node:assert/strict";

@@ -5,6 +5,7 @@ import {
   copyFileSync,
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -16,7 +17,7 @@ import { dirname, join, resolve } from "node:path";
 import { promisify } from "node:util";
 import { Disk } from "./disk.js";
 import { durable } from "./journal.js";
-import { BROKER, debian, Machine } from "./machine.js";
+import { BROKER, debian, Machine, TARGET } from "./machine.js";
 import { binaries, repository } from "./site.js";
 import { toml } from "./toml.js";
 
@@ -25,11 +26,11 @@ const target = resolve(process.env.CARGO_TARGET_DIR ?? join(repository, "target"
 /** Where systemd keeps the state of headwater-agent.service. */
 const STATE = "/var/lib/private/headwater-agent";
 
-/** The agent for aarch64, the newest that there is: as it ships (`scripts/cross aarch64-unknown-linux-musl` builds it), or with `--profile emulated`. */
+/** The agent in it, the newest that there is: as it ships (`scripts/cross TARGET` builds it), or with `--profile emulated`. */
 export const agent =
-  process.env.HEADWATER_AARCH64_AGENT ??
+  process.env.HEADWATER_GATEWAY_AGENT ??
   ["dist/headwater-agent", "emulated/headwater-agent"]
-    .map((name) => join(target, "aarch64-unknown-linux-musl", name))
+    .map((name) => join(target, TARGET, name))
     .filter(
       (program) => existsSync(program) && readFileSync(program).subarray(1, 4).equals(Buffer.from("ELF")),
     )
@@ -37,6 +38,8 @@ export const agent =
     .at(-1);
 /** Whether that is the one that ships. */
 export const ships = agent !== undefined && !/\/emulated\//.test(agent);
+/** A Debian's root directory for its architecture, if it is not static. */
+export const sysroot = process.env.HEADWATER_SYSROOT;
 
 /**
  * A gateway: its card, and the machine that the card is put into. `mount` says how the journal lies on the card: "own" is a partition of its
@@ -139,7 +142,7 @@ export class Gateway {
 
 /** What the card holds beside the journal: busybox, the agent, its settings, and an init that does what a distribution's would. */
 async function build(root, settings, files) {
-  assert.ok(agent, `no agent for aarch64 in ${target}: scripts/cross aarch64-unknown-linux-musl builds it`);
+  assert.ok(agent, `no agent for ${TARGET} in ${target}: scripts/cross ${TARGET} builds it`);
   const folders = [
     "bin",
     "sbin",
@@ -156,6 +159,10 @@ async function build(root, settings, files) {
   for (const folder of folders) mkdirSync(join(root, folder), { recursive: true });
   copyFileSync((await debian()).busybox, join(root, "bin/busybox"));
   copyFileSync(agent, join(root, "usr/bin/headwater-agent"));
+  for (const [path, file] of await libraries()) {
+    mkdirSync(dirname(join(root, path)), { recursive: true });
+    copyFileSync(file, join(root, path));
+  }
   copyFileSync(join(import.meta.dirname, "gateway-init"), join(root, "sbin/init"));
   for (const program of ["bin/busybox", "usr/bin/headwater-agent", "sbin/init"]) {
     chmodSync(join(root, program), 0o755);
@@ -169,6 +176,23 @@ async function build(root, settings, files) {
     mkdirSync(dirname(join(root, path)), { recursive: true });
     copyFileSync(file, join(root, path));
   }
+}
+
+/** What an agent that is not static needs: path → file. */
+async function libraries() {
+  const { stdout } = await promisify(execFile)("readelf", ["-W", "-l", "-d", agent]);
+  const names = [...stdout.matchAll(/(?:interpreter: \/lib\/|Shared library: \[)([^\]]+)\]/g)];
+  if (names.length === 0) return [];
+  assert.ok(
+    sysroot,
+    "the agent is not static: HEADWATER_SYSROOT names a Debian's root that has its libraries",
+  );
+  const folders = ["lib", ...readdirSync(join(sysroot, "lib")).map((name) => `lib/${name}`)];
+  return names.map(([, name]) => {
+    const path = folders.map((folder) => join(folder, name)).find((path) => existsSync(join(sysroot, path)));
+    assert.ok(path, `no ${name} in ${sysroot}`);
+    return [path, join(sysroot, path)];
+  });
 }
 
 async function format(image, mebibytes, options) {

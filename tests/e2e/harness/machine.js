@@ -6,6 +6,17 @@ import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { repository } from "./site.js";
 
+/** For which target the agent in the machine is. */
+export const TARGET = process.env.HEADWATER_GATEWAY ?? "aarch64-unknown-linux-musl";
+/** The oldest processor of a target's for which Debian has a kernel. */
+const MACHINES = {
+  aarch64: { qemu: "qemu-system-aarch64", cpu: "cortex-a53", debian: "arm64", serial: "ttyAMA0" },
+  arm: { qemu: "qemu-system-arm", cpu: "cortex-a7", debian: "armhf", serial: "ttyAMA0" },
+  armv7: { qemu: "qemu-system-arm", cpu: "cortex-a7", debian: "armhf", serial: "ttyAMA0" },
+  riscv64gc: { qemu: "qemu-system-riscv64", cpu: "rv64", debian: "riscv64", serial: "ttyS0" },
+};
+const MACHINE = MACHINES[TARGET.split("-")[0]];
+
 /** Where the machine finds the broker, and the server of releases if there is one; nothing else answers on its network. */
 const HOST = "10.0.2.100";
 export const BROKER_PORT = 1883;
@@ -23,14 +34,17 @@ export function debian() {
 }
 
 async function fetchFiles() {
-  const { stdout } = await promisify(execFile)(join(repository, "scripts/gateway"), ["fetch"]);
+  const { stdout } = await promisify(execFile)(join(repository, "scripts/gateway"), [
+    "fetch",
+    MACHINE.debian,
+  ]);
   return Object.fromEntries(
     ["vmlinuz", "initramfs.gz", "busybox"].map((name) => [name, join(stdout.trim(), name)]),
   );
 }
 
 /**
- * An aarch64 computer in qemu-system-aarch64 (TCG), from power-on to power cut. What its kernel and its programs print goes to a log.
+ * A computer in qemu (TCG), an aarch64 one unless HEADWATER_GATEWAY names another target, from power-on to power cut. What its kernel and its programs print goes to a log.
  * Its init keeps a shell on one console and tells of the agent on another.
  */
 export class Machine {
@@ -52,10 +66,10 @@ export class Machine {
     );
     const append = Object.entries(variables).map(([key, value]) => `${key}=${value}`);
     machine.poweredOn = Date.now();
-    machine.program = site.start(name, "qemu-system-aarch64", [
-      ...["-M", "virt", "-cpu", "cortex-a53", "-smp", "1", "-m", "128", "-nodefaults", "-no-user-config"],
+    machine.program = site.start(name, MACHINE.qemu, [
+      ...["-M", "virt", "-cpu", MACHINE.cpu, "-smp", "1", "-m", "128", "-nodefaults", "-no-user-config"],
       ...["-display", "none", "-no-reboot", "-kernel", files.vmlinuz, "-initrd", files["initramfs.gz"]],
-      ...["-append", ["console=ttyAMA0", "quiet", "panic=-1", "cma=0", ...append].join(" ")],
+      ...["-append", [`console=${MACHINE.serial}`, "quiet", "panic=-1", "cma=0", ...append].join(" ")],
       ...["-serial", `file:${machine.console}`, "-device", "virtio-serial-device"],
       ...["shell", "told"].flatMap((id) => [
         ...[
