@@ -159,7 +159,7 @@ impl Controller {
             self.handle.restarting();
         }
         self.work.shutdown().await;
-        self.updates = Updates::default();
+        self.updates.stop(self.setup.config.uplink.stop_timeout);
         self.sources.stop().await;
         self.health = None;
         self.handle.order(Order::Stop).await;

@@ -16,7 +16,7 @@ use crate::update::medium::Directory;
 use crate::update::rack::Rack;
 use crate::update::signature::{Key, verify};
 use crate::update::slots::{Next, Program, ROLLED_BACK, Slots};
-use crate::update::{calm, slot};
+use crate::update::{calm, slot, watch_stop};
 use crate::version::is_newer;
 use crate::{config, status, task, version};
 
@@ -54,6 +54,12 @@ impl Updates {
     /// Whether this process is on trial.
     pub(super) fn on_trial(&self) -> bool {
         self.until.is_some()
+    }
+
+    /// Ends all of it: the agent stops, within this time.
+    pub(super) fn stop(&mut self, timeout: Duration) {
+        *self = Self::default();
+        watch_stop(timeout);
     }
 
     /// Waits until what is being fetched is whole, or given up.

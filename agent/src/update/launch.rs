@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::unistd::alarm;
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +17,9 @@ use crate::control::FileSettings;
 use crate::host;
 use crate::process::SLOT;
 use crate::version;
+
+/// Seconds that a stop may take besides `uplink.stop_timeout`: sources end, the journal is written, the broker is told goodbye.
+const STOP_MARGIN: u32 = 30;
 
 /// Starts the program that came by an update in the place of this one, if there is one that is to run. It returns where this one is to run itself:
 /// always in a program that was started so.
@@ -68,6 +72,18 @@ pub(crate) fn slot() -> Option<Slot> {
 /// The watch over a trial is over.
 pub(crate) fn calm() {
     alarm::cancel();
+}
+
+/// The trial is decided, or ends with its process, which stops now within this time: the watch over it, if there is one, is over whether it stops. To be
+/// ended on the way would cost the goodbye, and, where nobody starts the agent again, the way back.
+pub(crate) fn watch_stop(timeout: Duration) {
+    if alarm::cancel().is_some() {
+        alarm::set(
+            u32::try_from(timeout.as_secs())
+                .unwrap_or(u32::MAX)
+                .saturating_add(STOP_MARGIN),
+        );
+    }
 }
 
 /// The agent has ended as it was asked to: if it was on trial, that is no sign of a fault.

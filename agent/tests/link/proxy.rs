@@ -29,7 +29,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Ends all connections.
+    /// Ends all connections. What the agent has written until it notices is counted, and goes no further.
     pub(crate) fn break_off(&self) {
         self.broken.notify_waiters();
     }
@@ -94,23 +94,30 @@ async fn carry(agent: TcpStream, port: u16, network: Arc<Network>) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     network.level.store(first[8].into(), Ordering::Relaxed);
-    let (from_agent, mut to_agent) = agent.into_split();
-    let (from_broker, to_broker) = broker.into_split();
+    let (mut from_agent, mut to_agent) = agent.into_split();
+    let (mut from_broker, to_broker) = broker.into_split();
     if network.only_311.load(Ordering::Relaxed) && first[8] == 5 {
         let _ = to_agent.write_all(&[0x20, 2, 0, 1]).await;
         return;
     }
-    let up = pump(from_agent, to_broker, &network, &network.sent, true);
-    let down = pump(from_broker, to_agent, &network, &network.received, false);
-    tokio::select! {
-        () = up => {}
-        () = down => {}
-        () = network.broken.notified() => {}
+    let broken = {
+        let up = pump(&mut from_agent, to_broker, &network, &network.sent, true);
+        let down = pump(&mut from_broker, to_agent, &network, &network.received, false);
+        tokio::select! {
+            () = up => false,
+            () = down => false,
+            () = network.broken.notified() => true,
+        }
+    };
+    // The agent has been told the end: its side of the socket says how much it had written.
+    let mut rest = [0; 512];
+    while broken && let Ok(length @ 1..) = from_agent.read(&mut rest).await {
+        network.sent.fetch_add(length as u64, Ordering::Relaxed);
     }
 }
 
 async fn pump(
-    mut from: OwnedReadHalf,
+    from: &mut OwnedReadHalf,
     mut to: OwnedWriteHalf,
     network: &Network,
     count: &AtomicU64,

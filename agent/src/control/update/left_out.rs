@@ -1,6 +1,6 @@
 //! A build that leaves updates out.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Controller;
 use super::command::Outcome;
@@ -12,6 +12,8 @@ impl Updates {
     pub(super) fn on_trial(&self) -> bool {
         false
     }
+
+    pub(super) fn stop(&mut self, _: Duration) {}
 
     pub(super) async fn fetched(&mut self) -> bool {
         std::future::pending().await
