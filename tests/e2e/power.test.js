@@ -17,11 +17,11 @@
  */
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import mqtt from "mqtt";
 import { link } from "./harness/contract.js";
+import { between, drawing, seedOfCommit } from "./harness/drawing.js";
 import { Gateway, ships } from "./harness/gateway.js";
 import { Kafka } from "./harness/kafka.js";
 import { Mosquitto } from "./harness/mosquitto.js";
@@ -74,27 +74,6 @@ const load = (device) => ({
     { type: "simulated", prefix: "simulated." },
   ],
 });
-
-/** From the commit's name; 1 where there is none. */
-function seedOfCommit() {
-  try {
-    const commit = execFileSync("git", ["rev-parse", "HEAD"], { cwd: repository, encoding: "utf8" });
-    return Number.parseInt(commit.slice(0, 6), 16);
-  } catch {
-    return 1;
-  }
-}
-
-/** xorshift32, from 0 to 1: the same cuts for the same seed, as far as a machine's time allows. */
-function drawing(seed) {
-  let state = Math.imul(seed, 0x9e3779b9) | 1;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
-}
 
 /** One gateway's lives. */
 class Pole {
@@ -364,7 +343,6 @@ class Pole {
   }
 }
 
-const between = (random, from, to) => from + Math.floor(random() * (to - from));
 const isZeros = (bytes) => bytes?.length >= ZEROS.length && bytes.subarray(0, ZEROS.length).equals(ZEROS);
 
 /** The power goes at one of the next writes, or at a flush that would have made some durable: then most is at stake. */

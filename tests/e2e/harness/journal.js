@@ -80,7 +80,8 @@ const table = Array.from({ length: 256 }, (_, index) => {
   return value >>> 0;
 });
 
-function crc32c(...parts) {
+/** CRC-32C of all parts. */
+export function crc32c(...parts) {
   let sum = 0xffffffff;
   for (const part of parts) for (const byte of part) sum = table[(sum ^ byte) & 0xff] ^ (sum >>> 8);
   return (sum ^ 0xffffffff) >>> 0;

@@ -80,6 +80,36 @@ export class Telemetry {
     return [...next.keys()];
   }
 
+  /**
+   * An agent that began with the trace in each of its runs: each stream has the trace's first readings, in order, bit for bit. Nothing was given up but
+   * what `mayLack(record)` allows. Returns the ids of the streams.
+   */
+  checkReplays(device, trace, mayLack = () => false) {
+    const streams = new Map(this.checkChain(device).map((stream) => [stream, {}]));
+    const ended = new Set();
+    for (const record of this.of(device)) {
+      if (record.loss) {
+        assert.ok(mayLack(record), `a loss record of ${device} at ${record.seq} of ${record.stream}`);
+        ended.add(record.stream);
+      }
+      // The readings behind it are no longer the trace's first ones.
+      if (ended.has(record.stream)) continue;
+      const held = streams.get(record.stream);
+      for (const [metric, column] of Object.entries(record.columns)) {
+        if (metric.startsWith("agent.")) continue;
+        held[metric] ??= [];
+        held[metric].push(...column.readings);
+      }
+    }
+    for (const [stream, held] of streams) {
+      for (const [metric, found] of Object.entries(held)) {
+        const expected = trace.readings[metric].slice(0, found.length);
+        assert.equal(String(found), String(expected), `${metric} of stream ${stream} of ${device}`);
+      }
+    }
+    return [...streams.keys()];
+  }
+
   /** metric → all its readings, in the order of the log. */
   readings(device) {
     const all = {};
