@@ -13,7 +13,8 @@ const MACHINES = {
   aarch64: { qemu: "qemu-system-aarch64", cpu: "cortex-a53", debian: "arm64", serial: "ttyAMA0" },
   arm: { qemu: "qemu-system-arm", cpu: "cortex-a7", debian: "armhf", serial: "ttyAMA0" },
   armv7: { qemu: "qemu-system-arm", cpu: "cortex-a7", debian: "armhf", serial: "ttyAMA0" },
-  riscv64gc: { qemu: "qemu-system-riscv64", cpu: "rv64", debian: "riscv64", serial: "ttyS0" },
+  // Its kernel is not compressed, and large.
+  riscv64gc: { qemu: "qemu-system-riscv64", cpu: "rv64", debian: "riscv64", serial: "ttyS0", memory: "256" },
 };
 const MACHINE = MACHINES[TARGET.split("-")[0]];
 
@@ -67,7 +68,18 @@ export class Machine {
     const append = Object.entries(variables).map(([key, value]) => `${key}=${value}`);
     machine.poweredOn = Date.now();
     machine.program = site.start(name, MACHINE.qemu, [
-      ...["-M", "virt", "-cpu", MACHINE.cpu, "-smp", "1", "-m", "128", "-nodefaults", "-no-user-config"],
+      ...[
+        "-M",
+        "virt",
+        "-cpu",
+        MACHINE.cpu,
+        "-smp",
+        "1",
+        "-m",
+        MACHINE.memory ?? "128",
+        "-nodefaults",
+        "-no-user-config",
+      ],
       ...["-display", "none", "-no-reboot", "-kernel", files.vmlinuz, "-initrd", files["initramfs.gz"]],
       ...["-append", [`console=${MACHINE.serial}`, "quiet", "panic=-1", "cma=0", ...append].join(" ")],
       ...["-serial", `file:${machine.console}`, "-device", "virtio-serial-device"],
