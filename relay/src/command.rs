@@ -27,8 +27,9 @@ pub struct Options {
     pub device: String,
     /// The command: ping, status, flush, set, config, restart, update, exec.
     pub name: String,
-    /// Its arguments, as in `set batch.age 10s`, `config get`, `exec NAME`.
-    #[arg(allow_hyphen_values = true)]
+    /// Its arguments, as in `set batch.age 10s`, `config get`, `exec NAME`; what begins with `-` and is no number comes last, after `--`.
+    // Not allow_hyphen_values: the options that follow would be arguments too.
+    #[arg(allow_negative_numbers = true)]
     pub arguments: Vec<String>,
     /// A file whose text is the last argument: `config apply --file agent.toml`.
     #[arg(long, value_name = "FILE")]

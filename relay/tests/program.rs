@@ -77,6 +77,19 @@ fn a_file_that_cannot_be_read_is_told_once() {
 }
 
 #[test]
+fn options_of_a_command_may_follow_its_words() {
+    for option in [
+        ["--file", "/nonexistent/agent.toml"],
+        ["--config", "/nonexistent/relay.toml"],
+    ] {
+        let words = ["command", "gw-01", "config", "apply"];
+        let output = relay(&[&words[..], &option].concat()).output().unwrap();
+        let said = text(&output);
+        assert!(said.contains(option[1]), "{option:?} gave {said}");
+    }
+}
+
+#[test]
 fn what_comes_after_the_start_has_another_exit_code() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let output = relay(&["gateway"])
