@@ -21,114 +21,33 @@ import { execFile, execFileSync } from "node:child_process";
 import { appendFileSync, copyFileSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { Kafka } from "./harness/kafka.js";
-import { Mosquitto } from "./harness/mosquitto.js";
 import { blocks } from "./harness/pages.js";
-import { Relay } from "./harness/relay.js";
-import { Releases } from "./harness/releases.js";
-import { Service } from "./harness/service.js";
 import { binaries, repository, scenario } from "./harness/site.js";
-import { Telemetry } from "./harness/telemetry.js";
-import { toml } from "./harness/toml.js";
-import { Trace } from "./harness/trace.js";
 import { until } from "./harness/until.js";
+import {
+  ask,
+  check,
+  fleet,
+  image,
+  known,
+  online,
+  runs,
+  stage,
+  startAgent,
+  strip,
+  versionOf,
+  writeSettings,
+} from "./harness/updates.js";
 
 const run = promisify(execFile);
-const OLD = execFileSync(join(binaries, "headwater-agent"), ["--version"], { encoding: "utf8" })
-  .trim()
-  .split(" ")[1];
+const OLD = versionOf(join(binaries, "headwater-agent"));
 const NEW = "9.0.0";
-const sensors = Trace.read(join(repository, "bench/data/sensors-1hz.csv"));
 
-/** Kafka, broker, relay and releases, and the two programs without what only a debugger needs. */
-async function stage(site) {
-  const [kafka, mosquitto] = await Promise.all([Kafka.start(site), Mosquitto.start(site)]);
-  const relay = await Relay.start(site, { kafka, mosquitto, part: "bridge" });
-  const releases = await Releases.start(site);
-  const telemetry = new Telemetry(site, kafka);
-  const agent = site.path("headwater-agent");
-  const next = join(releases.folder, "headwater-agent-next");
-  execFileSync("strip", ["-o", agent, join(binaries, "headwater-agent")]);
-  execFileSync("strip", ["-o", next, join(binaries, "examples/next")]);
-  const target = /host: (.*)/.exec(execFileSync("rustc", ["-vV"], { encoding: "utf8" }))[1];
-  return { site, kafka, mosquitto, relay, releases, telemetry, agent, next, target };
-}
-
-/** An agent's settings: it replays a trace in each of its runs. */
-function writeSettings({ site, mosquitto, releases }, device, { update = {}, uplink = {} } = {}) {
-  const settings = {
-    device,
-    state_dir: site.path(`state-${device}`),
-    batch: { readings: 80, age: "200ms" },
-    uplink: { broker: mosquitto.url, ack_timeout: "1s", backoff: { min: "50ms", max: "500ms" }, ...uplink },
-    journal: { sync_after: "0s" },
-    health: { interval: "0s" },
-    update: { keys: [releases.public], confirm_within: "60s", rate: "100 MiB", ...update },
-    source: [{ type: "replay", path: sensors.path, speed: 5, at_end: "stop", times: "original" }],
-  };
-  return site.write(`agent-${device}.toml`, toml(settings));
-}
-
-/** An agent as a service. */
-function startAgent(place, device, { env, ...rest } = {}) {
-  const config = writeSettings(place, device, rest);
-  return new Service(place.site, `agent-${device}`, place.agent, ["run", "--config", config], { env });
-}
-
-/** `headwater-relay …`: its exit code and what it printed. */
-async function ask(relay, args) {
-  try {
-    const { stdout } = await run(join(binaries, "headwater-relay"), [...args, "--config", relay.config]);
-    return { code: 0, stdout };
-  } catch (error) {
-    return { code: error.code, stdout: error.stdout, stderr: error.stderr };
-  }
-}
-
-const fleet = (relay, release, ...args) =>
-  ask(relay, [
-    ...["fleet", "update", "--manifest", release.manifest, "--url", release.url, "--every", "1s"],
-    ...["--timeout", "4m", ...(args.includes("--within") ? [] : ["--within", "8m"]), ...args],
-  ]);
-
-async function running(relay, device) {
-  const { stdout } = await ask(relay, ["command", device, "ping", "--timeout", "20s"]);
-  return stdout?.trim().split(" ")[1];
-}
-
-/** Waits until Kafka knows these agents, on line and of these versions: what an agent says is there a little later than the agent itself. */
-async function known(relay, release, versions) {
-  const told = async () => {
-    const { stdout } = await fleet(relay, release, "--force", "--dry-run");
-    const lines = stdout.split("\n").map((line) => line.split(/\s+/).join(" "));
-    const missing = [...versions].filter(
-      ([device, version]) => !lines.includes(`${device} ${version} on line`),
-    );
-    if (missing.length === 0) return true;
-    throw new Error(`of ${missing} it says:\n${stdout}`);
-  };
-  await until("Kafka knows all agents", told, 240_000);
-}
-
-/** Waits until the device says that it is this version; a reply may take its time. */
-async function runs(relay, device, version) {
-  const told = async () => {
-    const said = await running(relay, device);
-    if (said === version) return true;
-    throw new Error(`it says ${said}`);
-  };
-  await until(`${device} runs ${version}`, told, 120_000);
-}
-
-async function online(relay, count) {
-  const told = () => relay.metric("headwater_bridge_devices_online");
-  await until(`${count} agents are on line`, async () => (await told()) === count, 60_000);
-}
-
-/** In each of the device's streams: the trace's first readings, in order, bit for bit; nothing given up. */
-function check(telemetry, device, { streams: least }) {
-  const streams = telemetry.checkReplays(device, sensors);
-  assert.ok(streams.length >= least, `${device} has ${streams.length} streams`);
+/** With the program that is to be installed. */
+async function stageWithNext(site) {
+  const place = await stage(site);
+  const next = strip(join(binaries, "examples/next"), join(place.releases.folder, "headwater-agent-next"));
+  return { ...place, next };
 }
 
 function assertKilled(site, device, cut) {
@@ -142,10 +61,6 @@ function cutter(site) {
   execFileSync("cc", ["-shared", "-fPIC", "-o", preload, join(repository, "tests/e2e/harness/cut.c")]);
   return (device, cut) => ({ LD_PRELOAD: preload, CUT: cut, CUT_COUNT: site.path(device) });
 }
-
-/** The agent's program that a process runs. */
-const image = (service) =>
-  execFileSync("readlink", [`/proc/${service.program.pid}/exe`], { encoding: "utf8" }).trim();
 
 /** The commands of docs/updating.md, as they stand there: those that make a release, and those that send it, as far as saying who is meant. */
 async function followPage(site, relay, release) {
@@ -177,7 +92,7 @@ async function followPage(site, relay, release) {
 scenario(
   "an update under traffic, in stages, killed at each of its steps",
   async (site) => {
-    const place = await stage(site);
+    const place = await stageWithNext(site);
     const { relay, releases, telemetry, next, target } = place;
     const cutAt = cutter(site);
     const cuts = [...Array(9).keys()].map((at) => `1 ${at + 1}`);
@@ -303,7 +218,7 @@ async function waits(place, service) {
 scenario(
   "what is bad goes back by itself, and says why; what is not signed is not even begun",
   async (site) => {
-    const place = await stage(site);
+    const place = await stageWithNext(site);
     const { relay, releases, telemetry, agent, next, target } = place;
     const bad = new Map([
       ["crashes", ["kill -SEGV $$", /ended by itself 3 times/, {}]],
