@@ -4,6 +4,7 @@
  */
 
 import assert from "node:assert/strict";
+import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import mqtt from "mqtt";
 import { Authority } from "./harness/authority.js";
@@ -261,9 +262,18 @@ scenario("nobody gets in without a good certificate", async (site) => {
     }
   }
 
+  // The relay's is renewed by itself, and all else stays as it is.
+  broker.authority("relay");
+  const relayAgain = broker.relay();
+  assert.notDeepEqual(relayAgain.cert, relay.cert);
+  await (await connect(site, relayAgain)).endAsync(true);
+  await (await connect(site, device)).endAsync(true);
+
   // One that was renewed is revoked with the one before: neither gets in.
-  broker.authority("device", "gw-01");
+  const told = broker.authority("device", "gw-01");
   const renewed = broker.device("gw-01");
+  const end = new Date(new X509Certificate(renewed.cert).validTo).toISOString().slice(0, 10);
+  assert.equal(told, `gw-01: good until ${end}; nothing renews it, enrolment does (docs/provisioning.md)`);
   assert.notDeepEqual(renewed.cert, device.cert);
   await (await connect(site, renewed)).endAsync(true);
   broker.authority("revoke", "gw-01");
