@@ -16,9 +16,17 @@ use super::settings::{Algorithm, KeySettings, TokenSettings};
 /// Why keys cannot be used. Each message is whole.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The file cannot be read.
+    /// The file of a secret cannot be read.
     #[error("gateway.keys: {0}")]
     Read(headwater_config::Error),
+    /// The file of a public key cannot be read.
+    #[error("gateway.keys: cannot read the public key in {file}: {why}")]
+    Public {
+        /// The file.
+        file: String,
+        /// What the system says.
+        why: std::io::Error,
+    },
     /// It holds no such key.
     #[error("gateway.keys: {file} holds no {algorithm:?} key: {why}")]
     Key {
@@ -218,7 +226,15 @@ impl Key {
     }
 
     fn load(settings: &KeySettings) -> Result<Self, KeyError> {
-        let text = secret(&settings.file).map_err(KeyError::Read)?;
+        let text = match settings.algorithm {
+            Algorithm::HS256 => secret(&settings.file).map_err(KeyError::Read)?,
+            Algorithm::EdDSA | Algorithm::RS256 => {
+                std::fs::read_to_string(&settings.file).map_err(|why| KeyError::Public {
+                    file: settings.file.display().to_string(),
+                    why,
+                })?
+            }
+        };
         let (algorithm, key) = match settings.algorithm {
             Algorithm::EdDSA => (
                 jsonwebtoken::Algorithm::EdDSA,
@@ -435,17 +451,19 @@ pub(crate) mod tests {
             let error = Keys::load(&[key], &exact()).unwrap_err().to_string();
             assert!(error.contains(file.path().to_str().unwrap()), "{error}");
         }
-        let key = KeySettings {
-            algorithm: Algorithm::EdDSA,
-            file: "/nonexistent".into(),
-            id: String::new(),
-        };
-        assert!(
-            Keys::load(&[key], &exact())
-                .unwrap_err()
-                .to_string()
-                .contains("/nonexistent")
-        );
+        for (algorithm, what) in [
+            (Algorithm::EdDSA, "the public key in /nonexistent: "),
+            (Algorithm::RS256, "the public key in /nonexistent: "),
+            (Algorithm::HS256, "the secret in /nonexistent: "),
+        ] {
+            let key = KeySettings {
+                algorithm,
+                file: "/nonexistent".into(),
+                id: String::new(),
+            };
+            let error = Keys::load(&[key], &exact()).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
     }
 
     #[test]
