@@ -7,13 +7,15 @@ use std::time::{Duration, UNIX_EPOCH};
 use headwater_proto::name;
 use rcgen::{
     CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData as _, RevokedCertParams, SerialNumber,
     SubjectPublicKeyInfo,
 };
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, CertificateSigningRequestDer};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer, PrivateKeyDer,
+};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, ParsedExtension, X509Certificate, X509Name};
 use x509_parser::x509::SubjectPublicKeyInfo as Public;
@@ -54,21 +56,30 @@ pub(super) struct Shown {
     pub(super) issued: Issued,
 }
 
+/// The authorities of devices: one that signs, and those before it whose keys are still here, so that each can list what it has signed.
 pub(super) struct Authority {
+    /// The first signs.
+    signers: Vec<Signer>,
+    lifetime: Duration,
+}
+
+struct Signer {
     issuer: Issuer<'static, KeyPair>,
     /// By which a list says whose it is: brokers look for that of the authority's certificate.
     key_id: KeyIdMethod,
     /// Its public key (as SubjectPublicKeyInfo), in DER.
     public: Vec<u8>,
     until_s: i64,
-    lifetime: Duration,
 }
+
+/// What is revoked: a serial number, and since when.
+pub(super) type Revoked = (Vec<u8>, i64);
 
 /// What a file of lists says is revoked.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    /// By this authority: serial numbers, and since when.
-    pub(super) own: Vec<(Vec<u8>, i64)>,
+    /// By each of these authorities.
+    pub(super) own: Vec<Vec<Revoked>>,
     /// Those that others have signed, in PEM.
     pub(super) others: String,
 }
@@ -81,7 +92,8 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Reads certificate and key. Of several certificates the first signs.
+    /// Reads certificates and keys. Of several certificates the first signs, and the first key is its; others may follow, each of one of the
+    /// certificates.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -96,15 +108,20 @@ impl Authority {
         let of_cert = |why: String| wrong("enroll.ca_cert_file", cert_file, why);
         let of_key = |why: String| wrong("enroll.ca_key_file", key_file, why);
         let certificates = pem::certificates("ca_cert_file", cert_file)?;
-        let certificate = certificates
-            .first()
-            .ok_or_else(|| of_cert("it holds no certificate".into()))?;
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|error| of_cert(error.to_string()))?;
-        if !parsed.is_ca() {
-            return Err(of_cert("it is no authority's certificate (CA:TRUE)".into()));
+        let mut parsed = Vec::new();
+        for certificate in &certificates {
+            let (_, one) =
+                X509Certificate::from_der(certificate).map_err(|error| of_cert(error.to_string()))?;
+            parsed.push((certificate, one));
         }
-        let text = std::fs::read_to_string(key_file).map_err(|error| of_key(error.to_string()))?;
+        match parsed.first() {
+            None => return Err(of_cert("it holds no certificate".into())),
+            Some((_, first)) if !first.is_ca() => {
+                return Err(of_cert("it is no authority's certificate (CA:TRUE)".into()));
+            }
+            Some(_) => {}
+        }
+        let text = std::fs::read(key_file).map_err(|error| of_key(error.to_string()))?;
         let mode = std::fs::metadata(key_file).map_err(|error| of_key(error.to_string()))?;
         if mode.permissions().mode() & 0o007 != 0 {
             return Err(of_key(format!(
@@ -112,30 +129,54 @@ impl Authority {
                 key_file.display()
             )));
         }
-        let key = KeyPair::from_pem(&text).map_err(|error| {
+        let none = |why: &dyn std::fmt::Display| {
             of_key(format!(
-                "it holds no private key that can sign (PKCS #8, without a password): {error}"
+                "it holds no private key that can sign (PKCS #8, without a password): {why}"
             ))
-        })?;
-        use rcgen::PublicKeyData as _;
-        if key.subject_public_key_info() != parsed.public_key().raw {
-            return Err(of_key(format!("it is not the key of {}", cert_file.display())));
-        }
-        let until_s = parsed.validity().not_after.timestamp();
-        let key_id = parsed
-            .extensions()
-            .iter()
-            .find_map(|extension| match extension.parsed_extension() {
-                ParsedExtension::SubjectKeyIdentifier(id) => Some(KeyIdMethod::PreSpecified(id.0.to_vec())),
-                _ => None,
+        };
+        let mut signers: Vec<Signer> = Vec::new();
+        for key in PrivateKeyDer::pem_slice_iter(&text) {
+            let key = key.map_err(|error| none(&error))?;
+            let key = KeyPair::try_from(key.secret_der()).map_err(|error| none(&error))?;
+            let public = key.subject_public_key_info();
+            let mut its = parsed.iter().filter(|(_, one)| one.public_key().raw == public);
+            let found = match signers.is_empty() {
+                true => parsed.first().filter(|(_, one)| one.public_key().raw == public),
+                false => its.next(),
+            };
+            let Some((certificate, one)) = found else {
+                return Err(of_key(match signers.is_empty() {
+                    true => format!("it is not the key of {}", cert_file.display()),
+                    false => format!(
+                        "key number {} in it is of none of the certificates in {}",
+                        signers.len() + 1,
+                        cert_file.display()
+                    ),
+                }));
+            };
+            let key_id = one
+                .extensions()
+                .iter()
+                .find_map(|extension| match extension.parsed_extension() {
+                    ParsedExtension::SubjectKeyIdentifier(id) => {
+                        Some(KeyIdMethod::PreSpecified(id.0.to_vec()))
+                    }
+                    _ => None,
+                });
+            let issuer =
+                Issuer::from_ca_cert_der(certificate, key).map_err(|error| of_cert(error.to_string()))?;
+            signers.push(Signer {
+                issuer,
+                key_id: key_id.unwrap_or(KeyIdMethod::Sha256),
+                public,
+                until_s: one.validity().not_after.timestamp(),
             });
-        let issuer =
-            Issuer::from_ca_cert_der(certificate, key).map_err(|error| of_cert(error.to_string()))?;
+        }
+        if signers.is_empty() {
+            return Err(none(&"there is none in it"));
+        }
         Ok(Self {
-            issuer,
-            key_id: key_id.unwrap_or(KeyIdMethod::Sha256),
-            public: parsed.public_key().raw.to_vec(),
-            until_s,
+            signers,
             lifetime: settings.lifetime,
         })
     }
@@ -151,10 +192,11 @@ impl Authority {
             .map_err(|_| "the system gives no random numbers".to_string())?;
         // Positive, and of one length.
         serial[0] = 1;
+        let signer = &self.signers[0];
         let behind = (self.lifetime / 100).min(BEHIND).as_secs() as i64;
         let (from_s, until_s) = (
             now_s - behind,
-            (now_s + self.lifetime.as_secs() as i64).min(self.until_s),
+            (now_s + self.lifetime.as_secs() as i64).min(signer.until_s),
         );
         if until_s <= now_s {
             return Err("the authority's own certificate has expired".into());
@@ -170,7 +212,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let made = params
-            .signed_by(&request.public, &self.issuer)
+            .signed_by(&request.public, &signer.issuer)
             .map_err(|error| format!("the authority cannot sign: {error}"))?;
         Ok(Issued {
             serial: hex(&serial),
@@ -182,30 +224,34 @@ impl Authority {
         })
     }
 
-    /// The list of what is revoked, in PEM: serial numbers, and since when.
+    /// The lists of what is revoked, in PEM: of each authority, what it has signed.
     ///
     /// # Errors
     /// What is wrong, for a person.
-    pub(super) fn list(&self, revoked: &[(Vec<u8>, i64)], now_s: i64) -> Result<String, String> {
-        let of = |(serial, since_s): &(Vec<u8>, i64)| RevokedCertParams {
+    pub(super) fn list(&self, revoked: &[Vec<Revoked>], now_s: i64) -> Result<String, String> {
+        let of = |(serial, since_s): &Revoked| RevokedCertParams {
             serial_number: SerialNumber::from_slice(serial),
             revocation_time: at(*since_s).into(),
             reason_code: None,
             invalidity_date: None,
         };
-        let params = CertificateRevocationListParams {
-            this_update: at(now_s).into(),
-            next_update: (at(now_s) + LIST_LIFETIME).into(),
-            // It grows with each list.
-            crl_number: SerialNumber::from_slice(&now_s.to_be_bytes()),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(of).collect(),
-            key_identifier_method: self.key_id.clone(),
-        };
-        let list = params
-            .signed_by(&self.issuer)
-            .map_err(|error| error.to_string())?;
-        list.pem().map_err(|error| error.to_string())
+        let mut lists = String::new();
+        for (signer, revoked) in self.signers.iter().zip(revoked) {
+            let params = CertificateRevocationListParams {
+                this_update: at(now_s).into(),
+                next_update: (at(now_s) + LIST_LIFETIME).into(),
+                // It grows with each list.
+                crl_number: SerialNumber::from_slice(&now_s.to_be_bytes()),
+                issuing_distribution_point: None,
+                revoked_certs: revoked.iter().map(of).collect(),
+                key_identifier_method: signer.key_id.clone(),
+            };
+            let list = params
+                .signed_by(&signer.issuer)
+                .map_err(|error| error.to_string())?;
+            lists += &list.pem().map_err(|error| error.to_string())?;
+        }
+        Ok(lists)
     }
 
     /// Reads what [`Authority::list`] has made, here and for other authorities.
@@ -213,17 +259,40 @@ impl Authority {
     /// # Errors
     /// There is something else in it.
     pub(super) fn lists(&self, text: &[u8]) -> Result<Lists, String> {
-        let (_, public) = Public::from_der(&self.public).map_err(|error| error.to_string())?;
-        let mut lists = Lists::default();
+        let publics = self.publics()?;
+        let mut lists = Lists {
+            own: vec![Vec::new(); publics.len()],
+            others: String::new(),
+        };
         for der in CertificateRevocationListDer::pem_slice_iter(text) {
             let der = der.map_err(|error| error.to_string())?;
             let (_, list) = CertificateRevocationList::from_der(&der).map_err(|error| error.to_string())?;
-            match list.verify_signature(&public) {
-                Ok(()) => lists.own.extend(entries(&list)),
-                Err(_) => lists.others += &pem_of("X509 CRL", &der),
+            match (publics.iter()).position(|public| list.verify_signature(public).is_ok()) {
+                Some(signer) => lists.own[signer].extend(entries(&list)),
+                None => lists.others += &pem_of("X509 CRL", &der),
             }
         }
         Ok(lists)
+    }
+
+    /// Which of the authorities has signed a certificate (in PEM), by its place.
+    ///
+    /// # Errors
+    /// None of them: who says that he has.
+    pub(super) fn signer(&self, certificate: &str) -> Result<usize, String> {
+        let der =
+            CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| error.to_string())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+        (self.publics()?.iter())
+            .position(|public| parsed.verify_signature(Some(public)).is_ok())
+            .ok_or_else(|| parsed.issuer().to_string())
+    }
+
+    fn publics(&self) -> Result<Vec<Public<'_>>, String> {
+        (self.signers.iter())
+            .map(|signer| Public::from_der(&signer.public).map(|(_, public)| public))
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -293,7 +362,7 @@ pub(super) fn shown(der: &[u8]) -> Result<Shown, String> {
 ///
 /// # Errors
 /// There is something else in it.
-pub(super) fn listed(text: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, String> {
+pub(super) fn listed(text: &[u8]) -> Result<Vec<Revoked>, String> {
     let mut revoked = Vec::new();
     for list in CertificateRevocationListDer::pem_slice_iter(text) {
         let list = list.map_err(|error| error.to_string())?;
@@ -303,7 +372,7 @@ pub(super) fn listed(text: &[u8]) -> Result<Vec<(Vec<u8>, i64)>, String> {
     Ok(revoked)
 }
 
-fn entries(list: &CertificateRevocationList<'_>) -> Vec<(Vec<u8>, i64)> {
+fn entries(list: &CertificateRevocationList<'_>) -> Vec<Revoked> {
     list.iter_revoked_certificates()
         .map(|entry| (entry.raw_serial().to_vec(), entry.revocation_date.timestamp()))
         .collect()

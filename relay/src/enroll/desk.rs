@@ -41,6 +41,15 @@ impl From<Error> for Refusal {
     }
 }
 
+/// A certificate that is revoked and that no list can say so of: its authority's key is not here, and nobody else's list counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unlisted {
+    pub(super) device: String,
+    /// Who has signed it.
+    pub(super) issuer: String,
+    pub(super) until_s: i64,
+}
+
 /// Register and authority.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -238,11 +247,12 @@ impl Desk {
         Ok(listed.iter().any(|(listed, _)| authority::hex(listed) == serial))
     }
 
-    /// Takes all certificates of a name back, and writes the list anew. Returns how many were taken back.
+    /// Takes all certificates of a name back, and writes the lists anew. Returns how many were taken back, and which of the name's are in no
+    /// list.
     ///
     /// # Errors
     /// [`Error`].
-    pub(super) fn revoke(&self, device: &str, now_s: i64) -> Result<usize, Error> {
+    pub(super) fn revoke(&self, device: &str, now_s: i64) -> Result<(usize, Vec<Unlisted>), Error> {
         let _lock = self.register.lock()?;
         let path = self.crl_path()?;
         // The name first: what comes while this goes on is refused.
@@ -258,40 +268,52 @@ impl Desk {
                 count += 1;
             }
         }
-        let list = self.list(now_s)?;
-        super::register::place(path, 0o644, list.as_bytes())
+        let (lists, mut unlisted) = self.list(now_s)?;
+        super::register::place(path, 0o644, lists.as_bytes())
             .map_err(|error| of_file(path, error.to_string()))?;
-        Ok(count)
+        unlisted.retain(|unlisted| unlisted.device == device);
+        Ok((count, unlisted))
     }
 
-    /// The list of what is revoked, made anew, in PEM; behind it those of other authorities.
+    /// The lists of what is revoked, made anew, in PEM; behind them those of authorities whose keys are not here. And what is in none of them.
     ///
     /// # Errors
     /// [`Error`].
-    pub(super) fn crl(&self, now_s: i64) -> Result<String, Error> {
+    pub(super) fn crl(&self, now_s: i64) -> Result<(String, Vec<Unlisted>), Error> {
         let _lock = self.register.lock()?;
         self.list(now_s)
     }
 
-    fn list(&self, now_s: i64) -> Result<String, Error> {
+    fn list(&self, now_s: i64) -> Result<(String, Vec<Unlisted>), Error> {
         let path = self.crl_path()?;
         let wrong = |why| of_file(path, why);
         // What others have revoked stays in it, and so do lists of other authorities.
         let authority = self.authority();
         let text = read_list(path).map_err(wrong)?;
         let Lists { own, others } = authority.lists(&text).map_err(wrong)?;
-        let mut revoked = own;
+        let by_others = authority::listed(others.as_bytes()).map_err(wrong)?;
+        let (mut revoked, mut unlisted) = (own, Vec::new());
         for device in self.register.devices()? {
             for issued in self.register.issued(&device)? {
+                let Some(since_s) = issued.revoked_s.filter(|_| issued.until_s > now_s) else {
+                    continue;
+                };
                 let serial = authority::unhex(&issued.serial);
-                if let Some(since_s) = issued.revoked_s.filter(|_| issued.until_s > now_s)
-                    && !revoked.iter().any(|(other, _)| *other == serial)
-                {
-                    revoked.push((serial, since_s));
+                let is_in = |list: &[authority::Revoked]| list.iter().any(|(other, _)| *other == serial);
+                match authority.signer(&issued.certificate) {
+                    Ok(signer) if is_in(&revoked[signer]) => {}
+                    Ok(signer) => revoked[signer].push((serial, since_s)),
+                    Err(_) if is_in(&by_others) => {}
+                    Err(issuer) => unlisted.push(Unlisted {
+                        device: device.clone(),
+                        issuer,
+                        until_s: issued.until_s,
+                    }),
                 }
             }
         }
-        Ok(authority.list(&revoked, now_s).map_err(wrong)? + &others)
+        let lists = authority.list(&revoked, now_s).map_err(wrong)? + &others;
+        Ok((lists, unlisted))
     }
 
     fn crl_path(&self) -> Result<&Path, Error> {

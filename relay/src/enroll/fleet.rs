@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Error;
 use super::authority::check_name;
-use super::desk::{self, Desk};
+use super::desk::{self, Desk, Unlisted};
 use super::register::{Register, Token};
 use super::settings::EnrollSettings;
 pub use cards::Provision;
@@ -95,12 +95,21 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
             tracing::info!(%device, tokens = count, "withdrawn by the operator");
             Ok(format!("{count} token(s) for {device} let nobody in any more"))
         }
-        Options::Crl => Ok(Desk::open(settings)?.crl(now_s)?.trim_end().to_string()),
+        Options::Crl => {
+            let (lists, unlisted) = Desk::open(settings)?.crl(now_s)?;
+            for one in &unlisted {
+                tracing::warn!("{}", still_good(std::slice::from_ref(one), &one.device));
+            }
+            Ok(lists.trim_end().to_string())
+        }
         Options::List { json } => listing::list(&Register::open(&settings.state)?, *json, now_s),
         Options::Revoke { device } => {
             check_name(device).map_err(Error::Argument)?;
-            let count = Desk::open(settings)?.revoke(device, now_s)?;
+            let (count, unlisted) = Desk::open(settings)?.revoke(device, now_s)?;
             tracing::info!(%device, certificates = count, "revoked by the operator");
+            if !unlisted.is_empty() {
+                return Err(Error::Argument(still_good(&unlisted, device)));
+            }
             let list = settings.crl_file.as_deref().unwrap_or(Path::new("")).display();
             Ok(format!(
                 "{device} is revoked: {count} certificate(s) taken back, no others are given. Put {list} on the broker, if it is not there, and \
@@ -120,6 +129,19 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
             ))
         }
     }
+}
+
+/// What is to be said of certificates of a revoked device that are in no list.
+fn still_good(unlisted: &[Unlisted], device: &str) -> String {
+    let until_s = unlisted.iter().map(|one| one.until_s).max().unwrap_or(0);
+    let issuer = unlisted.first().map_or("", |one| &one.issuer);
+    format!(
+        "{device} is given no certificates any more, but {} of those that it has was signed by {issuer}, whose key is not in enroll.ca_key_file, \
+         and no other key can take it back: until {} the broker lets it in. Append that authority's certificate and key to enroll.ca_cert_file and \
+         enroll.ca_key_file, behind the ones that sign now, and do this again: headwater-relay fleet revoke {device}",
+        unlisted.len(),
+        day(until_s)
+    )
 }
 
 /// A new token, which the register does not know yet.

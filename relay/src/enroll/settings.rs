@@ -18,9 +18,9 @@ pub struct EnrollSettings {
     pub cert_file: Option<PathBuf>,
     /// The private key of `cert_file`.
     pub key_file: Option<PathBuf>,
-    /// The certificate of the authority that signs devices' certificates.
+    /// The certificate of the authority that signs devices' certificates; behind it, those of others whose certificates may be renewed.
     pub ca_cert_file: Option<PathBuf>,
-    /// Its private key: PKCS #8, without a password.
+    /// Its private key: PKCS #8, without a password. Behind it, those of other authorities in `ca_cert_file`, which sign lists of what is revoked.
     pub ca_key_file: Option<PathBuf>,
     /// Whom devices shall trust: the authorities of the MQTT broker and of this endpoint.
     pub trust_file: Option<PathBuf>,

@@ -24,9 +24,10 @@ impl Rig {
         params
             .distinguished_name
             .push(DnType::CommonName, "Headwater devices");
-        // Of the key by openssl's way, which is not rcgen's.
-        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
+        // Of the key by another way than rcgen's, as openssl's is.
         let key = KeyPair::generate().unwrap();
+        let id = digest(&SHA256, &rcgen::PublicKeyData::subject_public_key_info(&key));
+        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(id.as_ref()[12..].to_vec());
         fs::write(
             temp.path().join("ca.crt"),
             params.self_signed(&key).unwrap().pem(),
@@ -225,6 +226,100 @@ fn after_the_authority_was_exchanged_its_certificates_are_renewed_and_its_list_s
 }
 
 #[test]
+fn while_two_authorities_are_accepted_each_lists_what_it_has_signed() {
+    let (rig, new) = (Rig::new(), Rig::new());
+    let (desk, folder) = (&rig.desk, rig.temp.path());
+    let (key, crl) = (KeyPair::generate().unwrap(), folder.join("devices.crl"));
+    let enroll = |device: &str, token: &str| {
+        rig.token(token, device, NOW + DAY);
+        let given = desk.enroll(token, &request(device, &key), NOW).unwrap();
+        let path = folder.join(format!("{token}.crt"));
+        fs::write(&path, given.issued.certificate).unwrap();
+        path
+    };
+    // As Mosquitto does: both authorities, and all lists.
+    let both = folder.join("both.crt");
+    let is_good = |certificate: &Path| {
+        let output = Command::new("openssl")
+            .args(["verify", "-crl_check", "-attime", &(NOW + DAY).to_string()])
+            .args([Path::new("-CAfile"), &both, Path::new("-CRLfile"), &crl])
+            .arg(certificate)
+            .output()
+            .expect("openssl is installed (Debian: openssl)");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.success() || said.contains("certificate revoked"),
+            "{said}"
+        );
+        output.status.success()
+    };
+    let text = |rig: &Rig, name: &str| fs::read_to_string(rig.temp.path().join(name)).unwrap();
+    fs::write(&both, text(&new, "ca.crt") + &text(&rig, "ca.crt")).unwrap();
+    let keys = |name: &str, keys: &str| {
+        let path = folder.join(name);
+        crate::enroll::register::place(&path, 0o600, keys.as_bytes()).unwrap();
+        EnrollSettings {
+            ca_cert_file: Some(both.clone()),
+            ca_key_file: Some(path),
+            ..EnrollSettings::default()
+        }
+    };
+    let (old_key, new_key) = (text(&rig, "ca.key"), text(&new, "ca.key"));
+    let olds: Vec<_> = ["gw-01", "gw-02", "gw-03"]
+        .map(|name| enroll(name, name))
+        .to_vec();
+    desk.revoke("gw-02", NOW).unwrap();
+    desk.exchange(Authority::load(&keys("both.key", &(new_key.clone() + &old_key))).unwrap());
+    let news: Vec<_> = ["gw-01", "gw-04"]
+        .map(|name| enroll(name, &format!("{name}-new")))
+        .to_vec();
+    assert_eq!(desk.revoke("gw-01", NOW).unwrap(), (2, Vec::new()));
+    let told: Vec<bool> = olds.iter().chain(&news).map(|path| is_good(path)).collect();
+    assert_eq!(told, [false, false, true, false, true]);
+    // Without the old key the certificate that it has signed cannot be taken back, and that is said; its list stays as it is.
+    desk.exchange(Authority::load(&keys("new.key", &new_key)).unwrap());
+    let (count, unlisted) = desk.revoke("gw-03", NOW).unwrap();
+    let issuer = "CN=Headwater devices".to_string();
+    let (device, until_s) = ("gw-03".to_string(), NOW + 90 * DAY);
+    assert_eq!(
+        (count, unlisted),
+        (
+            1,
+            vec![Unlisted {
+                device,
+                issuer,
+                until_s
+            }]
+        )
+    );
+    assert_eq!(
+        desk.crl(NOW).unwrap().1.len(),
+        1,
+        "what its own list has is in a list"
+    );
+    let told: Vec<bool> = olds.iter().chain(&news).map(|path| is_good(path)).collect();
+    assert_eq!(told, [false, false, true, false, true]);
+    // With it, later, it can.
+    desk.exchange(Authority::load(&keys("both.key", &(new_key.clone() + &old_key))).unwrap());
+    assert_eq!(desk.revoke("gw-03", NOW).unwrap(), (0, Vec::new()));
+    assert!(!is_good(&olds[2]) && is_good(&news[1]));
+    // A key that belongs to neither is told of.
+    let stranger = KeyPair::generate().unwrap().serialize_pem();
+    for (name, held, part) in [
+        (
+            "stranger.key",
+            new_key.clone() + &stranger,
+            "key number 2 in it is of none",
+        ),
+        ("turned.key", old_key + &new_key, "it is not the key of"),
+        ("none.key", String::new(), "holds no private key"),
+    ] {
+        let why = Authority::load(&keys(name, &held)).unwrap_err().to_string();
+        assert!(why.contains(part), "{why}");
+    }
+}
+
+#[test]
 fn a_key_of_the_authority_that_everybody_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let rig = Rig::new();
@@ -357,10 +452,10 @@ fn who_is_revoked_gets_nothing_until_allowed_again() {
     let first = desk.enroll("one", &request("gw-01", &key), NOW).unwrap().issued;
     let second = desk.enroll("two", &request("gw-02", &other), NOW).unwrap().issued;
     // What was revoked by other means stays in the list.
-    let by_hand = desk.authority().list(&[(vec![1, 2, 3], NOW)], NOW).unwrap();
+    let by_hand = desk.authority().list(&[vec![(vec![1, 2, 3], NOW)]], NOW).unwrap();
     fs::write(rig.temp.path().join("devices.crl"), by_hand).unwrap();
-    assert_eq!(desk.revoke("gw-01", NOW + DAY).unwrap(), 1);
-    assert_eq!(desk.revoke("gw-01", NOW + DAY).unwrap(), 0);
+    assert_eq!(desk.revoke("gw-01", NOW + DAY).unwrap(), (1, Vec::new()));
+    assert_eq!(desk.revoke("gw-01", NOW + DAY).unwrap(), (0, Vec::new()));
     let due = NOW + 60 * DAY;
     for refused in [
         desk.renew(&der(&first.certificate), &request("gw-01", &key), due),
@@ -372,7 +467,7 @@ fn who_is_revoked_gets_nothing_until_allowed_again() {
     desk.renew(&der(&second.certificate), &request("gw-02", &other), due)
         .unwrap();
     let list = fs::read(rig.temp.path().join("devices.crl")).unwrap();
-    for list in [list, desk.crl(NOW + DAY).unwrap().into_bytes()] {
+    for list in [list, desk.crl(NOW + DAY).unwrap().0.into_bytes()] {
         let listed: Vec<_> = authority::listed(&list)
             .unwrap()
             .into_iter()
@@ -431,7 +526,7 @@ fn a_register_that_cannot_be_written_gives_nothing_away_and_uses_no_token() {
     let given = rig.desk.enroll("secret", &request("gw-01", &key), NOW).unwrap();
     assert!(!given.repeated);
     // What was signed and not given can be revoked with the rest.
-    assert_eq!(rig.desk.revoke("gw-01", NOW).unwrap(), 2);
+    assert_eq!(rig.desk.revoke("gw-01", NOW).unwrap(), (2, Vec::new()));
 }
 
 #[test]
