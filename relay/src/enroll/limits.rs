@@ -1,13 +1,24 @@
 //! What one address may have of the endpoint: a share of its connections, and a number of requests a minute. Of IPv6 a network (/64) counts as one
 //! address, since whoever has one has 2^64 of them. The time is an argument.
+//!
+//! When all connections are taken, a newcomer takes the place of one whose request has not yet come, of the network that has most of them:
+//! the oldest. So however many addresses hold connections open and say nothing, shares become smaller as more networks come, and who has
+//! none gets one. A request that has come is always answered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
+/// Connections at a time.
+pub(super) const CONNECTIONS: usize = 256;
 /// Connections of one address. One more is closed at once: agents come again.
 pub(super) const CONNECTIONS_EACH: usize = 32;
+/// A connection of a network that has no more of them than the newcomer's would have is left alone for so long: by then who means it has
+/// asked.
+const GRACE: Duration = Duration::from_secs(5);
 /// Addresses whose requests are counted at a time, each by itself.
 const ADDRESSES: usize = 65_536;
 
@@ -21,38 +32,101 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 
 /// Connections of networks.
 #[derive(Debug, Default)]
-pub(super) struct Connected(Mutex<HashMap<IpAddr, usize>>);
+pub(super) struct Connected(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    /// In the order in which they came.
+    connections: BTreeMap<u64, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    network: IpAddr,
+    since: Instant,
+    /// Its request has come.
+    asked: bool,
+    end: CancellationToken,
+}
 
 /// One of them, for as long as it lasts.
 #[derive(Debug)]
 pub(super) struct Place {
     connected: Arc<Connected>,
-    network: IpAddr,
+    id: u64,
+    end: CancellationToken,
 }
 
 impl Connected {
-    /// `None`: it has its share.
-    pub(super) fn take(self: &Arc<Self>, network: IpAddr) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(network).or_default();
-        if *count >= CONNECTIONS_EACH {
+    /// `None`: the network has its share, and no other has more than is due to it.
+    pub(super) fn take(self: &Arc<Self>, network: IpAddr, now: Instant) -> Option<Place> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for connection in open.connections.values() {
+            *counts.entry(connection.network).or_default() += 1;
+        }
+        let own = counts.get(&network).copied().unwrap_or(0);
+        if own >= CONNECTIONS_EACH {
             return None;
         }
-        *count += 1;
+        if open.connections.len() >= CONNECTIONS {
+            let count = |connection: &Connection| counts.get(&connection.network).copied().unwrap_or(0);
+            let silent = open
+                .connections
+                .iter()
+                .filter(|(_, connection)| !connection.asked);
+            // Of those with the greatest count the first.
+            let (&id, oldest) = silent.rev().max_by_key(|(_, connection)| count(connection))?;
+            let is_old = now.saturating_duration_since(oldest.since) >= GRACE;
+            if count(oldest) < own + if is_old { 1 } else { 2 } {
+                return None;
+            }
+            open.end(id);
+        }
+        let (id, end) = (open.next, CancellationToken::new());
+        open.next += 1;
+        open.connections.insert(
+            id,
+            Connection {
+                network,
+                since: now,
+                asked: false,
+                end: end.clone(),
+            },
+        );
         let connected = Arc::clone(self);
-        Some(Place { connected, network })
+        Some(Place { connected, id, end })
+    }
+}
+
+impl Open {
+    fn end(&mut self, id: u64) {
+        if let Some(connection) = self.connections.remove(&id) {
+            connection.end.cancel();
+        }
+    }
+}
+
+impl Place {
+    /// Its request has come: from now on it makes way for nobody.
+    pub(super) fn asked(&self) {
+        let mut open = self.connected.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = open.connections.get_mut(&self.id) {
+            connection.asked = true;
+        }
+    }
+
+    /// Ends when it has to make way.
+    pub(super) fn end(&self) -> CancellationToken {
+        self.end.clone()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.connected.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.network);
-            }
-        }
+        let mut open = self.connected.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.end(self.id);
     }
 }
 
@@ -131,15 +205,57 @@ mod tests {
 
     #[test]
     fn an_address_has_its_share_of_connections_and_gets_it_back() {
-        let connected = Arc::new(Connected::default());
+        let (connected, now) = (Arc::new(Connected::default()), Instant::now());
         let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let mut places: Vec<_> = (0..CONNECTIONS_EACH).map(|_| connected.take(one)).collect();
+        let mut places: Vec<_> = (0..CONNECTIONS_EACH).map(|_| connected.take(one, now)).collect();
         assert!(places.iter().all(Option::is_some));
-        assert!(connected.take(one).is_none());
-        drop(connected.take(other).unwrap());
+        assert!(connected.take(one, now).is_none());
+        drop(connected.take(other, now).unwrap());
         places.pop();
-        drop(connected.take(one).unwrap());
+        drop(connected.take(one, now).unwrap());
         drop(places);
-        assert!(connected.0.lock().unwrap().is_empty());
+        assert!(connected.0.lock().unwrap().connections.is_empty());
+    }
+
+    #[test]
+    fn when_all_are_taken_the_oldest_silent_one_of_who_has_most_makes_way() {
+        let (connected, now) = (Arc::new(Connected::default()), Instant::now());
+        let address = |n: usize| IpAddr::from((n as u32).to_be_bytes());
+        let ended = |place: &Place| place.end().is_cancelled();
+        // 192 of networks that have one each, and 64 of two that have 32.
+        let few: Vec<_> = (0..CONNECTIONS - 2 * CONNECTIONS_EACH)
+            .map(|n| connected.take(address(1_000 + n), now).unwrap())
+            .collect();
+        let many: Vec<_> = (0..2 * CONNECTIONS_EACH)
+            .map(|n| connected.take(address(n % 2), now).unwrap())
+            .collect();
+        // What has asked stays, though it be the oldest.
+        many[0].asked();
+        let first = connected.take(address(7), now).unwrap();
+        assert!(ended(&many[1]), "the oldest of those that have most");
+        assert_eq!(many.iter().filter(|place| ended(place)).count(), 1);
+        // Until all have one or two: 30 of each of the two networks make way.
+        let more: Vec<_> = (0..61)
+            .map(|n| connected.take(address(5_000 + n), now).unwrap())
+            .collect();
+        let left: Vec<usize> = (0..many.len()).filter(|at| !ended(&many[*at])).collect();
+        assert_eq!(left, [0, 63]);
+        assert!(!few.iter().chain(&more).chain([&first]).any(ended));
+        // Now nobody has more than a newcomer would have: those that have just come are left alone, and the oldest makes way when it has had
+        // its time.
+        assert!(connected.take(address(9_000), now + GRACE / 2).is_none());
+        let late = connected.take(address(9_000), now + GRACE).unwrap();
+        assert!(ended(&few[0]) && !ended(&few[1]));
+        // Who has one already takes none from those that have one.
+        assert!(connected.take(address(9_000), now + 2 * GRACE).is_none());
+        for place in few.iter().chain(&many).chain(&more).chain([&first, &late]) {
+            place.asked();
+        }
+        assert!(
+            connected.take(address(9_001), now + 2 * GRACE).is_none(),
+            "all are being answered"
+        );
+        drop((few, many, more, first, late));
+        assert!(connected.0.lock().unwrap().connections.is_empty());
     }
 }

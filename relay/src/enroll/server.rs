@@ -1,8 +1,9 @@
 //! The port: TLS 1.2 and 1.3, `POST /v1/enroll` with a token and `POST /v1/renew` with a certificate. A body is a signing request in DER or PEM;
 //! an answer is JSON: `{"certificate", "authorities"}`, or `{"error"}` for the field engineer.
 //!
-//! Nobody has a connection for longer than [`LONGEST`], nor more than a small body and head; and one address has a share of the connections,
-//! and a number of requests a minute. Of IPv6 it is the network that counts: whoever has one has 2^64 addresses.
+//! A connection is for one request. Nobody has one for longer than [`LONGEST`], nor more than a small body and head; and one address has a share of
+//! the connections, which shrinks as they are taken, and a number of requests a minute. Of IPv6 it is the network that counts: whoever has one has
+//! 2^64 addresses.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
@@ -30,15 +31,13 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::authority::Authority;
 use super::desk::{Desk, Refusal, Signed};
-use super::limits::{CONNECTIONS_EACH, Connected, Minute, network};
+use super::limits::{Connected, Minute, Place, network};
 use super::settings::EnrollSettings;
 use crate::admin::Monitor;
 use crate::mqtt::tls as pem;
 
 /// The longest signing request, bytes.
 const BODY: usize = 16 << 10;
-/// Connections at a time.
-const CONNECTIONS: usize = 256;
 /// Handshake, request and answer together.
 const LONGEST: Duration = Duration::from_secs(30);
 const HEAD: Duration = Duration::from_secs(10);
@@ -161,6 +160,7 @@ struct Caller {
     address: SocketAddr,
     /// That TLS has verified.
     certificate: Option<Arc<[u8]>>,
+    place: Arc<Place>,
 }
 
 #[derive(Debug)]
@@ -209,13 +209,10 @@ pub(super) async fn serve(
         .route("/v1/renew", post(renew))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(Arc::clone(&endpoint));
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
     let connected = Arc::new(Connected::default());
+    // Nothing is ever sent: when nobody could, all have ended.
+    let (serving, mut served) = mpsc::channel::<()>(1);
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-            return Ok(());
-        };
         let (stream, address) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
@@ -227,27 +224,41 @@ pub(super) async fn serve(
             },
             () = shutdown.cancelled() => break,
         };
-        let Some(place) = connected.take(network(address.ip())) else {
-            tracing::debug!(%address, "enroll: one connection more than {CONNECTIONS_EACH}");
+        let Some(place) = connected.take(network(address.ip()), Instant::now()) else {
+            tracing::debug!(%address, "enroll: there is no connection left for it");
             continue;
         };
         let (router, config) = (router.clone(), endpoint.tls.now().config);
+        let serving = serving.clone();
         tokio::spawn(async move {
-            if tokio::time::timeout(LONGEST, connection(stream, address, config, router))
+            let end = place.end();
+            let connection = connection(stream, address, place, config, router);
+            match end
+                .run_until_cancelled(tokio::time::timeout(LONGEST, connection))
                 .await
-                .is_err()
             {
-                tracing::debug!(%address, "enroll: a connection took longer than {LONGEST:?}");
+                Some(Ok(())) => {}
+                Some(Err(_)) => {
+                    tracing::debug!(%address, "enroll: a connection took longer than {LONGEST:?}");
+                }
+                None => tracing::debug!(%address, "enroll: a connection made way for another's"),
             }
-            drop((place, permit));
+            drop(serving);
         });
     }
     // Whoever is being served may end.
-    let _ = tokio::time::timeout(Duration::from_secs(5), free.acquire_many(CONNECTIONS as u32)).await;
+    drop(serving);
+    let _ = tokio::time::timeout(Duration::from_secs(5), served.recv()).await;
     Ok(())
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, config: Arc<ServerConfig>, router: Router) {
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    config: Arc<ServerConfig>,
+    router: Router,
+) {
     let stream = match tokio::time::timeout(HEAD, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::info!(%address, "enroll: no TLS: {error}"),
@@ -257,10 +268,17 @@ async fn connection(stream: TcpStream, address: SocketAddr, config: Arc<ServerCo
     let certificate = certificates
         .and_then(|all| all.first())
         .map(|first| Arc::from(first.as_ref()));
-    let router = router.layer(Extension(Caller { address, certificate }));
+    let place = Arc::new(place);
+    let router = router.layer(Extension(Caller {
+        address,
+        certificate,
+        place,
+    }));
     // What a client does wrong in HTTP is between hyper and the client.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // Else it would be held after the answer, too.
+        .keep_alive(false)
         .header_read_timeout(HEAD)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
@@ -340,6 +358,7 @@ impl Endpoint {
         decide: impl FnOnce(&Desk, Option<&[u8]>, i64) -> Result<Signed, Refusal> + Send + 'static,
     ) -> Response {
         let address = caller.address;
+        caller.place.asked();
         let is_free = self
             .minute
             .lock()
@@ -411,85 +430,4 @@ fn refuse(status: StatusCode, why: &str, after: Option<u32>) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_authority_signs_from_the_moment_its_files_are_there_and_only_whole() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = |name: &str| temp.path().join(name);
-        // Certificate and key, each replaced as a whole.
-        let authority = |name: &str| {
-            let key = rcgen::KeyPair::generate().unwrap();
-            let mut params = rcgen::CertificateParams::default();
-            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
-        };
-        let write = |name: &str, text: &str| {
-            crate::enroll::register::place(&path(name), 0o600, text.as_bytes()).unwrap();
-        };
-        let [(old, old_key), (new, new_key)] = ["Old", "New"].map(authority);
-        let server = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
-        write("ca.crt", &old);
-        write("ca.key", &old_key);
-        write("server.crt", &server.cert.pem());
-        write("server.key", &server.signing_key.serialize_pem());
-        let settings = EnrollSettings {
-            state: path("state"),
-            cert_file: Some(path("server.crt")),
-            key_file: Some(path("server.key")),
-            ca_cert_file: Some(path("ca.crt")),
-            ca_key_file: Some(path("ca.key")),
-            trust_file: Some(path("server.crt")),
-            ..EnrollSettings::default()
-        };
-        let tls = Tls::load(&settings).unwrap();
-        let mut known = tls.content();
-        let endpoint = Endpoint {
-            desk: Desk::open(&settings).unwrap(),
-            minute: Mutex::new(Minute::new(1, Instant::now())),
-            tls,
-            outcomes: Family::default(),
-        };
-        let now_s = 1_900_000_000;
-        let enroll = |n: u32| {
-            let token = crate::enroll::register::Token {
-                device: format!("gw-{n}"),
-                expires_s: now_s + 60,
-                made_s: now_s,
-            };
-            let hash = crate::enroll::desk::hash(&token.device);
-            endpoint.desk.register.put_token(&hash, &token).unwrap();
-            let mut params = rcgen::CertificateParams::default();
-            params.distinguished_name = rcgen::DistinguishedName::new();
-            params
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, &*token.device);
-            let key = rcgen::KeyPair::generate().unwrap();
-            let request = params.serialize_request(&key).unwrap();
-            let signed = endpoint.desk.enroll(&token.device, request.der(), now_s).unwrap();
-            write("device.crt", &signed.issued.certificate);
-            let verify = |authority: &str| {
-                write("authority.crt", authority);
-                let output = std::process::Command::new("openssl")
-                    .args(["verify", "-no_check_time", "-CAfile"])
-                    .args([path("authority.crt"), path("device.crt")])
-                    .output();
-                output
-                    .expect("openssl is installed (Debian: openssl)")
-                    .status
-                    .success()
-            };
-            (verify(&old), verify(&new))
-        };
-        assert_eq!(enroll(1), (true, false));
-        // Who was let in by the old one still is: it stands behind the new one.
-        write("ca.crt", &(new.clone() + &old));
-        endpoint.look(&mut known);
-        assert_eq!(enroll(2), (true, false), "the key is not there yet");
-        write("ca.key", &new_key);
-        endpoint.look(&mut known);
-        assert_eq!(enroll(3), (false, true));
-    }
-}
+mod tests;
