@@ -1,7 +1,8 @@
 """Checks what the pages name: every link and anchor in every Markdown file resolves, every setting and metric that is named exists, every alert has
 its runbook, every screenshot is shown, every block of settings or commands is one that a test takes up (tests/e2e/docs.test.js), every message that a
-table of symptoms quotes is a program's, and what was measured stands where the page says."""
+table of symptoms quotes is a program's, the enrolment endpoint answers as the wire protocol says, and what was measured stands where the page says."""
 
+import http
 import os
 import pathlib
 import re
@@ -124,6 +125,26 @@ def settings(name):
     return keys
 
 
+def enrolment():
+    """What docs/wire.md has to say of the enrolment endpoint, as the code has it: pieces of text."""
+    server, limits = ((ROOT / "relay/src/enroll" / name).read_text(encoding="utf-8") for name in ("server.rs", "limits.rs"))
+    found = [f"`POST {route}`" for route in re.findall(r'\.route\("(/\S+)", post', server)]
+    answers = re.findall(r'\("(\w+)", StatusCode::(\w+), \w+, (?:None|Some\(([\d_]+)\))\)', server)
+    answers += re.findall(r'count\(request, "(\w+)"\);\s+let why = [^;]+;\s+return refuse\(StatusCode::(\w+), why, Some\((\d+)\)\)', server)
+    rows = {outcome: rf"\| {http.HTTPStatus[status].value} \| `{outcome}` \|[^|]+\| {after.replace('_', '')} ?\|" for outcome, status, after in answers}
+    rows |= {outcome: rf"\| 200 \| `{outcome}` \|" for outcome in ("issued", "repeated")}
+    table = re.search(r"const OUTCOMES.*?\n\];", server, flags=re.S)[0]
+    found += [rows.get(outcome, outcome) for outcome in set(re.findall(r'"(\w+)"', table)) - {"enroll", "renew"}]
+    number = lambda text, name: int(re.search(rf"const {name}: \w+ = (?:Duration::from_secs\()?(\d+)", text)[1])
+    found += [
+        f"a body and a head have {number(server, 'BODY')} KiB each",
+        f"TLS has {number(server, 'HEAD')} s, the head {number(server, 'HEAD')} s, all of it together {number(server, 'LONGEST')} s",
+        f"has {number(limits, 'CONNECTIONS_EACH')} connections at a time, of {number(limits, 'CONNECTIONS')}; ",
+        f"after {number(limits, 'GRACE')} s in any case",
+    ]
+    return found
+
+
 def main():
     wrong = []
     files = {name: (ROOT / name).read_text(encoding="utf-8") for name in listed("*.md")}
@@ -197,6 +218,11 @@ def main():
                             at = table.start(1) + row.start()
                             wrong.append(f"{place(name, files[name], at)}: no program says {part!r}")
 
+    facts = enrolment()
+    for fact in facts:
+        if not re.search(fact, files["docs/wire.md"]):
+            wrong.append(f"docs/wire.md: of the enrolment endpoint it does not say {fact!r}")
+
     measured = "".join(files[name] for name in ("ARCHITECTURE.md", "CONTRIBUTING.md"))
     figures = set(re.findall(r"\d[\d,.]*\d", measured))
     for match in re.finditer(r"\d{1,3}(?:,\d{3})+", prose(files["docs/sizing.md"])):
@@ -225,7 +251,7 @@ def main():
 
     for each in wrong:
         print(each, file=sys.stderr)
-    print(f"{len(files)} files: {links} links, {named} settings, {len(metrics)} metrics, {len(alerts)} alerts, {quoted} messages, {taken} blocks; {len(wrong)} wrong")
+    print(f"{len(files)} files: {links} links, {named} settings, {len(metrics)} metrics, {len(alerts)} alerts, {quoted} messages, {len(facts)} of enrolment, {taken} blocks; {len(wrong)} wrong")
     return 1 if wrong or not links else 0
 
 
