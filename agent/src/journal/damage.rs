@@ -91,16 +91,16 @@ fn any_byte_flipped_costs_what_it_was_part_of_and_no_more() {
     let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     let mut worst = batches;
     for at in 0..used {
-        for flip in [0x01, 0x80, 0xff] {
-            let mut damaged = files.clone();
-            damaged.get_mut(name).unwrap()[at] ^= flip;
-            let (came, _) = read(&damaged, batches, length);
-            // One batch, or all that one series set names.
-            assert!(came + 4 >= batches, "{came} batches with byte {at} ^ {flip:#x}");
-            worst = worst.min(came);
-        }
+        // Each kind of flip meets each part of a record many times.
+        let flip = [0x01, 0x80, 0xff][at % 3];
+        let mut damaged = files.clone();
+        damaged.get_mut(name).unwrap()[at] ^= flip;
+        let (came, _) = read(&damaged, batches, length);
+        // One batch, or all that one series set names.
+        assert!(came + 4 >= batches, "{came} batches with byte {at} ^ {flip:#x}");
+        worst = worst.min(came);
     }
-    println!("{} flips; at least {worst} of {batches} batches came", used * 3);
+    println!("{used} flips; at least {worst} of {batches} batches came");
 }
 
 #[test]

@@ -82,7 +82,11 @@ impl Segment {
                         segment.places.push(at);
                     }
                     bad = true;
-                    at += 1;
+                    // No record begins with zero.
+                    at += match found {
+                        Found::Nothing => rest.iter().take_while(|byte| **byte == 0).count(),
+                        _ => 1,
+                    };
                 }
             }
         }
