@@ -15,7 +15,7 @@ use crate::stats::{AgentStats, JournalMode, SourceState, SourceStats};
 use crate::task;
 
 /// Every figure with its unit (UCUM), in the order of `docs/metrics.md`, which says what each is.
-const FIGURES: [(&str, &str); 28] = [
+const FIGURES: [(&str, &str); 29] = [
     ("agent.sampled", ""),
     ("agent.acked", ""),
     ("agent.lost", ""),
@@ -30,6 +30,7 @@ const FIGURES: [(&str, &str); 28] = [
     ("agent.journal.bytes", "By"),
     ("agent.journal.fallback", ""),
     ("agent.journal.quarantined", ""),
+    ("agent.journal.unfinished", ""),
     ("agent.flash.written", "By"),
     ("agent.clock.synchronised", ""),
     ("agent.clock.offset", "s"),
@@ -142,6 +143,7 @@ impl Health {
             add("agent.journal.bytes", count(stats.journal.flash_bytes));
             add("agent.journal.fallback", Value::Bool(in_memory));
             add("agent.journal.quarantined", count(stats.journal.quarantined));
+            add("agent.journal.unfinished", count(stats.journal.unfinished));
         }
         add("agent.flash.written", count(stats.journal.flash_written_bytes));
         add("agent.clock.synchronised", Value::Bool(stats.clock.synchronised));

@@ -49,6 +49,9 @@ mod thread;
 pub mod trial;
 #[cfg(test)]
 mod troubles;
+mod unfinished;
+#[cfg(test)]
+mod unfinished_writes;
 pub mod view;
 
 use std::sync::Arc;
@@ -242,6 +245,8 @@ pub(crate) struct Figures {
     pub(crate) flash_written: u64,
     /// Records, segments or files that could not be read and were set aside since the start.
     pub(crate) quarantined: u64,
+    /// Segments found since the start whose last write was not finished; nothing of it had been promised.
+    pub(crate) unfinished: u64,
     /// Readings that earlier starts left on flash, lost ones among them.
     pub(crate) found: u64,
 }

@@ -373,6 +373,7 @@ impl Pipeline {
                 flash_bytes: figures.flash_bytes,
                 flash_written_bytes: figures.flash_written + self.state.as_ref().map_or(0, State::written),
                 quarantined: figures.quarantined,
+                unfinished: figures.unfinished,
                 found_readings: figures.found,
             },
             budget: self.meter.stats(),

@@ -72,6 +72,9 @@ pub struct JournalStats {
     pub flash_written_bytes: u64,
     /// Pieces of it that could not be read and were set aside since the start.
     pub quarantined: u64,
+    /// Segments found since the start whose last write a power cut left unfinished. Nothing of it had been promised, and it says nothing of the
+    /// medium.
+    pub unfinished: u64,
     /// Readings that earlier starts left on flash, those that loss records speak of among them.
     pub found_readings: u64,
 }

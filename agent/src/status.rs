@@ -331,6 +331,13 @@ impl Status {
         if journal.quarantined > 0 {
             let _ = write!(text, "; {} piece(s) set aside as unreadable", journal.quarantined);
         }
+        if journal.unfinished > 0 {
+            let _ = write!(
+                text,
+                "; {} write(s) left unfinished by a power cut",
+                journal.unfinished
+            );
+        }
         text
     }
 }

@@ -221,6 +221,11 @@ fn exposition(status: &Status) -> String {
             count(stats.journal.quarantined),
         ),
         (
+            "journal_unfinished_total",
+            "Writes that a power cut left unfinished; nothing of them had been promised.",
+            count(stats.journal.unfinished),
+        ),
+        (
             "clock_synchronised",
             "Whether the clock is known to be right.",
             flag(stats.clock.synchronised),

@@ -232,6 +232,7 @@ fn is_lost(chain: Option<&Chain>, seq: u64) -> bool {
 fn check(life: &Life, model: &Model, before: &Moment, after: &Moment) {
     let mut store = Store::open(model.clone(), bounds(SEGMENTS)).unwrap();
     let found = all(&mut store);
+    assert_eq!(store.quarantined(), 0, "what was not promised is no damage");
     let acked = |stream: &u64| after.acked.get(stream).copied().unwrap_or(0);
     for (stream, chain) in &found {
         for (seq, through, what) in &chain.records {
@@ -330,7 +331,12 @@ fn check(life: &Life, model: &Model, before: &Moment, after: &Moment) {
         oldest_us,
     };
     store.write(&[unwritten], &[series]).unwrap();
-    let mut with = all(&mut Store::open(model.clone(), bounds(SEGMENTS)).unwrap());
+    let mut again = Store::open(model.clone(), bounds(SEGMENTS)).unwrap();
+    let mut with = all(&mut again);
+    for segment in again.segments() {
+        again.look(segment).unwrap();
+    }
+    assert_eq!(again.quarantined(), 0, "nor with a newer segment behind it");
     let new = with.remove(&stream).expect("the stream that was just written");
     assert_eq!(new.records, [(1, 1, Ok(rig::body(stream, 1, 100)))]);
     let live = all(&mut store);

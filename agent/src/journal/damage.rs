@@ -9,9 +9,9 @@ use super::rig::{self, all, batch, bounds};
 use super::store::{Store, Unwritten};
 use super::{Content, Entry, Record};
 
-const STREAM: u64 = 0x1122_3344_5566_7788;
+pub(super) const STREAM: u64 = 0x1122_3344_5566_7788;
 
-fn unwritten(seq: u64, length: usize) -> Unwritten {
+pub(super) fn unwritten(seq: u64, length: usize) -> Unwritten {
     let Entry::Batch {
         sealed,
         series,
@@ -53,8 +53,8 @@ fn journal(batches: u64, length: usize) -> BTreeMap<String, Vec<u8>> {
     model.content()
 }
 
-/// What is read from damaged files: how many batches came, and how many readings were reported lost.
-fn read(files: &BTreeMap<String, Vec<u8>>, batches: u64, length: usize) -> (u64, u64) {
+/// What is read from damaged files: how many batches came, how many readings were reported lost, and how many places were found damaged.
+fn read(files: &BTreeMap<String, Vec<u8>>, batches: u64, length: usize) -> (u64, u64, u64) {
     let model = Model::of(files);
     let mut store = Store::open(model.clone(), bounds(1000)).unwrap();
     let (mut came, mut lost) = (0, 0);
@@ -75,11 +75,13 @@ fn read(files: &BTreeMap<String, Vec<u8>>, batches: u64, length: usize) -> (u64,
             }
         }
     }
+    let damaged = store.quarantined();
+    assert_eq!(store.unfinished(), 0, "all of it was written to the end");
     // And life goes on.
     store.begin(1);
     store.write(&[], &[]).unwrap();
     assert!(all(&mut Store::open(model, bounds(1000)).unwrap()).contains_key(&1));
-    (came, lost)
+    (came, lost, damaged)
 }
 
 #[test]
@@ -87,7 +89,7 @@ fn any_byte_flipped_costs_what_it_was_part_of_and_no_more() {
     let (batches, length) = (12, 40);
     let files = journal(batches, length);
     let (name, content) = files.iter().next().unwrap();
-    assert_eq!((files.len(), read(&files, batches, length)), (1, (batches, 0)));
+    assert_eq!((files.len(), read(&files, batches, length)), (1, (batches, 0, 0)));
     let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     let mut worst = batches;
     for at in 0..used {
@@ -95,9 +97,10 @@ fn any_byte_flipped_costs_what_it_was_part_of_and_no_more() {
         let flip = [0x01, 0x80, 0xff][at % 3];
         let mut damaged = files.clone();
         damaged.get_mut(name).unwrap()[at] ^= flip;
-        let (came, _) = read(&damaged, batches, length);
+        let (came, _, places) = read(&damaged, batches, length);
         // One batch, or all that one series set names.
         assert!(came + 4 >= batches, "{came} batches with byte {at} ^ {flip:#x}");
+        assert!(places > 0, "byte {at} ^ {flip:#x} is not noticed");
         worst = worst.min(came);
     }
     println!("{used} flips; at least {worst} of {batches} batches came");
@@ -134,7 +137,7 @@ fn a_large_journal_with_random_damage_delivers_what_is_intact() {
                 }
             }
         }
-        let (came, _) = read(&damaged, batches, length);
+        let (came, ..) = read(&damaged, batches, length);
         // A set that is gone takes a segment's share with it.
         let most = (touched / 100 + 5 * 150) as u64;
         assert!(

@@ -294,6 +294,7 @@ impl Journal for Flash {
             flash_bytes: self.state.bytes,
             flash_written: self.state.written,
             quarantined: self.state.quarantined,
+            unfinished: self.state.unfinished,
             found: self.found,
         }
     }

@@ -1,8 +1,8 @@
 //! How the journal stands on flash.
 //!
 //! A **segment** is one file `{id:016x}.segment`, of a fixed size, zeros at first. It is written from its beginning to its end in whole blocks of
-//! 4 KiB, each of which is written once: what is durable is never in a block that is written again. A block begins with a record, or
-//! lies in the middle of one; zeros fill up what a write leaves of its last block.
+//! 4 KiB, each of which is written once: what is durable is never in a block that is written again. A block that begins with a record
+//! begins a write (one of an earlier version may not); others lie in the middle of one. Zeros fill up what a write leaves of its last block.
 //!
 //! A **record** is
 //!
@@ -16,7 +16,8 @@
 //! So no record is taken for one that it is not: not from another place, not from another file, not out of a reading's text.
 //!
 //! The first record of a segment is a **ledger**: all that is known of every stream. Later ledgers in the same segment
-//! tell of the streams that changed. A **series set** comes before the first batch of its segment that uses it. So each segment
+//! tell of the streams that changed. The first also tells of writes at the ends of earlier segments that were not
+//! finished (`unfinished`). A **series set** comes before the first batch of its segment that uses it. So each segment
 //! stands alone, and a start reads the newest one only, however many there are.
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use headwater_proto::{Limits, LossReason, Message, SeriesSet, pb};
 
 use super::ClockEpoch;
 use super::ledger::Stream;
+use super::unfinished::Unfinished;
 
 /// The unit in which a segment is written.
 pub(super) const BLOCK: usize = 4096;
@@ -53,6 +55,8 @@ pub(super) struct Ledger {
     /// Whether a stream that is not in it is not held.
     pub(super) complete: bool,
     pub(super) streams: Vec<Stream>,
+    /// In a complete one: what earlier segments end with. Left out where there is nothing to say, as programs before this did.
+    pub(super) unfinished: Vec<Unfinished>,
 }
 
 /// A batch.
@@ -116,6 +120,18 @@ pub(super) fn put(out: &mut Vec<u8>, segment: u64, base: u64, item: &Item) {
     out.extend(content);
 }
 
+/// The same for a record of a write that may go on behind it: then the next one does not begin just where a block does, for an empty ledger goes
+/// before this one.
+pub(super) fn put_within(out: &mut Vec<u8>, segment: u64, base: u64, item: &Item) {
+    let before = out.len();
+    put(out, segment, base, item);
+    if (base + out.len() as u64).is_multiple_of(BLOCK as u64) {
+        out.truncate(before);
+        put(out, segment, base, &Item::Ledger(Ledger::default()));
+        put(out, segment, base, item);
+    }
+}
+
 fn checksum(segment: u64, offset: u64, kind: u8, content: &[u8]) -> u32 {
     let mut digest = CRC.digest();
     digest.update(&segment.to_le_bytes());
@@ -134,6 +150,12 @@ fn content(item: &Item) -> (Kind, Vec<u8>) {
             number(&mut out, ledger.streams.len() as u64);
             for stream in &ledger.streams {
                 stream.put(&mut out);
+            }
+            if !ledger.unfinished.is_empty() {
+                number(&mut out, ledger.unfinished.len() as u64);
+                for unfinished in &ledger.unfinished {
+                    unfinished.put(&mut out);
+                }
             }
             Kind::Ledger
         }
@@ -205,6 +227,18 @@ pub(super) enum Found {
     Bad,
 }
 
+/// How many bytes the record takes that `bytes` begin with, as its length says.
+pub(super) fn take_length(bytes: &[u8]) -> Option<usize> {
+    let mut reader = Reader(bytes);
+    let length = reader.number().filter(|length| (1..LONGEST).contains(length))?;
+    Some(bytes.len() - reader.0.len() + 4 + length as usize)
+}
+
+/// CRC-32C of bytes.
+pub(super) fn sum(bytes: &[u8]) -> u32 {
+    CRC.checksum(bytes)
+}
+
 /// Reads the record that `bytes` begin with, which stand at `offset` of a segment.
 pub(super) fn get(bytes: &[u8], segment: u64, offset: usize) -> Found {
     let mut reader = Reader(bytes);
@@ -248,7 +282,18 @@ fn item(kind: u8, content: &[u8]) -> Option<Item> {
             let streams = (0..count)
                 .map(|_| Stream::get(&mut reader))
                 .collect::<Option<_>>()?;
-            Item::Ledger(Ledger { complete, streams })
+            let more = match reader.0 {
+                [] => 0,
+                _ => reader.number()?,
+            };
+            let unfinished = (0..more)
+                .map(|_| Unfinished::get(&mut reader))
+                .collect::<Option<_>>()?;
+            Item::Ledger(Ledger {
+                complete,
+                streams,
+                unfinished,
+            })
         }
         kind if kind == Kind::Series as u8 => {
             let message = pb::SeriesSet::decode(std::mem::take(&mut reader.0)).ok()?;
@@ -404,6 +449,12 @@ mod tests {
             Item::Ledger(Ledger {
                 complete: true,
                 streams: vec![Stream::new(4, 1, 0), Stream::new(5, 8, 9)],
+                unfinished: vec![Unfinished {
+                    segment: 1,
+                    from: 8192,
+                    sum: 0xffff_fffe,
+                    holes: vec![(u64::MAX, 7, 1 << 40)],
+                }],
             }),
         ];
         let mut bytes = Vec::new();

@@ -99,6 +99,7 @@ pub(super) struct State {
     pub(super) bytes: u64,
     pub(super) written: u64,
     pub(super) quarantined: u64,
+    pub(super) unfinished: u64,
     /// Why nothing can be written.
     pub(super) fault: Option<JournalFault>,
     /// Whether what is held can be read.
@@ -119,6 +120,7 @@ pub(super) struct Keeper<D: Disk> {
     /// Of stores that are closed.
     written: u64,
     quarantined: u64,
+    unfinished: u64,
     /// The fault that the log was told of, while it is tried whether it is over.
     told: Option<JournalFault>,
     again: Instant,
@@ -156,6 +158,7 @@ impl<D: Disk> Keeper<D> {
             },
             written: 0,
             quarantined: 0,
+            unfinished: 0,
             told: None,
             again: now,
             wait: AGAIN.0,
@@ -316,6 +319,7 @@ impl<D: Disk> Keeper<D> {
             self.state.bytes = store.bytes();
             self.state.written = self.written + store.written();
             self.state.quarantined = self.quarantined + store.quarantined();
+            self.state.unfinished = self.unfinished + store.unfinished();
         }
         self.state.readable = self.store.is_some();
     }
@@ -335,6 +339,7 @@ impl<D: Disk> Keeper<D> {
         if let Some(store) = self.store.take() {
             self.written += store.written();
             self.quarantined += store.quarantined();
+            self.unfinished += store.unfinished();
         }
         self.state.fault = Some(fault);
         self.again = now + self.wait;

@@ -25,6 +25,7 @@ use super::format::{self, BLOCK, Batch, Found, Item, Ledger, LossItem};
 use super::ledger::Stream;
 use super::segment::Segment;
 use super::sent::Sent;
+use super::unfinished::Unfinished;
 use super::{Content, Record, Waiting};
 
 use sizes::Sizes;
@@ -107,8 +108,14 @@ pub(crate) struct Store<D: Disk> {
     sent: Sent,
     /// Segments with pieces that cannot be read, and how many.
     suspect: BTreeMap<u64, u64>,
+    /// Of segments that are there, the writes at their ends that were not finished.
+    unfinished: Vec<Unfinished>,
+    /// How many of those were found by this store.
+    found_unfinished: u64,
     /// The newest segment that was left where it is, or set aside.
     left: u64,
+    /// Those of which nothing could be used.
+    useless: Vec<u64>,
     quarantined: u64,
 }
 
@@ -133,7 +140,10 @@ impl<D: Disk> Store<D> {
             acking: BTreeMap::new(),
             sent: Sent::default(),
             suspect: BTreeMap::new(),
+            unfinished: Vec::new(),
+            found_unfinished: 0,
             left: 0,
+            useless: Vec::new(),
             quarantined: 0,
         };
         let files = store.disk.files()?;
@@ -251,6 +261,7 @@ impl<D: Disk> Store<D> {
             self.bytes -= self.sizes.of(id);
         }
         self.cache.retain(|(cached, _)| *cached != id);
+        self.unfinished.retain(|unfinished| unfinished.segment != id);
     }
 
     fn put_aside(&mut self, id: u64) -> io::Result<()> {
@@ -267,6 +278,9 @@ impl<D: Disk> Store<D> {
         self.strike(id);
         self.suspect.remove(&id);
         self.left = self.left.max(id);
+        if self.useless.len() < STREAMS {
+            self.useless.push(id);
+        }
     }
 
     /// Whether something can be written, durably.
@@ -281,9 +295,14 @@ impl<D: Disk> Store<D> {
         self.segments.iter().copied().collect()
     }
 
+    /// Segments of which nothing can be used, as far as that was found.
+    pub(crate) fn useless(&self) -> &[u64] {
+        &self.useless
+    }
+
     /// What a segment holds; the store's own view of a chain leaves out what it knows to be stale.
     pub(crate) fn look(&mut self, id: u64) -> io::Result<Arc<Segment>> {
-        self.raw(id)
+        self.raw(id, false)
     }
 
     /// What is held, in the order in which it was begun.
@@ -305,6 +324,16 @@ impl<D: Disk> Store<D> {
     /// Bytes written since the directory was opened.
     pub(crate) fn written(&self) -> u64 {
         self.disk.written()
+    }
+
+    /// Segments whose last write was found unfinished.
+    pub(crate) fn unfinished(&self) -> u64 {
+        self.found_unfinished
+    }
+
+    /// Whether these numbers were in a write that was not finished: they were never promised.
+    pub(crate) fn was_unfinished(&self, stream: u64, first: u64, last: u64) -> bool {
+        (self.unfinished.iter()).any(|unfinished| unfinished.has_hole(stream, first, last))
     }
 
     /// Pieces that could not be read.

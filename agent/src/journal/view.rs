@@ -126,31 +126,29 @@ impl View {
         Ok(())
     }
 
-    /// Checks every record, writes down each place that is damaged, and returns how many there are. What a write that was cut off left
-    /// behind the last record of the newest segment is named, and is no damage.
+    /// Checks every record, writes down each place that is damaged, and returns how many there are. What is left of a write that was not
+    /// finished is named, and is no damage.
     ///
     /// # Errors
     /// What reading or writing meets.
     pub fn verify(&mut self, out: &mut impl Write) -> io::Result<u64> {
-        let mut damaged = 0;
+        let (mut damaged, mut unfinished) = (0, 0);
         let mut records = 0;
         let segments = self.store.segments();
         for id in &segments {
             let segment = self.store.look(*id)?;
             records += segment.entries.len();
             let name = format::name(*id);
-            let nameless = segment.bad - segment.places.len() as u64;
-            if segment.unreadable {
-                damaged += 1;
-                writeln!(out, "{name}: nothing of it can be read")?;
-            }
+            let late = segment.places.iter().filter(|place| place.unfinished).count() as u64;
+            let nameless = segment.bad - segment.places.len() as u64 - (segment.unfinished - late);
             for place in &segment.places {
-                if Some(id) == segments.last() && *place >= segment.used {
-                    writeln!(out, "{name}: a write that was not finished, at byte {place}")?;
+                if place.unfinished {
+                    unfinished += 1;
+                    writeln!(out, "{name}: a write that was not finished, at byte {}", place.at)?;
                     continue;
                 }
                 damaged += 1;
-                writeln!(out, "{name}: damaged at byte {place}")?;
+                writeln!(out, "{name}: damaged at byte {}", place.at)?;
             }
             if nameless > 0 {
                 damaged += nameless;
@@ -160,24 +158,38 @@ impl View {
                 )?;
             }
         }
+        for id in self.store.useless() {
+            damaged += 1;
+            writeln!(out, "{}: nothing of it can be read", format::name(*id))?;
+        }
         for held in self.store.held().collect::<Vec<_>>() {
+            let mut lost = Vec::new();
             self.each(held, |record| {
                 if let Content::Loss(loss) = &record.content
                     && loss.reason == headwater_proto::LossReason::Corrupt
                 {
-                    damaged += 1;
-                    writeln!(
-                        out,
-                        "stream {:016x}: {}..={} with {} readings cannot be read",
-                        held.stream, record.seq, record.through, loss.readings
-                    )?;
+                    lost.push((record.seq, record.through, loss.readings));
                 }
                 Ok(())
             })?;
+            for (seq, through, readings) in lost {
+                let what = match self.store.was_unfinished(held.stream, seq, through) {
+                    true => "were in a write that was not finished",
+                    false => {
+                        damaged += 1;
+                        "cannot be read"
+                    }
+                };
+                writeln!(
+                    out,
+                    "stream {:016x}: {seq}..={through} with {readings} readings {what}",
+                    held.stream
+                )?;
+            }
         }
         writeln!(
             out,
-            "{} segments, {records} records, {damaged} places damaged",
+            "{} segments, {records} records, {damaged} places damaged, {unfinished} of writes that were not finished",
             segments.len()
         )?;
         Ok(damaged)

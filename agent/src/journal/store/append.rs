@@ -56,6 +56,7 @@ impl<D: Disk> Store<D> {
             let ledger = Ledger {
                 complete: true,
                 streams: self.streams.clone(),
+                unfinished: self.unfinished.clone(),
             };
             self.dirty.clear();
             format::put(&mut bytes, tail.id, tail.at, &Item::Ledger(ledger));
@@ -71,9 +72,9 @@ impl<D: Disk> Store<D> {
                 && let Some(set) = sets.iter().find(|set| set.hash() == batch.sealed.series_set)
             {
                 tail.sets.push(set.hash());
-                format::put(&mut bytes, tail.id, tail.at, &Item::Series((**set).clone()));
+                format::put_within(&mut bytes, tail.id, tail.at, &Item::Series((**set).clone()));
             }
-            format::put(&mut bytes, tail.id, tail.at, &item);
+            format::put_within(&mut bytes, tail.id, tail.at, &item);
             if bytes.len() > room {
                 bytes.truncate(before.0);
                 tail.sets.truncate(before.1);
@@ -91,6 +92,7 @@ impl<D: Disk> Store<D> {
             let ledger = Item::Ledger(Ledger {
                 complete: false,
                 streams,
+                unfinished: Vec::new(),
             });
             let before = bytes.len();
             format::put(&mut bytes, tail.id, tail.at, &ledger);

@@ -9,6 +9,7 @@ use super::{BLOCK, Disk, Found, Segment, Store, Stream, format, is_damage};
 use crate::journal::format::Item;
 use crate::journal::ledger::Gone;
 use crate::journal::segment::Entry;
+use crate::journal::unfinished::{self, Unfinished};
 
 /// Segments whose list of entries is kept.
 const CACHED: usize = 3;
@@ -140,7 +141,7 @@ impl<D: Disk> Store<D> {
             self.cache.push_back(found.clone());
             return Ok(found.1);
         }
-        let mut segment = self.raw(id)?;
+        let mut segment = self.raw(id, false)?;
         if segment.unreadable {
             return Ok(segment);
         }
@@ -158,8 +159,9 @@ impl<D: Disk> Store<D> {
         Ok(segment)
     }
 
-    /// What a segment holds, what was never confirmed among it.
-    pub(super) fn raw(&mut self, id: u64) -> io::Result<Arc<Segment>> {
+    /// What a segment holds, what was never confirmed among it. In the one that is the `newest` at the start, the last write may turn out not to be
+    /// finished.
+    pub(super) fn raw(&mut self, id: u64, newest: bool) -> io::Result<Arc<Segment>> {
         let (file, size) = match self.disk.open(&format::name(id), false) {
             Err(error) if is_damage(&error) => return self.unreadable(id, &error),
             opened => opened?,
@@ -170,18 +172,46 @@ impl<D: Disk> Store<D> {
         {
             return self.unreadable(id, &error);
         }
-        let segment = Segment::read(id, &bytes);
+        let mut segment = Segment::read(id, &bytes);
+        if segment.unfinished > 0 {
+            let (from, sum) = (segment.last_write as u64, segment.sum);
+            let is_it = |known: &Unfinished| (known.segment, known.from, known.sum) == (id, from, sum);
+            if !self.unfinished.iter().any(is_it) {
+                match newest {
+                    true => self.find_unfinished(id, from, sum),
+                    false => segment.is_finished(),
+                }
+            }
+        }
+        let damaged = segment.bad - segment.unfinished;
         let known = self.suspect.get(&id).copied().unwrap_or(0);
-        if segment.bad > known {
+        if damaged > known {
             log::error!(
-                "{} piece(s) of journal segment {} cannot be read; what they held is reported as lost",
-                segment.bad,
+                "{damaged} piece(s) of journal segment {} cannot be read; what they held is reported as lost",
                 format::name(id)
             );
-            self.quarantined += segment.bad - known;
-            self.suspect.insert(id, segment.bad);
+            self.quarantined += damaged - known;
+            self.suspect.insert(id, damaged);
         }
         Ok(Arc::new(segment))
+    }
+
+    fn find_unfinished(&mut self, segment: u64, from: u64, sum: u32) {
+        log::info!(
+            "the last write to journal segment {} was not finished, so nothing of it had been promised; what can be read of it is kept",
+            format::name(segment)
+        );
+        self.found_unfinished += 1;
+        if self.unfinished.len() >= unfinished::MOST {
+            self.unfinished.remove(0);
+        }
+        let holes = Vec::new();
+        self.unfinished.push(Unfinished {
+            segment,
+            from,
+            sum,
+            holes,
+        });
     }
 
     /// Reads what can be read of a file; the rest becomes bytes that are no record.
