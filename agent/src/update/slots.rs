@@ -368,6 +368,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_did_not_arrive_whole_says_nothing_of_its_program() {
+        let outcome = |updated, what: &str| Outcome {
+            updated,
+            version: "0.2.0".into(),
+            sha256: String::new(),
+            command: "c".into(),
+            what: format!("{what}why"),
+        };
+        assert!(outcome(false, ROLLED_BACK).is_rolled_back());
+        assert!(!outcome(false, NOT_INSTALLED).is_rolled_back());
+        assert!(!outcome(true, "").is_rolled_back());
+    }
+
+    #[test]
     fn a_later_version_s_words_are_left_out() {
         let slots = Slots::default();
         let text = format!("colour blue\n{}", "");
