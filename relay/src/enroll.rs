@@ -16,6 +16,7 @@ mod register;
 mod server;
 pub mod settings;
 mod unfinished;
+mod way;
 
 use std::path::PathBuf;
 
@@ -72,6 +73,17 @@ pub fn check(settings: &EnrollSettings) -> Result<(), Error> {
     Desk::open(settings).map(|_| ())
 }
 
+/// Checks what is written onto cards (`enroll.url`, if it is set) against the endpoint's certificate, as devices will.
+///
+/// # Errors
+/// [`Error`].
+pub fn check_way(settings: &EnrollSettings) -> Result<(), Error> {
+    settings
+        .url
+        .as_deref()
+        .map_or(Ok(()), |url| way::check(settings, url))
+}
+
 /// Serves devices until `shutdown`.
 ///
 /// # Errors
@@ -86,6 +98,9 @@ pub async fn run(
     let _alone = Register::open(&settings.state)?.endpoint()?;
     let desk = Desk::open(&settings)?;
     let tls = server::Tls::load(&settings)?;
+    if let Err(why) = check_way(&settings) {
+        tracing::warn!("{why}");
+    }
     check.ready();
     server::serve(settings, desk, tls, &monitor, listener, shutdown).await
 }

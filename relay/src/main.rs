@@ -134,8 +134,20 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             config,
         } => {
             let settings = prepare(&config, &[]).map_err(Failure::Settings)?;
+            let state = &settings.enroll.state;
+            // What would be done in a register of its own is nothing that the endpoint knows.
+            if config.config.is_none() && !state.exists() {
+                let why = format!(
+                    "enroll.state: there is no {}: give the endpoint's settings with --config /etc/headwater/relay.toml",
+                    state.display()
+                );
+                return Err(Failure::Settings(anyhow::Error::msg(why)));
+            }
             let done = headwater_relay::enroll::fleet::run(&options, &settings.enroll);
             let done = done.map_err(|error| Failure::Settings(error.into()))?;
+            if done.is_empty() {
+                return Ok(());
+            }
             return writeln!(std::io::stdout(), "{done}").map_err(|error| Failure::Run(error.into()));
         }
         Command::Fleet {
@@ -172,13 +184,19 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 fn check(config: &Config) -> Result<(), Failure> {
     let settings = prepare(config, &[Part::Bridge, Part::Gateway, Part::Rows, Part::Enroll])
         .map_err(Failure::Settings)?;
+    let enroll = &settings.enroll;
+    if enroll.listen.is_some() {
+        headwater_relay::enroll::check_way(enroll).map_err(|error| Failure::Settings(error.into()))?;
+    }
+    let devices = enroll.listen.map(|listen| format!(", devices enrol at {listen}"));
     let said = format!(
-        "ok: brokers {}, Kafka {} with topics {}.*; dashboards at {}, health and metrics at {}",
+        "ok: brokers {}, Kafka {} with topics {}.*; dashboards at {}, health and metrics at {}{}",
         settings.mqtt.broker,
         settings.kafka.bootstrap,
         settings.kafka.prefix,
         settings.gateway.listen,
-        settings.admin.listen
+        settings.admin.listen,
+        devices.unwrap_or_default()
     );
     writeln!(std::io::stdout(), "{said}").map_err(|error| Failure::Run(error.into()))
 }

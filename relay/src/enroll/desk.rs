@@ -247,6 +247,16 @@ impl Desk {
         Ok(listed.iter().any(|(listed, _)| authority::hex(listed) == serial))
     }
 
+    /// Whether a name has, or had, a certificate or a token of its own, or is revoked.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub(super) fn knows(&self, device: &str) -> Result<bool, Error> {
+        Ok(self.register.revoked(device)?.is_some()
+            || !self.register.issued(device)?.is_empty()
+            || (self.register.waiting()?.iter()).any(|(_, token)| token.device == device))
+    }
+
     /// Takes all certificates of a name back, and writes the lists anew. Returns how many were taken back, and which of the name's are in no
     /// list.
     ///

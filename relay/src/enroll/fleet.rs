@@ -29,7 +29,7 @@ pub enum Options {
         /// Its name, or a glob of names of which it lets one in.
         device: String,
         /// How long it can be used.
-        #[arg(long, value_name = "TIME", default_value = "7days", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "7days", value_parser = expires)]
         expires: Duration,
     },
     /// Prints the list of revoked certificates, made anew, for a broker that does not read enroll.crl_file where it lies.
@@ -49,12 +49,26 @@ pub enum Options {
     Revoke {
         /// Its name.
         device: String,
+        /// Also a name that the register does not know: of a certificate that another hand has signed.
+        #[arg(long)]
+        unknown: bool,
     },
     /// Lets a revoked device enrol again, with a new token. What was taken back stays so.
     Allow {
         /// Its name.
         device: String,
     },
+}
+
+/// How long a token can be used: by whom it is to be, and no longer than its card can lie about.
+fn expires(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_secs(3_650 * 86_400);
+    let expires = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (LEAST..=MOST).contains(&expires) {
+        return Ok(expires);
+    }
+    Err("a token is good for a minute to ten years: 7days, 12h".into())
 }
 
 /// Does it. Returns what is to be printed.
@@ -67,7 +81,7 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
         .unwrap_or_default()
         .as_secs() as i64;
     match options {
-        Options::Provision(what) => cards::provision(what, settings, now_s),
+        Options::Provision(what) => cards::provision(what, settings, now_s, &mut std::io::stdout().lock()),
         Options::Token { device, expires } => {
             let glob = Glob::new(device).map_err(|error| Error::Argument(error.to_string()))?;
             if glob.glob().chars().all(|letter| !"*?[{\\".contains(letter)) {
@@ -103,9 +117,22 @@ pub fn run(options: &Options, settings: &EnrollSettings) -> Result<String, Error
             Ok(lists.trim_end().to_string())
         }
         Options::List { json } => listing::list(&Register::open(&settings.state)?, *json, now_s),
-        Options::Revoke { device } => {
+        Options::Revoke { device, unknown } => {
             check_name(device).map_err(Error::Argument)?;
-            let (count, unlisted) = Desk::open(settings)?.revoke(device, now_s)?;
+            let desk = Desk::open(settings)?;
+            if !unknown && !desk.knows(device)? {
+                return Err(Error::Argument(format!(
+                    "there is no device called {device} here, so nothing was revoked: see headwater-relay fleet list. (--unknown revokes a name whose \
+                     certificate another hand has signed.)"
+                )));
+            }
+            let (count, unlisted) = desk.revoke(device, now_s).map_err(|error| match desk.register.revoked(device) {
+                Ok(Some(_)) => Error::Argument(format!(
+                    "{device} is given no certificates any more, but the list of what is revoked is not written, so the broker still lets it in: \
+                     {error}. Mend that, and do this again."
+                )),
+                _ => error,
+            })?;
             tracing::info!(%device, certificates = count, "revoked by the operator");
             if !unlisted.is_empty() {
                 return Err(Error::Argument(still_good(&unlisted, device)));

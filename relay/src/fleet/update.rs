@@ -100,11 +100,24 @@ impl Release {
 /// Installs it, and tells what comes of it; returns whether every device that was meant has it. Blocks.
 pub(super) fn run(options: &Options, kafka: &KafkaSettings) -> Result<bool, Error> {
     kafka.check()?;
-    if !(0.0..=100.0).contains(&options.percent) {
-        return Err(Error::Argument(format!(
-            "--percent {}: it is not in 0..=100",
-            options.percent
-        )));
+    let argument = |why: String| Err(Error::Argument(why));
+    if !(options.percent > 0.0 && options.percent <= 100.0) {
+        return argument(format!("--percent {}: it is above 0, to 100", options.percent));
+    }
+    if options.at_once == 0 {
+        return argument("--at-once 0: nobody would ever be told; give at least 1".into());
+    }
+    if options.within.is_zero() {
+        return argument("--within 0s: every device would be overdue at once".into());
+    }
+    if !["http://", "https://"]
+        .iter()
+        .any(|scheme| options.url.starts_with(scheme))
+    {
+        return argument(format!(
+            "--url {:?}: devices download by http:// or https://",
+            options.url
+        ));
     }
     let globs =
         Globs::or_all(&options.device).map_err(|error| Error::Argument(format!("--device: {error}")))?;
@@ -151,7 +164,7 @@ pub(super) fn run(options: &Options, kafka: &KafkaSettings) -> Result<bool, Erro
         return Ok(true);
     }
     let pace = Pace {
-        at_once: options.at_once.max(1),
+        at_once: options.at_once,
         failures: options.failures,
         every: options.every,
         within: options.within,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::enroll::desk;
 use crate::enroll::register::{Register, Token};
 use crate::enroll::settings::EnrollSettings;
 use crate::enroll::unfinished::Unfinished;
+use crate::enroll::way;
 use crate::release;
 
 /// What the sources of a box are where nothing else is said.
@@ -37,7 +39,7 @@ pub struct Provision {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// How long the tokens can be used.
-    #[arg(long, value_name = "TIME", default_value = "90days", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "90days", value_parser = super::expires)]
     pub expires: Duration,
     /// Settings that all of them get: sources, and whatever else of agent.toml is not of the way to the relay; -: from standard input.
     /// Unset: a machine's own figures.
@@ -73,15 +75,21 @@ pub(super) fn name(pattern: &str, n: u32) -> Result<String, Error> {
     Ok(name)
 }
 
-/// Makes them. Returns what is to be printed.
+/// Makes them; an archive goes to `output`. Returns what else is to be said.
 ///
 /// # Errors
 /// [`Error`].
-pub(super) fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64) -> Result<String, Error> {
+pub(super) fn provision(
+    what: &Provision,
+    settings: &EnrollSettings,
+    now_s: i64,
+    output: &mut dyn Write,
+) -> Result<String, Error> {
     let missing = |key| Error::Missing { key };
     let url = settings.url.as_deref().ok_or(missing("enroll.url"))?;
     let broker = settings.broker.as_deref().ok_or(missing("enroll.broker"))?;
     let trust_file = settings.file("enroll.trust_file", &settings.trust_file)?;
+    way::check(settings, url)?;
     let of = |path: &Path| {
         let path = path.to_path_buf();
         move |error: std::io::Error| Error::Argument(format!("{}: {error}", path.display()))
@@ -119,21 +127,13 @@ pub(super) fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64)
     };
     let expires_s = now_s.saturating_add(what.expires.as_secs() as i64);
     let day = day(expires_s);
-    let card = |name: &str, token: &str| {
-        card(
-            name,
-            broker,
-            url,
-            token,
-            &authorities,
-            &format!("{update}{sources}"),
-            &day,
-        )
-    };
-    if let Err(error) = card(&names[0], "").parse::<toml::Table>() {
+    let card =
+        |name: &str, token: &str| card(name, broker, url, token, &authorities, (&update, &sources), &day);
+    let (token, _) = new_token(&names[0], what.expires, now_s)?;
+    if let Err(why) = read_as_agents_do(&card(&names[0], &token)) {
         return Err(Error::Argument(format!(
-            "a card with these settings cannot be read; is a section in --settings that is written here ([uplink], [uplink.tls], [enroll], and \
-             [update] where enroll.update_keys is set)? {error}"
+            "no agent could read a card with these settings, so nothing was made: {why}. (What is written here cannot be in --settings, too: device, \
+             [uplink], [uplink.tls], [enroll], and [update] where enroll.update_keys is set.)"
         )));
     }
     let register = Register::open(&settings.state)?;
@@ -185,12 +185,20 @@ pub(super) fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64)
     };
     let Some(unfinished) = unfinished else {
         let archive = archive(&files, now_s).map_err(Error::Argument)?;
-        replace()?;
         for (hash, token) in &tokens {
             register.put_token(hash, token)?;
         }
+        if let Err(error) = output.write_all(&archive).and_then(|()| output.flush()) {
+            for (hash, _) in &tokens {
+                register.remove_token(hash)?;
+            }
+            return Err(Error::Argument(format!(
+                "--out -: standard output: {error}; nothing was made"
+            )));
+        }
+        replace()?;
         tracing::info!(count = names.len(), first = %names[0], "cards were provisioned");
-        return Ok(archive);
+        return Ok(String::new());
     };
     let made = unfinished
         .make(&files, &tokens, &register)
@@ -211,8 +219,8 @@ pub(super) fn provision(what: &Provision, settings: &EnrollSettings, now_s: i64)
     ))
 }
 
-/// Files as an archive of tar's, which unpacks with the folders that are named. What follows its two empty blocks is nobody's business.
-pub(super) fn archive(files: &[(String, String)], now_s: i64) -> Result<String, String> {
+/// Files as an archive of tar's, which unpacks with the folders that are named.
+pub(super) fn archive(files: &[(String, String)], now_s: i64) -> Result<Vec<u8>, String> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, text) in files {
         let mut header = tar::Header::new_ustar();
@@ -225,31 +233,75 @@ pub(super) fn archive(files: &[(String, String)], now_s: i64) -> Result<String, 
         let added = archive.append_data(&mut header, name, text.as_bytes());
         added.map_err(|error| format!("{name}: {error}"))?;
     }
-    // Names, figures in octal and texts: all of it is text.
-    let bytes = archive.into_inner().map_err(|error| error.to_string())?;
-    String::from_utf8(bytes).map_err(|error| error.to_string())
+    archive.into_inner().map_err(|error| error.to_string())
 }
 
-/// A device's headwater.toml.
+/// Reads and checks a card by the agent's own code, which is here for `headwater-relay demo`.
+///
+/// # Errors
+/// What an agent would say of it at its first boot.
+#[cfg(feature = "demo")]
+fn read_as_agents_do(card: &str) -> Result<(), String> {
+    let config = headwater_config::parse::<headwater_agent::Config>(card, "headwater.toml", "", None);
+    let config = config.map_err(|error| error.to_string())?;
+    config.check().map_err(|error| error.to_string())
+}
+
+/// Without an agent in this build: whether it is TOML.
+#[cfg(not(feature = "demo"))]
+fn read_as_agents_do(card: &str) -> Result<(), String> {
+    card.parse::<toml::Table>()
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// Settings of a whole file in two: what stands before the first table, and the rest.
+fn halves(settings: &str) -> (&str, &str) {
+    let mut at = 0;
+    for line in settings.split_inclusive('\n') {
+        if line.trim_start().starts_with('[') {
+            break;
+        }
+        at += line.len();
+    }
+    settings.split_at(at)
+}
+
+/// A device's headwater.toml; `sections` are those of updates and the operator's own.
 fn card(
     name: &str,
     broker: &str,
     url: &str,
     token: &str,
     authorities: &str,
-    sources: &str,
+    (update, settings): (&str, &str),
     day: &str,
 ) -> String {
+    let (keys, sections) = halves(settings);
+    let set: Option<String> = keys
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|keys| Some(keys.get("state_dir")?.as_str()?.to_string()));
     // Basic strings of TOML are escaped as those of JSON are, but for DEL, which none of these has.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let own = match set {
+        None => format!("state_dir = {}\n", quoted(STATE)),
+        Some(_) => String::new(),
+    };
+    let state = set.as_deref().unwrap_or(STATE);
+    let file = |name: &str| quoted(&format!("{state}/tls/{name}"));
     format!(
         "# {name}: onto the boot partition of its SD card, as headwater.toml, before {day}. The token lets one machine in, once.\n\
-         device = {device}\n\n\
+         device = {device}\n{own}{keys}\n\
          [uplink]\nbroker = {broker}\n\n\
-         [uplink.tls]\nca_file = \"{STATE}/tls/ca.crt\"\ncert_file = \"{STATE}/tls/device.crt\"\nkey_file = \"{STATE}/tls/device.key\"\n\n\
+         [uplink.tls]\nca_file = {ca_file}\ncert_file = {cert_file}\nkey_file = {key_file}\n\n\
          [enroll]\nurl = {url}\ntoken = {token}\nca = '''\n{authorities}'''\n\n\
-         {sources}",
+         {update}{sections}",
         device = quoted(name),
+        keys = ensure_line(keys),
+        ca_file = file("ca.crt"),
+        cert_file = file("device.crt"),
+        key_file = file("device.key"),
         broker = quoted(broker),
         url = quoted(url),
         token = quoted(token),
@@ -257,6 +309,10 @@ fn card(
     )
 }
 
+/// With the end of a line behind it, if there is anything.
 fn ensure_line(text: &str) -> String {
-    format!("{}\n", text.trim_end())
+    match text.trim_end() {
+        "" => String::new(),
+        text => format!("{text}\n"),
+    }
 }

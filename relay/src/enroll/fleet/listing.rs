@@ -42,6 +42,7 @@ pub(super) fn list(register: &Register, json: bool, now_s: i64) -> Result<String
         };
         rows.push((token.device, state, Some(token.expires_s)));
     }
+    rows.sort();
     let mut out = String::new();
     if json {
         for (device, state, until_s) in rows {

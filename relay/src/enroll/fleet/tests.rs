@@ -161,13 +161,119 @@ fn cards_bear_the_keys_of_releases_and_are_not_made_where_they_could_not_be_read
     for section in ["[enroll]\n", "[update]\n", "[[source]\n"] {
         fs::write(&file, section).unwrap();
         let why = refused(&settings);
-        assert!(why.contains("cannot be read"), "{section}: {why}");
+        assert!(why.contains("no agent could read"), "{section}: {why}");
     }
     fs::write(&file, "[update.tls]\n[[source]]\ntype = \"system\"\n").unwrap();
     run(&cards(&temp, Some(file)), &settings).unwrap();
     let text = fs::read_to_string(temp.path().join("cards/gw-3/headwater.toml")).unwrap();
     let card: toml::Table = text.parse().unwrap();
     assert_eq!(card["update"]["keys"][0].as_str(), Some(&*key));
+}
+
+/// By the agent's own code: what it refuses at its first boot is refused here.
+#[cfg(feature = "demo")]
+#[test]
+fn a_card_that_no_agent_would_take_is_not_made() {
+    let (temp, settings) = rig();
+    let file = temp.path().join("more.toml");
+    for (text, part) in [
+        ("", "there is none; add a [[source]]"),
+        ("[[source]]\ntype = \"sistem\"\n", "sistem"),
+        ("device = \"gw-9\"\n[[source]]\ntype = \"system\"\n", "device"),
+        ("colour = 3\n[[source]]\ntype = \"system\"\n", "colour"),
+        (
+            "[batch]\nage = \"0s\"\n[[source]]\ntype = \"system\"\n",
+            "batch.age",
+        ),
+    ] {
+        fs::write(&file, text).unwrap();
+        let why = run(&cards(&temp, Some(file.clone())), &settings).unwrap_err();
+        assert!(why.to_string().contains(part), "{text}: {why}");
+        assert!(!temp.path().join("cards").exists());
+    }
+    for (key, broker, url) in [
+        ("enroll.broker", "localhost", "https://relay:8443"),
+        ("enroll.url", "mqtts://relay", "http://relay:8443"),
+    ] {
+        let settings = EnrollSettings {
+            broker: Some(broker.into()),
+            url: Some(url.into()),
+            ..settings.clone()
+        };
+        let why = run(&cards(&temp, None), &settings).unwrap_err().to_string();
+        assert!(why.contains(key.rsplit('.').next().unwrap()), "{key}: {why}");
+    }
+    assert!(
+        Register::open(&settings.state)
+            .unwrap()
+            .waiting()
+            .unwrap()
+            .is_empty()
+    );
+}
+
+/// `--settings` is written as a whole agent.toml is: keys of no section come first.
+#[test]
+fn keys_of_no_section_stay_so_and_a_state_directory_is_written() {
+    let (temp, settings) = rig();
+    let file = temp.path().join("more.toml");
+    let card = |out: &str, text: &str| {
+        fs::write(&file, text).unwrap();
+        let Options::Provision(mut what) = cards(&temp, Some(file.clone())) else {
+            panic!("these are cards")
+        };
+        (what.out, what.replace) = (temp.path().join(out), true);
+        run(&Options::Provision(what), &settings).unwrap();
+        let text = fs::read_to_string(temp.path().join(out).join("gw-1/headwater.toml")).unwrap();
+        text.parse::<toml::Table>().unwrap()
+    };
+    let plain = card("plain", "[[source]]\ntype = \"system\"\n");
+    assert_eq!(plain["state_dir"].as_str(), Some("/var/lib/headwater-agent"));
+    let text = "# ours\nstate_dir = \"/data/headwater\"\n\n[[source]]\ntype = \"system\"\n";
+    let own = card("own", text);
+    assert_eq!(own["state_dir"].as_str(), Some("/data/headwater"));
+    let tls = &own["uplink"]["tls"];
+    assert_eq!(tls["key_file"].as_str(), Some("/data/headwater/tls/device.key"));
+    assert_eq!(own["enroll"].as_table().unwrap().len(), 3);
+}
+
+/// A pipe whose reader has gone, a full disk.
+#[test]
+fn an_archive_that_nobody_takes_leaves_no_tokens() {
+    struct Full;
+    impl std::io::Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (temp, settings) = rig();
+    let Options::Provision(mut what) = cards(&temp, None) else {
+        panic!("these are cards")
+    };
+    what.out = "-".into();
+    let why = cards::provision(&what, &settings, 1_900_000_000, &mut Full).unwrap_err();
+    assert!(why.to_string().contains("standard output"), "{why}");
+    assert!(
+        Register::open(&settings.state)
+            .unwrap()
+            .waiting()
+            .unwrap()
+            .is_empty()
+    );
+    let mut archive = Vec::new();
+    cards::provision(&what, &settings, 1_900_000_000, &mut archive).unwrap();
+    assert!(archive.len() > 3 * 1024);
+}
+
+#[test]
+fn a_token_is_good_for_a_minute_to_ten_years() {
+    for bad in ["0s", "59s", "11years", "99999999999999d", "soon"] {
+        assert!(expires(bad).is_err(), "{bad}");
+    }
+    assert_eq!(expires("7days"), Ok(Duration::from_secs(7 * 86_400)));
 }
 
 #[test]
@@ -189,14 +295,7 @@ fn an_archive_is_one_that_tar_unpacks() {
         .expect("tar is installed");
     let archive = archive(&files, 1_900_000_000).unwrap();
     assert_eq!(archive.len() % 512, 0);
-    // As it is printed: with the end of a line.
-    let printed = format!("{archive}\n");
-    tar_program
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(printed.as_bytes())
-        .unwrap();
+    tar_program.stdin.take().unwrap().write_all(&archive).unwrap();
     assert!(tar_program.wait().unwrap().success());
     for (name, text) in &files {
         use std::os::unix::fs::PermissionsExt as _;
