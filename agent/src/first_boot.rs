@@ -44,7 +44,16 @@ pub async fn run(folders: &[PathBuf], config: &Path, wait: Duration) -> bool {
         return true;
     };
     let done = match take(folder, config) {
-        Ok(settings) => finish(settings, config, wait).await,
+        Ok(settings) => {
+            let other = settings.is_none().then(|| misplaced(folder)).flatten();
+            finish(settings, config, wait).await.and_then(|()| match other {
+                None => Ok(()),
+                Some(other) => Err(format!(
+                    "{other} lies here, and only {NAME} is read. What to do: move it beside config.txt and call it {NAME}, with nothing behind \
+                     (Windows hides the end of a name), and start this machine again"
+                )),
+            })
+        }
         Err(why) => Err(why),
     };
     match done {
@@ -71,6 +80,22 @@ pub async fn run(folders: &[PathBuf], config: &Path, wait: Duration) -> bool {
             false
         }
     }
+}
+
+/// What was meant to be the file, by its name: one with an end that a PC has put on or hidden, a copy, a whole folder of cards.
+fn misplaced(folder: &Path) -> Option<String> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let mut found = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let longer = name.strip_prefix(NAME).is_some_and(|rest| !rest.is_empty());
+        let copy = name.starts_with("headwater") && name.contains('(') && name.ends_with(".toml");
+        if longer || copy {
+            return Some(name);
+        }
+        let inside = entry.path().join(NAME).is_file();
+        inside.then(|| format!("{name}/{NAME}"))
+    });
+    found.next()
 }
 
 /// What is in `folder`, as settings; `None`: it was taken before.

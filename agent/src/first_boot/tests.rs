@@ -67,6 +67,32 @@ impl Rig {
     }
 }
 
+/// What Windows makes of the name, what a browser does, and a folder of cards that was copied whole.
+#[test]
+fn a_file_of_another_name_is_said_so_on_the_card() {
+    for other in [
+        "headwater.toml.txt",
+        "headwater (1).toml",
+        "gw-002/headwater.toml",
+    ] {
+        let rig = Rig::new();
+        let path = rig.path("boot").join(other);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::create_dir(rig.path("boot/overlays")).unwrap();
+        fs::write(&path, rig.settings("gw-1", TOKEN)).unwrap();
+        assert!(!rig.start());
+        let said = rig.read("boot/headwater.error.txt").unwrap();
+        assert!(
+            said.contains(other) && said.contains("call it headwater.toml"),
+            "{said}"
+        );
+        assert!(path.exists() && rig.read("etc/agent.toml").is_none());
+        fs::remove_file(path).unwrap();
+        assert!(rig.start());
+        assert_eq!(rig.read("boot/headwater.error.txt"), None);
+    }
+}
+
 #[test]
 fn a_file_is_taken_over_and_its_token_leaves_the_card() {
     let rig = Rig::new();
