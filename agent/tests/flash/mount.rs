@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A mounted file system; unmounted when it is dropped.
 pub(crate) struct Mount {
@@ -53,9 +55,22 @@ impl Mount {
         let offset = u64::from_str_radix(offset, 16).unwrap();
         // The time of its last access: its checksum is wrong then.
         let at = block.parse::<u64>().unwrap() * block_size + offset + 8;
-        let device = fs::File::options().write(true).open(self.device()).unwrap();
+        // Whoever has made a mount namespace meanwhile (a container, say) may have this mount in it, and the kernel what is cached of it.
+        let until = Instant::now() + Duration::from_secs(60);
+        let device = loop {
+            let exclusive = fs::File::options()
+                .write(true)
+                .custom_flags(rustix::fs::OFlags::EXCL.bits() as i32)
+                .open(self.device());
+            match exclusive {
+                Ok(device) => break device,
+                Err(error) => assert!(Instant::now() < until, "{}: {error}", self.device()),
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
         device.write_all_at(&[0xa5; 4], at).unwrap();
         device.sync_all().unwrap();
+        drop(device);
         run("mount", &["-o", "errors=continue", self.device(), &self.text()]);
     }
 
