@@ -92,6 +92,8 @@ pub async fn check(path: &Path) -> Vec<Finding> {
     };
     let what = format!("{}{changed}; hash {}", settings.origin, setup.config.hash());
     findings.push(Finding::ok("configuration", what));
+    #[cfg(feature = "update")]
+    findings.extend(crate::update::instead(path).map(|what| Finding::ok("program", what)));
     findings.push(Finding::ok("device", setup.device()));
     findings.extend(sources(&setup.config, setup.device()).await);
     let trusted = setup.config.clock.clone();

@@ -22,5 +22,5 @@ pub(crate) mod rack;
 pub(crate) mod signature;
 pub(crate) mod slots;
 
-pub(crate) use launch::{calm, slot, watch_stop};
+pub(crate) use launch::{calm, instead, slot, watch_stop};
 pub use launch::{gave_up, launch, stopped};

@@ -69,6 +69,22 @@ pub(crate) fn slot() -> Option<Slot> {
     Slot::parse(std::env::var(SLOT).ok()?.as_str())
 }
 
+/// What came by an update and is run in place of this program, in words. Nothing is changed: a trial may be under way.
+pub(crate) fn instead(config: &Path) -> Option<String> {
+    if slot().is_some() {
+        return None;
+    }
+    let directory = Directory::of(&FileSettings::state_of(config)?);
+    let rack = Rack::open(directory.clone()).ok()?;
+    let (own, program) = (version::current(), rack.holding(version::current())?);
+    let place = directory.path(program.slot);
+    Some(format!(
+        "{} runs from {}; this is {own}, of the package",
+        program.version,
+        place.display()
+    ))
+}
+
 /// The watch over a trial is over.
 pub(crate) fn calm() {
     alarm::cancel();
@@ -125,5 +141,48 @@ fn now() -> Begun {
     Begun {
         boot: host::boot_id(),
         uptime: u64::try_from(time.tv_sec).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slots::{Program, Slots};
+    use super::*;
+
+    #[test]
+    fn what_runs_in_the_place_of_the_packaged_program_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let (config, state) = (temp.path().join("agent.toml"), temp.path().join("state"));
+        let text = format!(
+            "state_dir = {:?}\n[uplink]\nbroker = \"mqtt://localhost\"\n",
+            state.display().to_string()
+        );
+        std::fs::write(&config, text).unwrap();
+        assert_eq!(instead(&config), None);
+        std::fs::create_dir_all(state.join("slots")).unwrap();
+        let put = |version: &str, packaged: &str| {
+            let current = Some(Program {
+                slot: Slot::B,
+                version: version.into(),
+                size: 1,
+                sha256: "00".repeat(32),
+                packaged: packaged.into(),
+            });
+            let slots = Slots {
+                current,
+                ..Slots::default()
+            };
+            std::fs::write(state.join("slots/state"), slots.content()).unwrap();
+        };
+        put("99.0.0", version::current());
+        let says = format!(
+            "99.0.0 runs from {}; this is {}, of the package",
+            state.join("slots/b").display(),
+            version::current()
+        );
+        assert_eq!(instead(&config), Some(says));
+        // A package that was installed later, and is newer, wins.
+        put("0.0.1", "0.0.0");
+        assert_eq!(instead(&config), None);
     }
 }

@@ -64,8 +64,7 @@ impl<M: Medium> Rack<M> {
     /// Which slot the packaged program, whose version this is, is to give way to; `None`: it is to run itself. `now` is this moment. Where nothing
     /// can be written, nothing is tried.
     pub(crate) fn launch(&mut self, packaged: &str, now: &Begun) -> Option<Slot> {
-        let outdated =
-            |program: &Program| packaged != program.packaged && !is_newer(&program.version, packaged);
+        let outdated = |program: &Program| is_outdated(program, packaged);
         if self
             .slots
             .next
@@ -95,6 +94,12 @@ impl<M: Medium> Rack<M> {
                 None
             }
         }
+    }
+
+    /// The program that holds, if the packaged one is to give way to it. Nothing is changed.
+    pub(crate) fn holding(&self, packaged: &str) -> Option<&Program> {
+        let current = self.slots.current.as_ref();
+        current.filter(|program| !is_outdated(program, packaged))
     }
 
     /// Counts a start of what is on trial, if it is to have one.
@@ -310,6 +315,11 @@ fn outcome(next: &Next, updated: bool, what: &str) -> Outcome {
         command: next.command.clone(),
         what: what.into(),
     }
+}
+
+/// Whether the packaged program came after this one, and is not older.
+fn is_outdated(program: &Program, packaged: &str) -> bool {
+    packaged != program.packaged && !is_newer(&program.version, packaged)
 }
 
 /// What goes wrong where a start must go on is told.
