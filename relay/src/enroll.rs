@@ -5,7 +5,7 @@
 //! that it has, for the same key.
 //!
 //! `register` is what has to be remembered, as plain files; `authority` parses requests and signs; `desk` decides, with the time as an
-//! argument; `server` is the port, and `limits` what one address may have of it; [`fleet`] is the operator's commands, which work on the register
+//! argument; `standing` says how each device stands; `server` is the port, and `limits` what one address may have of it; [`fleet`] is the operator's commands, which work on the register
 //! beside a running endpoint.
 
 mod authority;
@@ -15,6 +15,7 @@ mod limits;
 mod register;
 mod server;
 pub mod settings;
+mod standing;
 mod unfinished;
 mod way;
 
@@ -94,13 +95,12 @@ pub async fn run(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let check = monitor.check("enroll", "starting");
+    drop(monitor.check("enroll", "starting"));
     let _alone = Register::open(&settings.state)?.endpoint()?;
     let desk = Desk::open(&settings)?;
     let tls = server::Tls::load(&settings)?;
     if let Err(why) = check_way(&settings) {
         tracing::warn!("{why}");
     }
-    check.ready();
     server::serve(settings, desk, tls, &monitor, listener, shutdown).await
 }

@@ -1,6 +1,7 @@
 //! The Headwater relay: the cloud side between an MQTT broker, Kafka and dashboards.
 //!
 //! - [`bridge`]: MQTT → Kafka, with acknowledgements back to the agents after Kafka's delivery report.
+//! - [`certificates`]: when those end that this process goes by.
 //! - [`command`]: one command to a device from the command line.
 //! - [`deadletter`]: looks at what could not be taken in, and tries it again.
 //! - [`enroll`]: devices' certificates: the endpoint that signs them, and the operator's commands.
@@ -17,6 +18,7 @@
 
 pub mod admin;
 pub mod bridge;
+pub mod certificates;
 pub mod command;
 pub mod deadletter;
 #[cfg(feature = "demo")]

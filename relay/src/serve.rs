@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Monitor};
+use crate::certificates::Certificates;
 use crate::settings::{LogSettings, Settings};
 use crate::{bridge, enroll, gateway, kafka, log, rows};
 
@@ -105,6 +106,9 @@ pub fn check(settings: &Settings, parts: &[Part]) -> Result<(), Error> {
 /// Where only an operator can help: a taken port, topics that do not fit. An absent broker is waited for.
 pub async fn run(settings: Settings, parts: &[Part]) -> Result<(), Error> {
     let monitor = Monitor::new();
+    if let Some(certificates) = Certificates::of(&settings, parts) {
+        monitor.register(|registry| registry.register_collector(Box::new(certificates)));
+    }
     let shutdown = CancellationToken::new();
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
 

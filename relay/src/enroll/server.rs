@@ -21,6 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -33,7 +34,9 @@ use super::authority::Authority;
 use super::desk::{Desk, Refusal, Signed};
 use super::limits::{Connected, Minute, Place, network};
 use super::settings::EnrollSettings;
-use crate::admin::Monitor;
+use super::standing;
+use crate::admin::{Check, Monitor};
+use crate::certificates;
 use crate::mqtt::tls as pem;
 
 /// The longest signing request, bytes.
@@ -43,6 +46,10 @@ const LONGEST: Duration = Duration::from_secs(30);
 const HEAD: Duration = Duration::from_secs(10);
 /// The files are looked at this often.
 const LOOK: Duration = Duration::from_secs(10);
+/// The devices of the register are counted once in so many looks.
+const COUNT: u32 = 30;
+/// Why there was no TLS: the device's certificate was refused here, ours was refused there, or something else, such as silence.
+const FAILURES: [&str; 3] = ["certificate", "alert", "other"];
 
 /// What can be asked for, and what can come of it: all of them are counted from 0, so that the first one shows as one more.
 const OUTCOMES: [(&str, &[&str]); 2] = [
@@ -69,6 +76,31 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// Why there was no TLS.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Failure {
+    /// One of [`FAILURES`].
+    reason: &'static str,
+}
+
+impl Failure {
+    fn of(error: &std::io::Error) -> Self {
+        let reason = match error.get_ref().and_then(|within| within.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(_)) => "certificate",
+            Some(rustls::Error::AlertReceived(_)) => "alert",
+            _ => "other",
+        };
+        Self { reason }
+    }
+}
+
+/// How devices stand with their certificates.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Standing {
+    /// As `fleet list` has it.
+    state: String,
+}
+
 /// The endpoint's certificate, whom it lets in, and what devices shall trust: of files, which are read again when they change.
 #[derive(Debug)]
 pub(super) struct Tls {
@@ -82,6 +114,8 @@ struct Loaded {
     config: Arc<ServerConfig>,
     /// In PEM.
     authorities: Arc<str>,
+    /// When the endpoint's own certificate ends, seconds since the Unix epoch.
+    until_s: i64,
 }
 
 impl Tls {
@@ -128,6 +162,8 @@ fn read([cert, key, ca, trust, _]: &[PathBuf; 5]) -> Result<Loaded, Error> {
         .build()
         .map_err(|error| setup(error.to_string()))?;
     let mut chain = pem::certificates("cert_file", cert)?;
+    let terms = certificates::terms(&chain);
+    let until_s = terms.iter().map(|term| term.until_s).min().unwrap_or(i64::MAX);
     // Who knows the authority by its fingerprint alone has to see it.
     for authority in pem::certificates("trust_file", trust)? {
         if !chain.contains(&authority) {
@@ -151,7 +187,13 @@ fn read([cert, key, ca, trust, _]: &[PathBuf; 5]) -> Result<Loaded, Error> {
     Ok(Loaded {
         config: Arc::new(config),
         authorities: authorities.into(),
+        until_s,
     })
+}
+
+fn now_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs() as i64
 }
 
 /// Who asks.
@@ -194,6 +236,24 @@ pub(super) async fn serve(
             of,
         );
     });
+    let failures = Family::<Failure, Counter>::default();
+    for reason in FAILURES {
+        drop(failures.get_or_create(&Failure { reason }));
+    }
+    let devices = Family::<Standing, Gauge>::default();
+    let of = (failures.clone(), devices.clone());
+    monitor.register(|registry| {
+        registry.register(
+            "headwater_enroll_handshake_failures",
+            "Connections that came to no TLS",
+            of.0,
+        );
+        registry.register(
+            "headwater_enroll_certificates",
+            "Devices by how they stand with their certificates",
+            of.1,
+        );
+    });
     let shutdown = shutdown.child_token();
     let _stop = shutdown.clone().drop_guard();
     let endpoint = Arc::new(Endpoint {
@@ -202,7 +262,9 @@ pub(super) async fn serve(
         tls,
         outcomes,
     });
-    tokio::spawn(Arc::clone(&endpoint).follow(shutdown.clone()));
+    let check = monitor.check("enroll", "starting");
+    endpoint.tell(&check, now_s());
+    tokio::spawn(Arc::clone(&endpoint).follow(check, devices, shutdown.clone()));
     tracing::info!(state = %settings.state.display(), "devices are enrolled on https://{}", listener.local_addr().map_err(Error::Listen)?);
     let router = Router::new()
         .route("/v1/enroll", post(enroll))
@@ -228,11 +290,11 @@ pub(super) async fn serve(
             tracing::debug!(%address, "enroll: there is no connection left for it");
             continue;
         };
-        let (router, config) = (router.clone(), endpoint.tls.now().config);
+        let (router, config, failures) = (router.clone(), endpoint.tls.now().config, failures.clone());
         let serving = serving.clone();
         tokio::spawn(async move {
             let end = place.end();
-            let connection = connection(stream, address, place, config, router);
+            let connection = connection(stream, address, place, config, router, &failures);
             match end
                 .run_until_cancelled(tokio::time::timeout(LONGEST, connection))
                 .await
@@ -258,11 +320,19 @@ async fn connection(
     place: Place,
     config: Arc<ServerConfig>,
     router: Router,
+    failures: &Family<Failure, Counter>,
 ) {
+    let failed = |failure: &Failure| failures.get_or_create(failure).inc();
     let stream = match tokio::time::timeout(HEAD, TlsAcceptor::from(config).accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::info!(%address, "enroll: no TLS: {error}"),
-        Err(_) => return tracing::debug!(%address, "enroll: no TLS within {HEAD:?}"),
+        Ok(Err(error)) => {
+            failed(&Failure::of(&error));
+            return tracing::info!(%address, "enroll: no TLS: {error}");
+        }
+        Err(_) => {
+            failed(&Failure { reason: "other" });
+            return tracing::debug!(%address, "enroll: no TLS within {HEAD:?}");
+        }
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates
@@ -321,15 +391,49 @@ async fn renew(
 }
 
 impl Endpoint {
-    /// Reads the files again whenever they have changed.
-    async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+    /// Reads the files again whenever they have changed, and tells how its own certificate and the devices' stand.
+    async fn follow(
+        self: Arc<Self>,
+        check: Check,
+        devices: Family<Standing, Gauge>,
+        shutdown: CancellationToken,
+    ) {
         let mut known = self.tls.content();
-        while shutdown
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_some()
-        {
+        for round in (0..COUNT).cycle() {
+            if round == 0 {
+                let (this, devices) = (Arc::clone(&self), devices.clone());
+                let _ = tokio::task::spawn_blocking(move || this.count_devices(&devices, now_s())).await;
+            }
+            let waited = shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+            if waited.is_none() {
+                return;
+            }
             self.look(&mut known);
+            self.tell(&check, now_s());
+        }
+    }
+
+    /// Whether its certificate is still good: with another, no device talks to it.
+    fn tell(&self, check: &Check, now_s: i64) {
+        if now_s < self.tls.now().until_s {
+            return check.ready();
+        }
+        let file = self.tls.files[0].display();
+        check.failing(format!(
+            "the certificate in {file} has expired, and no device talks to the endpoint: renew it; the file is read again when it changes"
+        ));
+    }
+
+    /// Blocks on files.
+    fn count_devices(&self, devices: &Family<Standing, Gauge>, now_s: i64) {
+        let all = match standing::all(&self.desk.register, now_s) {
+            Ok(all) => all,
+            Err(error) => return tracing::warn!("devices cannot be counted: {error}"),
+        };
+        for state in standing::STATES {
+            let count = all.iter().filter(|one| one.state == state).count();
+            let state = standing::label(state);
+            devices.get_or_create(&Standing { state }).set(count as i64);
         }
     }
 
@@ -370,13 +474,8 @@ impl Endpoint {
             return refuse(StatusCode::TOO_MANY_REQUESTS, why, Some(60));
         }
         let this = Arc::clone(&self);
-        let deciding = tokio::task::spawn_blocking(move || {
-            let now_s = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs() as i64;
-            decide(&this.desk, caller.certificate.as_deref(), now_s)
-        });
+        let deciding =
+            tokio::task::spawn_blocking(move || decide(&this.desk, caller.certificate.as_deref(), now_s()));
         let decided = deciding
             .await
             .unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())));

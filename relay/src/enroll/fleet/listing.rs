@@ -5,35 +5,16 @@ use std::fmt::Write as _;
 use super::day;
 use crate::enroll::Error;
 use crate::enroll::register::Register;
-
-const DAY: i64 = 86_400;
+use crate::enroll::standing;
 
 /// Devices, until when their certificates are good, and tokens that wait.
 ///
 /// # Errors
 /// [`Error`].
 pub(super) fn list(register: &Register, json: bool, now_s: i64) -> Result<String, Error> {
-    let revoked = register.all_revoked()?;
-    let mut rows: Vec<(String, &'static str, Option<i64>)> = Vec::new();
-    let mut names = register.devices()?;
-    names.extend(revoked.iter().map(|(name, _)| name.clone()));
-    names.sort();
-    names.dedup();
-    for name in names {
-        let until = register
-            .issued(&name)?
-            .into_iter()
-            .filter(|issued| issued.revoked_s.is_none());
-        let until = until.map(|issued| issued.until_s).max();
-        let state = match until {
-            _ if revoked.iter().any(|(other, _)| *other == name) => "revoked",
-            None => "without a certificate",
-            Some(until) if until <= now_s => "expired",
-            Some(until) if until - now_s < 30 * DAY => "ends soon",
-            Some(_) => "enrolled",
-        };
-        rows.push((name, state, until));
-    }
+    let mut rows: Vec<(String, &'static str, Option<i64>)> = (standing::all(register, now_s)?.into_iter())
+        .map(|one| (one.device, one.state, one.until_s))
+        .collect();
     for (_, token) in register.waiting()? {
         let state = if token.expires_s > now_s {
             "token waits"

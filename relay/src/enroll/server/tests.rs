@@ -179,3 +179,123 @@ async fn eight_addresses_that_hold_all_connections_and_say_nothing_keep_nobody_o
     stop.cancel();
     server.await.unwrap().unwrap();
 }
+
+/// A certificate of `localhost` that signs itself, and its key.
+fn server(until_s: i64) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["localhost".to_string()]).unwrap();
+    let at = |seconds: i64| (UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs())).into();
+    (params.not_before, params.not_after) = (at(until_s - 86_400), at(until_s));
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_certificate_has_expired_is_not_ready_until_it_has_another() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = files(temp.path(), &authority("Devices"));
+    let put = |(certificate, key): (String, String)| {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            place(&temp.path().join(name), 0o600, text.as_bytes()).unwrap();
+        }
+    };
+    put(server(now_s() - 1));
+    let tls = Tls::load(&settings).unwrap();
+    let mut known = tls.content();
+    let endpoint = Endpoint {
+        desk: Desk::open(&settings).unwrap(),
+        minute: Mutex::new(Minute::new(1, Instant::now())),
+        tls,
+        outcomes: Family::default(),
+    };
+    let monitor = Monitor::new();
+    let check = monitor.check("enroll", "starting");
+    endpoint.tell(&check, now_s());
+    let (is_ready, text) = monitor.readiness();
+    assert!(!is_ready && text.contains("server.crt has expired"), "{text}");
+    put(server(now_s() + 3_600));
+    endpoint.look(&mut known);
+    endpoint.tell(&check, now_s());
+    assert!(monitor.readiness().0, "{}", monitor.readiness().1);
+    // And when that ends, without any file having changed.
+    endpoint.tell(&check, now_s() + 3_600);
+    assert!(!monitor.readiness().0);
+}
+
+#[tokio::test]
+async fn devices_are_counted_by_state_and_handshakes_that_fail_by_reason() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = EnrollSettings {
+        crl_file: Some(temp.path().join("devices.crl")),
+        ..files(temp.path(), &authority("Devices"))
+    };
+    let desk = Desk::open(&settings).unwrap();
+    let day = 86_400;
+    // When each was signed: they are good for a year.
+    for (device, ago) in [
+        ("a", 0),
+        ("b", 300),
+        ("c", 340),
+        ("d", 364),
+        ("e", 366),
+        ("f", 0),
+        ("g", 0),
+    ] {
+        let then_s = now_s() - ago * day;
+        let body = request(&desk, device, then_s);
+        desk.enroll(device, &body, then_s).unwrap();
+    }
+    desk.revoke("f", now_s()).unwrap();
+    desk.revoke("g", now_s()).unwrap();
+    desk.register.allow("g").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let (monitor, stop) = (Monitor::new(), CancellationToken::new());
+    let (tls, serving) = (Tls::load(&settings).unwrap(), stop.clone());
+    let (of, seen) = (settings.clone(), monitor.clone());
+    let server = tokio::spawn(async move { serve(of, desk, tls, &monitor, listener, serving).await });
+    let until = async |line: String| {
+        let began = Instant::now();
+        while !seen.metrics().lines().any(|other| other == line) {
+            assert!(began.elapsed() < HEAD, "{line}\n{}", seen.metrics());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    for (state, count) in [
+        ("enrolled", 2),
+        ("ends_soon", 2),
+        ("expired", 1),
+        ("revoked", 1),
+        ("without_a_certificate", 1),
+    ] {
+        until(format!(
+            "headwater_enroll_certificates{{state=\"{state}\"}} {count}"
+        ))
+        .await;
+    }
+    let failures = |reason: &str, count: u32| {
+        format!("headwater_enroll_handshake_failures_total{{reason=\"{reason}\"}} {count}")
+    };
+    // Who does not trust the endpoint says so; who speaks no TLS says something else.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = "localhost".try_into().unwrap();
+    let stream = connect(1, to).await;
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .unwrap_err();
+    until(failures("alert", 1)).await;
+    connect(2, to)
+        .await
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    until(failures("other", 1)).await;
+    until(failures("certificate", 0)).await;
+    stop.cancel();
+    server.await.unwrap().unwrap();
+}
