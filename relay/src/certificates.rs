@@ -57,6 +57,9 @@ impl Source {
     }
 }
 
+/// A metric's name, what it is, and how much it is of a certificate.
+type Figure = (&'static str, &'static str, fn(Term) -> i64);
+
 /// The files that the settings name.
 #[derive(Clone, Debug)]
 pub struct Certificates {
@@ -101,7 +104,7 @@ impl Collector for Certificates {
         let terms: Vec<_> = (self.sources.iter())
             .filter_map(|source| Some((source, source.term()?)))
             .collect();
-        let figures: [(&str, &str, fn(Term) -> i64); 2] = [
+        let figures: [Figure; 2] = [
             (
                 "headwater_certificate_expiry_timestamp_seconds",
                 "When the certificate in a file ends: the first that does.",
