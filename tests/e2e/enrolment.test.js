@@ -112,7 +112,7 @@ scenario(
     const telemetry = new Telemetry(site, kafka);
     for (const machine of machines) machine.run();
     await telemetry.untilCount("gw-01", 100, PATIENCE);
-    assert.match(fleet(relay, "list"), /gw-01 +ends soon/);
+    assert.match(fleet(relay, "list"), /gw-01 +enrolled/);
     for (const [n, machine] of machines.entries()) {
       await until(
         `${machine.name} has renewed`,

@@ -24,6 +24,8 @@ use crate::group::Group;
 /// How long what is left in the pipes may take, once the program has ended and its group is killed: somebody outside the group
 /// may hold them open.
 const REST: Duration = Duration::from_millis(500);
+/// The most that a pipe can hold, bytes, unless root has asked for more (pipe(7)).
+const PIPE_MAX: u64 = 1 << 20;
 /// What is kept of a line of error output, bytes.
 const COMPLAINT: usize = 300;
 
@@ -145,14 +147,13 @@ impl Exec {
     /// Runs for as long as it does.
     async fn persistently(&mut self, output: &Output) -> Result<(), SourceError> {
         let foreign = self.foreign.clone();
-        let max = foreign.max_payload();
         let mut complaint = Complaint::default();
         let group = self.start()?;
         let Some((mut stdout, mut stderr)) = group.pipes() else {
             return Err(self.failed("it has no output"));
         };
         output.alive();
-        let mut lines = Lines::new(max);
+        let mut lines = Lines::new(foreign.max_payload());
         let mut piece = vec![0; 4096];
         let mut rest = Vec::new();
         let mut complains = true;
@@ -160,15 +161,7 @@ impl Exec {
             tokio::select! {
                 read = stdout.read(&mut piece) => match read {
                     Ok(0) => break None,
-                    Ok(read) => {
-                        lines.feed(&piece[..read]);
-                        while let Some(line) = lines.next() {
-                            if !line.is_empty() {
-                                foreign.take(output, "", line).await;
-                            }
-                        }
-                        report_long(&mut lines, max, output);
-                    }
+                    Ok(read) => take_lines(&piece[..read], &mut lines, &foreign, output).await,
                     Err(error) => break Some(format!("its output cannot be read: {error}")),
                 },
                 more = complaint.read(&mut stderr, &mut rest), if complains => complains = more,
@@ -188,21 +181,18 @@ impl Exec {
         };
         if ended.is_some() {
             // What it wrote last may be in the pipes yet.
-            let mut last = Vec::new();
-            let read = async {
+            let complaints = async {
                 while complains {
                     complains = complaint.read(&mut stderr, &mut rest).await;
                 }
-                stdout.take(max as u64).read_to_end(&mut last).await
             };
-            let _ = tokio::time::timeout(REST, read).await;
-            lines.feed(&last);
-            while let Some(line) = lines.next() {
-                if !line.is_empty() {
-                    foreign.take(output, "", line).await;
-                }
+            // What is there is read without waiting, however long the readings before it have waited.
+            let until = tokio::time::Instant::now() + REST;
+            let _ = tokio::time::timeout_at(until, complaints).await;
+            let mut last = stdout.take(PIPE_MAX);
+            while let Ok(Ok(read @ 1..)) = tokio::time::timeout_at(until, last.read(&mut piece)).await {
+                take_lines(&piece[..read], &mut lines, &foreign, output).await;
             }
-            report_long(&mut lines, max, output);
         }
         let why = ended.unwrap_or_else(|| "it has closed its output".into());
         self.end(output).await;
@@ -236,12 +226,19 @@ impl Source for Exec {
     }
 }
 
-/// Tells of lines that were left out because they are longer than `max`.
-fn report_long(lines: &mut Lines, max: usize, output: &Output) {
+/// Takes the lines that are whole with these bytes, and tells of those that are too long.
+async fn take_lines(bytes: &[u8], lines: &mut Lines, foreign: &Foreign, output: &Output) {
+    lines.feed(bytes);
+    while let Some(line) = lines.next() {
+        if !line.is_empty() {
+            foreign.take(output, "", line).await;
+        }
+    }
     let long = lines.take_long();
     if long > 0 {
         output.report(&format_args!(
-            "{long} line(s) of more than max_payload ({max} bytes)"
+            "{long} line(s) of more than max_payload ({} bytes)",
+            foreign.max_payload()
         ));
     }
 }

@@ -258,6 +258,19 @@ async fn a_persistent_program_streams_lines_until_it_ends() {
     );
 }
 
+/// It has ended while its readings had to wait: a pipe holds more of them than one payload may.
+#[tokio::test]
+async fn what_a_persistent_program_wrote_last_is_taken_all_of_it() {
+    let script = Script::new("i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo count $i; done; touch $1/done");
+    let script = script.persistent();
+    let mut probe = script.start();
+    while !script.folder.path().join("done").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let expected: Vec<_> = (1..=5000).map(|number| format!("count={number}")).collect();
+    assert_eq!(probe.readings(5000).await, expected);
+}
+
 #[tokio::test]
 async fn a_persistent_program_that_floods_is_slowed_down() {
     let script = Script::new("i=0; while :; do i=$((i+1)); echo count $i; done").persistent();
