@@ -101,8 +101,8 @@ impl Release {
 pub(super) fn run(options: &Options, kafka: &KafkaSettings) -> Result<bool, Error> {
     kafka.check()?;
     let argument = |why: String| Err(Error::Argument(why));
-    if !(options.percent > 0.0 && options.percent <= 100.0) {
-        return argument(format!("--percent {}: it is above 0, to 100", options.percent));
+    if !(0.0..=100.0).contains(&options.percent) {
+        return argument(format!("--percent {}: it is not in 0..=100", options.percent));
     }
     if options.at_once == 0 {
         return argument("--at-once 0: nobody would ever be told; give at least 1".into());
