@@ -185,16 +185,19 @@ pub(super) fn provision(
     };
     let Some(unfinished) = unfinished else {
         let archive = archive(&files, now_s).map_err(Error::Argument)?;
-        for (hash, token) in &tokens {
-            register.put_token(hash, token)?;
-        }
-        if let Err(error) = output.write_all(&archive).and_then(|()| output.flush()) {
+        let taken_in = (tokens.iter()).try_for_each(|(hash, token)| register.put_token(hash, token));
+        let made = taken_in.and_then(|()| {
+            let written = output.write_all(&archive).and_then(|()| output.flush());
+            written.map_err(|error| {
+                Error::Argument(format!("--out -: standard output: {error}; nothing was made"))
+            })
+        });
+        if let Err(error) = made {
             for (hash, _) in &tokens {
-                register.remove_token(hash)?;
+                // Which of them are there is not asked.
+                let _ = register.remove_token(hash);
             }
-            return Err(Error::Argument(format!(
-                "--out -: standard output: {error}; nothing was made"
-            )));
+            return Err(error);
         }
         replace()?;
         tracing::info!(count = names.len(), first = %names[0], "cards were provisioned");
@@ -255,16 +258,16 @@ fn read_as_agents_do(card: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Settings of a whole file in two: what stands before the first table, and the rest.
+/// Settings of a whole file in two: the keys before the first table, and the rest. Comments alone stay where they are.
 fn halves(settings: &str) -> (&str, &str) {
-    let mut at = 0;
-    for line in settings.split_inclusive('\n') {
-        if line.trim_start().starts_with('[') {
-            break;
-        }
-        at += line.len();
+    let lines = settings.split_inclusive('\n');
+    let keys = lines.take_while(|line| !line.trim_start().starts_with('['));
+    let (keys, sections) = settings.split_at(keys.map(str::len).sum());
+    let is_comment = |line: &str| line.trim_start().starts_with('#') || line.trim().is_empty();
+    match keys.lines().all(is_comment) {
+        true => ("", settings),
+        false => (keys, sections),
     }
-    settings.split_at(at)
 }
 
 /// A device's headwater.toml; `sections` are those of updates and the operator's own.

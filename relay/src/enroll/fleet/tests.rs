@@ -33,8 +33,8 @@ fn rig() -> (tempfile::TempDir, EnrollSettings) {
     (temp, settings)
 }
 
-fn cards(temp: &tempfile::TempDir, more: Option<PathBuf>) -> Options {
-    Options::Provision(Provision {
+fn provision(temp: &tempfile::TempDir, more: Option<PathBuf>) -> Provision {
+    Provision {
         count: 3,
         name: "gw-{}".into(),
         first: 1,
@@ -42,7 +42,11 @@ fn cards(temp: &tempfile::TempDir, more: Option<PathBuf>) -> Options {
         expires: Duration::from_secs(3_600),
         settings: more,
         replace: false,
-    })
+    }
+}
+
+fn cards(temp: &tempfile::TempDir, more: Option<PathBuf>) -> Options {
+    Options::Provision(provision(temp, more))
 }
 
 #[test]
@@ -137,9 +141,7 @@ fn tokens_of_a_lost_card_are_withdrawn_and_its_name_can_be_given_again() {
     assert_eq!(names, ["gw-1", "gw-3"]);
     let none = run(&withdraw, &settings).unwrap_err().to_string();
     assert!(none.contains("fleet revoke gw-2"), "{none}");
-    let Options::Provision(mut what) = cards(&temp, None) else {
-        panic!("these are cards")
-    };
+    let mut what = provision(&temp, None);
     (what.count, what.first, what.out) = (1, 2, temp.path().join("another"));
     run(&Options::Provision(what), &settings).unwrap();
 }
@@ -219,9 +221,7 @@ fn keys_of_no_section_stay_so_and_a_state_directory_is_written() {
     let file = temp.path().join("more.toml");
     let card = |out: &str, text: &str| {
         fs::write(&file, text).unwrap();
-        let Options::Provision(mut what) = cards(&temp, Some(file.clone())) else {
-            panic!("these are cards")
-        };
+        let mut what = provision(&temp, Some(file.clone()));
         (what.out, what.replace) = (temp.path().join(out), true);
         run(&Options::Provision(what), &settings).unwrap();
         let text = fs::read_to_string(temp.path().join(out).join("gw-1/headwater.toml")).unwrap();
@@ -229,6 +229,13 @@ fn keys_of_no_section_stay_so_and_a_state_directory_is_written() {
     };
     let plain = card("plain", "[[source]]\ntype = \"system\"\n");
     assert_eq!(plain["state_dir"].as_str(), Some("/var/lib/headwater-agent"));
+    // A comment belongs to what stands below it.
+    card("said", "# The shed's own.\n[[source]]\ntype = \"system\"\n");
+    let text = fs::read_to_string(temp.path().join("said/gw-1/headwater.toml")).unwrap();
+    assert!(
+        text.ends_with("# The shed's own.\n[[source]]\ntype = \"system\"\n"),
+        "{text}"
+    );
     let text = "# ours\nstate_dir = \"/data/headwater\"\n\n[[source]]\ntype = \"system\"\n";
     let own = card("own", text);
     assert_eq!(own["state_dir"].as_str(), Some("/data/headwater"));
@@ -250,9 +257,7 @@ fn an_archive_that_nobody_takes_leaves_no_tokens() {
         }
     }
     let (temp, settings) = rig();
-    let Options::Provision(mut what) = cards(&temp, None) else {
-        panic!("these are cards")
-    };
+    let mut what = provision(&temp, None);
     what.out = "-".into();
     let why = cards::provision(&what, &settings, 1_900_000_000, &mut Full).unwrap_err();
     assert!(why.to_string().contains("standard output"), "{why}");
